@@ -1,0 +1,443 @@
+"""The node's own decisions: which child runs what, what to tell the monitor, when to leave.
+
+An agent holds leases until a child is free, keeps every result until it is acknowledged, and says
+in each heartbeat all that it holds.  It never runs user code.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gridmap.core.effects import (
+    AgentEffect,
+    DropLease,
+    DropResult,
+    GiveLease,
+    KeepDeath,
+    KillChild,
+    Leave,
+    ReadUsage,
+    Say,
+    StartChild,
+)
+from gridmap.core.events import (
+    AgentEvent,
+    BlobStored,
+    ChildAnswered,
+    ChildDied,
+    ChildFinished,
+    ChildReady,
+    MonitorSaid,
+    TerminationWarned,
+    Usage,
+    UsageRead,
+)
+from gridmap.core.messages import (
+    Ack,
+    Blob,
+    Bye,
+    Cancel,
+    Credit,
+    Drain,
+    Heartbeat,
+    Held,
+    Hello,
+    Key,
+    Lease,
+    NeedBlob,
+    Outcome,
+    Phase,
+    Pulse,
+    Recall,
+    Refuse,
+    Result,
+    Results,
+    ToAgent,
+    Welcome,
+    Work,
+)
+
+HELLO_INTERVAL_S = 1.0
+"""Time between two Hellos while nobody has answered."""
+
+DRAIN_DEADLINE_S = 10.0
+"""How long an agent that has nothing left to run waits for its last results to be acknowledged."""
+
+CHILD_START_FAILURES = 5
+"""Children in a row that died before they were ready; then the agent leaves."""
+
+SIGTERM = 15
+
+
+class _ChildState(enum.Enum):
+    STARTING = "starting"
+    IDLE = "idle"
+    BUSY = "busy"
+    ENDING = "ending"  # killed, its death is not known yet
+
+
+@dataclass
+class _Child:
+    number: int
+    state: _ChildState = _ChildState.STARTING
+    used: bool = False
+    lease: Lease | None = None
+    position: int = 0  # first job of the lease that has no answer yet
+    given_at: float = 0.0
+
+
+@dataclass
+class _Kept:
+    result: Result
+    sent_at: float
+
+
+class AgentCore:
+    """Turns what happens on a node into what the agent does.
+
+    :param children: number of processes that run jobs at the same time
+    :param hello: how the agent introduces itself
+    """
+
+    def __init__(self, children: int, hello: Hello) -> None:
+        self._hello = hello
+        self._target = children
+        self._children: dict[int, _Child] = {}
+        self._next_child = 0
+        self._start_failures = 0
+        self._waiting: deque[Lease] = deque()
+        self._blobs: set[str] = set()
+        self._asked: dict[str, float] = {}
+        self._kept: dict[Key, _Kept] = {}
+        self._welcome: Welcome | None = None
+        self._heard_at = -math.inf
+        self._hello_at = -math.inf
+        self._heartbeat_at = math.inf
+        self._seq = 0
+        self._draining_since: float | None = None
+        self._reason = "drained"
+        self.left = False
+
+    # --- the two calls ----------------------------------------------------------------------------
+
+    def handle(self, event: AgentEvent, now: float) -> list[AgentEffect]:
+        """Takes one event; returns what to do, in order."""
+        if self.left:
+            return []
+        out: list[AgentEffect] = []
+        if isinstance(event, MonitorSaid):
+            self._monitor_said(event.message, now, out)
+        elif isinstance(event, ChildAnswered):
+            self._answered(event, now, out)
+        elif isinstance(event, ChildFinished):
+            self._finished(event.child, now, out)
+        elif isinstance(event, ChildReady):
+            self._ready(event.child, out)
+        elif isinstance(event, ChildDied):
+            self._died(event, now, out)
+        elif isinstance(event, BlobStored):
+            self._blobs.add(event.digest)
+            self._asked.pop(event.digest, None)
+        elif isinstance(event, UsageRead):
+            self._beat(event, out)
+        elif isinstance(event, TerminationWarned):
+            self._warned(event.signal, now, out)
+        self._keep_time(now, out)
+        self._schedule(now, out)
+        self._leave_if_done(now, out)
+        return out
+
+    def next_deadline(self) -> float:
+        """Returns when `handle` wants a Tick at the latest."""
+        if self.left:
+            return math.inf
+        if self._welcome is None:
+            return self._hello_at + HELLO_INTERVAL_S
+        deadline = min(self._heartbeat_at, self._heard_at + self._welcome.grace_s)
+        if self._draining_since is not None:
+            deadline = min(deadline, self._draining_since + DRAIN_DEADLINE_S)
+        return deadline
+
+    # --- the monitor ------------------------------------------------------------------------------
+
+    def _monitor_said(self, message: ToAgent, now: float, out: list[AgentEffect]) -> None:
+        self._heard_at = now
+        if isinstance(message, Work):
+            self._take(message.leases, now, out)
+        elif isinstance(message, Ack):
+            for key in message.keys:
+                if self._kept.pop(Key(*key), None) is not None:
+                    out.append(DropResult(Key(*key)))
+        elif isinstance(message, Welcome):
+            if self._welcome is None:
+                self._heartbeat_at = now + message.heartbeat_s
+            self._welcome = message
+        elif isinstance(message, Blob):
+            self._return_without(message.digest, now, out)
+        elif isinstance(message, Recall):
+            keys = {Key(*key) for key in message.keys}
+            self._give_back([x for x in self._waiting if x.key in keys], now, out)
+        elif isinstance(message, Cancel):
+            self._cancel(message, now, out)
+        elif isinstance(message, Drain):
+            self._drain("drained", now, out)
+        elif isinstance(message, Refuse):
+            self._leave(f"refused: {message.reason}", out)
+        elif isinstance(message, Pulse):
+            pass
+
+    def _take(self, leases: Iterable[Lease], now: float, out: list[AgentEffect]) -> None:
+        held = {lease.key for lease in self._waiting}
+        held |= {c.lease.key for c in self._children.values() if c.lease is not None}
+        for lease in leases:
+            if lease.key in held:
+                continue
+            held.add(lease.key)
+            self._waiting.append(lease)
+            if self._draining_since is not None:
+                self._give_back([lease], now, out)
+                continue
+            for digest in (lease.function, lease.context):
+                self._need(digest, now, out)
+
+    def _need(self, digest: str, now: float, out: list[AgentEffect]) -> None:
+        if digest and digest not in self._blobs and digest not in self._asked:
+            self._asked[digest] = now
+            out.append(Say(NeedBlob(digest)))
+
+    def _return_without(self, digest: str, now: float, out: list[AgentEffect]) -> None:
+        """The monitor does not have a blob: the leases that need it go back."""
+        self._asked.pop(digest, None)
+        lost = [x for x in self._waiting if digest in (x.function, x.context)]
+        self._give_back(lost, now, out)
+
+    def _cancel(self, message: Cancel, now: float, out: list[AgentEffect]) -> None:
+        outcome = Outcome(message.outcome)
+        for key in (Key(*key) for key in message.keys):
+            stop = key.first + key.count
+            for child in self._children.values():
+                lease = child.lease
+                if lease is None or child.state is not _ChildState.BUSY:
+                    continue
+                inside = lease.attempt == key.attempt and lease.first < stop
+                if inside and key.first < lease.first + lease.count:
+                    child.state = _ChildState.ENDING
+                    out.append(KillChild(child.number, int(outcome)))
+            dropped = [x for x in self._waiting if x.key == key]
+            self._give_back(dropped, now, out, Outcome.CANCELED)
+
+    def _give_back(
+        self,
+        leases: list[Lease],
+        now: float,
+        out: list[AgentEffect],
+        outcome: Outcome = Outcome.RETURNED,
+    ) -> None:
+        """Answers for leases that no child has seen."""
+        results = []
+        for lease in leases:
+            self._waiting.remove(lease)
+            out.append(DropLease(lease.key))
+            results.append(_bare(lease.first, lease.count, lease.attempt, outcome))
+        self._report(results, now, out)
+
+    # --- children ---------------------------------------------------------------------------------
+
+    def _ready(self, number: int, out: list[AgentEffect]) -> None:
+        child = self._children.get(number)
+        if child is None or child.state is not _ChildState.STARTING:
+            return
+        child.state = _ChildState.IDLE
+        self._start_failures = 0
+
+    def _answered(self, event: ChildAnswered, now: float, out: list[AgentEffect]) -> None:
+        child = self._children.get(event.child)
+        if child is None or child.lease is None:
+            return
+        for item in event.items:
+            child.position = max(child.position, item.first + item.count)
+        self._report(event.items, now, out)
+
+    def _finished(self, number: int, now: float, out: list[AgentEffect]) -> None:
+        child = self._children.get(number)
+        if child is None or child.lease is None:
+            return
+        lease, child.lease = child.lease, None
+        missing = lease.first + lease.count - child.position
+        if missing > 0:  # a child that skips jobs is a fault; the jobs must not pay for it
+            bare = _bare(child.position, missing, lease.attempt, Outcome.RETURNED)
+            self._report([bare], now, out)
+        if child.state is _ChildState.BUSY:
+            child.state = _ChildState.IDLE
+            if not lease.reuse:
+                self._retire(child, out)
+
+    def _retire(self, child: _Child, out: list[AgentEffect]) -> None:
+        child.state = _ChildState.ENDING
+        out.append(KillChild(child.number))
+
+    def _died(self, event: ChildDied, now: float, out: list[AgentEffect]) -> None:
+        child = self._children.pop(event.child, None)
+        if child is None:
+            return
+        if child.state is _ChildState.STARTING:
+            self._start_failures += 1
+            if self._start_failures >= CHILD_START_FAILURES:
+                self._leave("processes for jobs die while they start", out)
+                return
+        if child.lease is not None:
+            self._blame(child, child.lease, event, now, out)
+
+    def _blame(
+        self, child: _Child, lease: Lease, event: ChildDied, now: float, out: list[AgentEffect]
+    ) -> None:
+        """A death takes one job with it; what was unanswered around that job goes back."""
+        stop = lease.first + lease.count
+        if child.position >= stop:
+            return
+        culprit = event.current if child.position <= event.current < stop else child.position
+        outcome = Outcome(event.outcome)
+        seconds = max(0.0, now - child.given_at)
+        bare = _bare(culprit, 1, lease.attempt, outcome)._replace(seconds=seconds)
+        if outcome not in (Outcome.RETURNED, Outcome.CANCELED):
+            bare = bare._replace(frames=1)
+            out.append(KeepDeath(bare, child.number, event.exit_status, event.signal))
+        results = [bare]
+        if culprit > child.position:
+            count = culprit - child.position
+            results.insert(0, _bare(child.position, count, lease.attempt, Outcome.RETURNED))
+        if culprit + 1 < stop:
+            count = stop - culprit - 1
+            results.append(_bare(culprit + 1, count, lease.attempt, Outcome.RETURNED))
+        self._report(results, now, out)
+
+    def _report(self, results: list[Result], now: float, out: list[AgentEffect]) -> None:
+        if not results:
+            return
+        for result in results:
+            self._kept[result.key] = _Kept(result, now)
+        out.append(Say(Results(results)))
+
+    def _schedule(self, now: float, out: list[AgentEffect]) -> None:
+        """Gives waiting leases to idle children, oldest first, and keeps the children's number."""
+        if self.left:
+            return
+        if self._draining_since is None:
+            while len(self._children) < self._target:
+                number, self._next_child = self._next_child, self._next_child + 1
+                self._children[number] = _Child(number)
+                out.append(StartChild(number))
+        if not self._waiting:
+            return
+        idle = [c for c in self._children.values() if c.state is _ChildState.IDLE]
+        for child in idle:
+            lease = next((x for x in self._waiting if self._has_blobs(x)), None)
+            if lease is None:
+                return
+            if child.used and not lease.reuse:
+                self._retire(child, out)
+                continue
+            self._waiting.remove(lease)
+            child.state = _ChildState.BUSY
+            child.used = True
+            child.lease = lease
+            child.position = lease.first
+            child.given_at = now
+            out.append(GiveLease(child.number, lease))
+
+    def _has_blobs(self, lease: Lease) -> bool:
+        return all(not d or d in self._blobs for d in (lease.function, lease.context))
+
+    # --- time -------------------------------------------------------------------------------------
+
+    def _keep_time(self, now: float, out: list[AgentEffect]) -> None:
+        if self.left:
+            return
+        if self._welcome is None:
+            if now >= self._hello_at + HELLO_INTERVAL_S:
+                self._hello_at = now
+                out.append(Say(self._hello))
+            return
+        if now >= self._heard_at + self._welcome.grace_s:
+            self._leave("no word from the monitor", out)
+            return
+        if now >= self._heartbeat_at:
+            self._heartbeat_at = now + self._welcome.heartbeat_s
+            busy = (c.number for c in self._children.values() if c.lease is not None)
+            out.append(ReadUsage(tuple(busy)))
+            self._repeat(now, out)
+
+    def _repeat(self, now: float, out: list[AgentEffect]) -> None:
+        """Says again what got no answer for two heartbeats."""
+        assert self._welcome is not None
+        before = now - 2 * self._welcome.heartbeat_s
+        for digest, asked_at in self._asked.items():
+            if asked_at <= before:
+                self._asked[digest] = now
+                out.append(Say(NeedBlob(digest)))
+        stale = [kept for kept in self._kept.values() if kept.sent_at <= before]
+        for kept in stale:
+            kept.sent_at = now
+        if stale:
+            out.append(Say(Results([kept.result for kept in stale])))
+
+    def _beat(self, event: UsageRead, out: list[AgentEffect]) -> None:
+        self._seq += 1
+        held = [
+            Held(x.first, x.count, x.attempt, int(Phase.WAITING), -1, 0, 0.0, False)
+            for x in self._waiting
+        ]
+        for child in self._children.values():
+            if child.lease is not None:
+                use = event.usage.get(child.number, Usage())
+                held.append(
+                    Held(
+                        *child.lease.key,
+                        int(Phase.RUNNING),
+                        use.current,
+                        use.rss_bytes,
+                        use.cpu_fraction,
+                        use.running,
+                    )
+                )
+        out.append(Say(Heartbeat(self._seq, held, list(self._kept), event.log_tail)))
+
+    # --- leaving ----------------------------------------------------------------------------------
+
+    def _warned(self, signal: int, now: float, out: list[AgentEffect]) -> None:
+        """SIGTERM ends what runs, uncharged; a softer warning lets it finish."""
+        self._drain(f"warned by signal {signal}", now, out)
+        if signal == SIGTERM:
+            for child in self._children.values():
+                if child.state is _ChildState.BUSY:
+                    child.state = _ChildState.ENDING
+                    out.append(KillChild(child.number, int(Outcome.RETURNED)))
+
+    def _drain(self, reason: str, now: float, out: list[AgentEffect]) -> None:
+        if self._draining_since is None:
+            self._draining_since = math.inf  # counts from when nothing runs any more
+            self._reason = reason
+            out.append(Say(Credit(0)))
+        self._give_back(list(self._waiting), now, out)
+
+    def _leave_if_done(self, now: float, out: list[AgentEffect]) -> None:
+        if self.left or self._draining_since is None:
+            return
+        if any(child.lease is not None for child in self._children.values()):
+            return
+        self._draining_since = min(self._draining_since, now)
+        if not self._kept or now >= self._draining_since + DRAIN_DEADLINE_S:
+            self._leave(self._reason, out)
+
+    def _leave(self, reason: str, out: list[AgentEffect]) -> None:
+        self.left = True
+        out.append(Say(Bye(reason)))
+        out.append(Leave(reason))
+
+
+def _bare(first: int, count: int, attempt: int, outcome: Outcome) -> Result:
+    return Result(first, count, attempt, int(outcome), 0.0, 0, 0)

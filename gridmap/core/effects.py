@@ -1,0 +1,227 @@
+"""What to do about it: the only output of the two machines in this room."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gridmap.core.messages import FromAgent, Key, Lease, Outcome, Result, ToAgent
+from gridmap.core.spec import JobSpec, Span
+from gridmap.core.states import JobState
+from gridmap.errors import Cause
+
+# --- of the dispatcher ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SubmitWorkers:
+    """Ask the scheduler for `count` workers in one array job."""
+
+    request: int
+    pool: int
+    count: int
+
+
+@dataclass(frozen=True)
+class CancelWorkers:
+    """Ask the scheduler to delete these workers."""
+
+    workers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PollWorkers:
+    """Ask the scheduler about these workers."""
+
+    workers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DiagnoseWorker:
+    """Find out why a worker does not work; answered with WorkerDiagnosed."""
+
+    worker: str
+
+
+@dataclass(frozen=True)
+class SendMessage:
+    worker: str
+    message: ToAgent
+
+
+@dataclass(frozen=True)
+class Assign:
+    """Lease these jobs to a worker; the payload is added where the message is made."""
+
+    worker: str
+    span: Span
+    attempt: int
+    spec: JobSpec
+
+
+@dataclass(frozen=True)
+class Deliver:
+    """Hand values over, once and for ever.
+
+    :param item: index of the Result among those of the message being handled
+    :param skip: leave out so many values of that Result's packet
+    """
+
+    span: Span
+    item: int
+    skip: int
+    worker: str
+
+
+@dataclass(frozen=True)
+class DeliverFailure:
+    """A job ended without a value, for good.
+
+    :param item: index of the Result that carries the details, or -1
+    """
+
+    job: int
+    cause: Cause
+    attempts: int
+    item: int
+    worker: str
+    text: str
+
+
+@dataclass(frozen=True)
+class DeliverEnd:
+    """These jobs ended together, without a value and without an attempt that failed.
+
+    :param state: FAILED (no worker could be had), CANCELED (on request) or SKIPPED (the run stopped
+        at the failure of another job)
+    :param refused: the scheduler refused the workers; `text` has its own words
+    """
+
+    span: Span
+    state: JobState
+    cause: Cause
+    text: str
+    refused: bool = False
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What a running job used when its worker's heart last beat.
+
+    :param cpu_fraction: processor time since the heartbeat before, in cores
+    """
+
+    job: int
+    worker: str
+    rss_bytes: int
+    cpu_fraction: float
+    running: bool
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that a person would like to know.
+
+    :param level: "debug", "info", "warning", "error"
+    """
+
+    level: str
+    text: str
+
+
+@dataclass(frozen=True)
+class RunEnded:
+    """Every job has ended, and the input too."""
+
+
+# --- of the agent ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Say:
+    """Send this to the monitor; Results take along the payloads kept for their keys."""
+
+    message: FromAgent
+
+
+@dataclass(frozen=True)
+class StartChild:
+    child: int
+
+
+@dataclass(frozen=True)
+class GiveLease:
+    """Let a waiting child run a lease whose blobs lie ready."""
+
+    child: int
+    lease: Lease
+
+
+@dataclass(frozen=True)
+class KillChild:
+    """End a child; what follows is ChildDied with this outcome."""
+
+    child: int
+    outcome: int = int(Outcome.CANCELED)
+
+
+@dataclass(frozen=True)
+class DropLease:
+    """The arguments of this lease are not needed any more."""
+
+    key: Key
+
+
+@dataclass(frozen=True)
+class DropResult:
+    """The payload of this result has arrived, or nobody wants it."""
+
+    key: Key
+
+
+@dataclass(frozen=True)
+class KeepDeath:
+    """Make the payload of a Result that the agent itself decided on."""
+
+    result: Result
+    child: int
+    exit_status: int
+    signal: int
+
+
+@dataclass(frozen=True)
+class ReadUsage:
+    """A heartbeat is due: measure these children and answer with UsageRead."""
+
+    children: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Leave:
+    reason: str
+
+
+DispatcherEffect = (
+    SubmitWorkers
+    | CancelWorkers
+    | PollWorkers
+    | DiagnoseWorker
+    | SendMessage
+    | Assign
+    | Deliver
+    | DeliverFailure
+    | DeliverEnd
+    | Sampled
+    | Note
+    | RunEnded
+)
+AgentEffect = (
+    Say
+    | StartChild
+    | GiveLease
+    | KillChild
+    | DropLease
+    | DropResult
+    | KeepDeath
+    | ReadUsage
+    | Leave
+)

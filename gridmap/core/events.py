@@ -1,0 +1,208 @@
+"""What happened: the only input of the two machines in this room."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from gridmap.core.messages import FromAgent, Outcome, Result, ToAgent
+from gridmap.core.spec import JobSpec, Span
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Nothing but time has passed."""
+
+
+# --- for the dispatcher ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class JobsAdded:
+    """Consecutive jobs, numbered where the last ones ended."""
+
+    count: int
+    spec: JobSpec
+
+
+@dataclass(frozen=True)
+class InputEnded:
+    """No more jobs will be added."""
+
+
+@dataclass(frozen=True)
+class MessageReceived:
+    """A worker's agent said something; the link has checked who it is.
+
+    :param worker: the worker's native id
+    :param incarnation: which process of that worker speaks
+    """
+
+    worker: str
+    incarnation: str
+    message: FromAgent
+
+
+@dataclass(frozen=True)
+class WorkersSubmitted:
+    """The scheduler took a request; one native id for each worker."""
+
+    request: int
+    workers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SubmissionFailed:
+    request: int
+    reason: str
+    transient: bool
+
+
+class NativeState(str, enum.Enum):
+    """What the scheduler says of a worker. A worker it does not speak of is unknown, never done."""
+
+    PENDING = "pending"
+    HELD = "held"
+    RUNNING = "running"
+    SUSPENDED = "suspended"
+    DONE = "done"
+    FAILED = "failed"
+    DELETED = "deleted"
+    UNKNOWN = "unknown"
+
+
+class NativeStatus(NamedTuple):
+    """The scheduler's word on one worker, and its reasons in its own words.
+
+    `exit_status` and `signal` are -1 and 0 where the scheduler does not say.
+    """
+
+    state: NativeState
+    text: str = ""
+    exit_status: int = -1
+    signal: int = 0
+
+
+@dataclass(frozen=True)
+class WorkersPolled:
+    """An answer of the scheduler; may be partial."""
+
+    status: dict[str, NativeStatus]
+
+
+@dataclass(frozen=True)
+class WorkerDiagnosed:
+    """All that could be found out about a worker that does not work: accounting, log tail."""
+
+    worker: str
+    text: str
+
+
+@dataclass(frozen=True)
+class CancelRequested:
+    """Somebody wants the whole run, or these jobs of it, to stop."""
+
+    spans: tuple[Span, ...] | None = None
+    reason: str = "canceled"
+
+
+# --- for the agent --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MonitorSaid:
+    message: ToAgent
+
+
+@dataclass(frozen=True)
+class BlobStored:
+    """A blob lies ready on this node, so leases that need it may start."""
+
+    digest: str
+
+
+@dataclass(frozen=True)
+class ChildReady:
+    child: int
+
+
+@dataclass(frozen=True)
+class ChildAnswered:
+    """A child sent results; each names jobs of the lease that it was given."""
+
+    child: int
+    items: list[Result]
+
+
+@dataclass(frozen=True)
+class ChildFinished:
+    """A child has answered every job of its lease and waits."""
+
+    child: int
+
+
+@dataclass(frozen=True)
+class ChildDied:
+    """A child is gone.
+
+    :param current: number of the job that it was in, -1 when it was in none
+    :param outcome: DIED, or what the agent had killed it for
+    """
+
+    child: int
+    current: int
+    exit_status: int = -1
+    signal: int = 0
+    outcome: int = int(Outcome.DIED)
+
+
+class Usage(NamedTuple):
+    """What a child and its descendants use."""
+
+    rss_bytes: int = 0
+    cpu_fraction: float = 0.0
+    running: bool = True
+    current: int = -1
+
+
+@dataclass(frozen=True)
+class UsageRead:
+    """Measured for a heartbeat that is due.
+
+    :param usage: for each child that runs a job
+    """
+
+    usage: dict[int, Usage] = field(default_factory=dict)
+    log_tail: str = ""
+
+
+@dataclass(frozen=True)
+class TerminationWarned:
+    """The scheduler is about to end this worker (a warning signal, SIGTERM)."""
+
+    signal: int
+
+
+DispatcherEvent = (
+    Tick
+    | JobsAdded
+    | InputEnded
+    | MessageReceived
+    | WorkersSubmitted
+    | SubmissionFailed
+    | WorkersPolled
+    | WorkerDiagnosed
+    | CancelRequested
+)
+AgentEvent = (
+    Tick
+    | MonitorSaid
+    | BlobStored
+    | ChildReady
+    | ChildAnswered
+    | ChildFinished
+    | ChildDied
+    | UsageRead
+    | TerminationWarned
+)

@@ -1,0 +1,238 @@
+"""What an agent and the monitor say to each other, as plain values.
+
+The wire gives each message a number and encodes it (`wire/messages.py`); the local agent hands the
+same values over directly.  Payload frames (arguments, results, blobs) travel beside a message, in
+the order in which its items announce them; they are opaque here.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+PROTOCOL = 1
+"""Number of this vocabulary; both ends must agree on it."""
+
+
+class Outcome(enum.IntEnum):
+    """How an attempt at a range of jobs ended. All but VALUE and RETURNED speak of one job."""
+
+    VALUE = 0  # payload: one packet of values
+    EXCEPTION = 1  # payload: the pickled exception and its traceback
+    DIED = 2  # the child ended; payload: Death, encoded
+    UNPICKLABLE = 3  # the job's result or exception cannot be pickled; payload: text
+    UNREADABLE = 4  # function or arguments cannot be unpickled on the node; payload: text
+    RETURNED = 5  # given back unstarted, nothing was run; no payload
+    STALLED = 6  # killed by the agent on the monitor's word; payload: Death
+    CANCELED = 7  # killed or dropped by the agent on the monitor's word; no payload
+    MEMORY = 8  # ended for want of memory; payload: Death
+    WALLTIME = 9  # cut by the end of the worker's time; payload: Death
+
+
+class Phase(enum.IntEnum):
+    """Where a lease is inside its agent."""
+
+    WAITING = 0
+    RUNNING = 1
+
+
+class Key(NamedTuple):
+    """Names a lease, a part of one, or the result of one."""
+
+    first: int
+    count: int  # type: ignore[assignment]
+    attempt: int
+
+
+class Lease(NamedTuple):
+    """One try of consecutive jobs.
+
+    `packets` says how the payload frames make up the arguments: for each packet of consecutive
+    arguments (skip, take, frames): of the packet's items leave out `skip`, use `take`; it fills
+    `frames` frames.  The takes add up to `count`.
+    """
+
+    first: int
+    count: int  # type: ignore[assignment]
+    attempt: int
+    function: str
+    context: str
+    reuse: bool
+    packets: list[tuple[int, int, int]]
+
+    @property
+    def key(self) -> Key:
+        return Key(self.first, self.count, self.attempt)
+
+
+class Result(NamedTuple):
+    """What became of consecutive jobs of one lease.
+
+    :param seconds: time that the jobs took together, on the child's monotonic clock
+    :param peak_rss_bytes: largest resident set of the child so far
+    :param frames: number of payload frames that belong to it
+    """
+
+    first: int
+    count: int  # type: ignore[assignment]
+    attempt: int
+    outcome: int
+    seconds: float
+    peak_rss_bytes: int
+    frames: int
+
+    @property
+    def key(self) -> Key:
+        return Key(self.first, self.count, self.attempt)
+
+
+class Held(NamedTuple):
+    """A lease that an agent holds, as told in a heartbeat.
+
+    :param current: number of the job that is running now, -1 when none is
+    :param cpu_fraction: processor time used since the last heartbeat by the child and its
+        descendants, in cores
+    :param running: a process of the tree is runnable or waits for a disk (states R, D)
+    """
+
+    first: int
+    count: int  # type: ignore[assignment]
+    attempt: int
+    phase: int
+    current: int
+    rss_bytes: int
+    cpu_fraction: float
+    running: bool
+
+
+@dataclass(frozen=True)
+class Death:
+    """What is known of a child's end: the payload of DIED, STALLED, MEMORY and WALLTIME."""
+
+    exit_status: int = -1  # -1: it did not exit
+    signal: int = 0  # 0: no signal
+    log_tail: str = ""
+    peak_rss_bytes: int = 0
+    text: str = ""
+
+
+# --- agent -> monitor -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Hello:
+    """The first word of an agent; said again until it is answered."""
+
+    gridmap: str
+    python: str  # "3.11"
+    protocol: int
+    native_id: str
+    incarnation: str  # random, new for each agent process
+    pool: int
+    host: str
+    pid: int
+    children: int
+    capacity: int  # leases it takes at once
+    log_stdout: str = ""
+    log_stderr: str = ""
+
+
+@dataclass(frozen=True)
+class Credit:
+    """The agent takes `capacity` leases at once from now on; 0 when it is about to leave."""
+
+    capacity: int
+
+
+@dataclass(frozen=True)
+class NeedBlob:
+    digest: str
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """The inventory of an agent: what it holds, and which results nobody acknowledged yet."""
+
+    seq: int
+    held: list[Held] = field(default_factory=list)
+    unacknowledged: list[Key] = field(default_factory=list)
+    log_tail: str = ""
+
+
+@dataclass(frozen=True)
+class Results:
+    items: list[Result]
+
+
+@dataclass(frozen=True)
+class Bye:
+    """The agent leaves; all its results have been sent."""
+
+    reason: str
+
+
+# --- monitor -> agent -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Welcome:
+    run: str
+    heartbeat_s: float
+    grace_s: float  # how long to go on without a word from the monitor
+
+
+@dataclass(frozen=True)
+class Refuse:
+    reason: str
+
+
+@dataclass(frozen=True)
+class Work:
+    leases: list[Lease]
+
+
+@dataclass(frozen=True)
+class Blob:
+    digest: str
+    found: bool = True
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """The answer to a heartbeat: the monitor is alive."""
+
+    seq: int
+
+
+@dataclass(frozen=True)
+class Ack:
+    keys: list[Key]
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Give these back if they have not started."""
+
+    keys: list[Key]
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Stop these, started or not.
+
+    :param outcome: the Outcome to answer with (CANCELED, STALLED)
+    """
+
+    keys: list[Key]
+    outcome: int = int(Outcome.CANCELED)
+
+
+@dataclass(frozen=True)
+class Drain:
+    """Finish what runs, give back the rest, and leave."""
+
+
+FromAgent = Hello | Credit | NeedBlob | Heartbeat | Results | Bye
+ToAgent = Welcome | Refuse | Work | Blob | Pulse | Ack | Recall | Cancel | Drain
+Message = FromAgent | ToAgent

@@ -1,0 +1,184 @@
+"""Every exception GridMap raises on purpose; all of them survive pickling."""
+
+from __future__ import annotations
+
+import enum
+import signal as _signal
+from typing import Any
+
+
+class Cause(str, enum.Enum):
+    """Why a job ended without a value."""
+
+    EXCEPTION = "exception"
+    DIED = "died"
+    MEMORY = "memory"
+    WALLTIME = "walltime"
+    SILENT = "silent"
+    STALLED = "stalled"
+    PREEMPTED = "preempted"
+    CANCELED = "canceled"
+    NEVER_STARTED = "never_started"
+    UNPICKLABLE = "unpicklable"
+    REFUSED = "refused"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class GridMapError(Exception):
+    """Anything that GridMap itself reports."""
+
+
+class JobException(GridMapError):
+    """A job ended without a value, and not by an exception of its own.
+
+    :param message: what happened, to which job, where, and what to do
+    :param cause: the cause of death
+    :param job: the job's number in its run, or None when it concerns the whole run
+    :param name: the job's name
+    :param attempts: how often it was started
+    :param host: where the last attempt ran
+    :param exit_status: exit status of the process, when it exited
+    :param signal: number of the signal that ended the process, when one did
+    :param log_tail: the end of what the worker wrote
+    """
+
+    cause: Cause = Cause.DIED
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        cause: Cause | None = None,
+        job: int | None = None,
+        name: str = "",
+        attempts: int = 0,
+        host: str = "",
+        exit_status: int | None = None,
+        signal: int | None = None,
+        log_tail: str = "",
+    ) -> None:
+        super().__init__(message)
+        if cause is not None:
+            self.cause = Cause(cause)
+        self.job = job
+        self.name = name
+        self.attempts = attempts
+        self.host = host
+        self.exit_status = exit_status
+        self.signal = signal
+        self.log_tail = log_tail
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.args, self.__dict__.copy()))
+
+
+def _rebuild(
+    kind: type[JobException], args: tuple[Any, ...], state: dict[str, Any]
+) -> JobException:
+    error = kind.__new__(kind)
+    Exception.__init__(error, *args)
+    error.__dict__.update(state)
+    return error
+
+
+class JobDied(JobException):
+    """The process that ran the job ended: by a signal, or by exiting."""
+
+    cause = Cause.DIED
+
+
+class JobStalled(JobException):
+    """The job used no processor time for MAX_IDLE_HEARTBEATS heartbeats."""
+
+    cause = Cause.STALLED
+
+
+class JobSilent(JobException):
+    """The job's worker stopped talking and did not come back."""
+
+    cause = Cause.SILENT
+
+
+class JobCanceled(JobException):
+    """The run was canceled, or its workers were deleted, before the job had a value."""
+
+    cause = Cause.CANCELED
+
+
+class JobNeverStarted(JobException):
+    """No worker ever came up to run the job."""
+
+    cause = Cause.NEVER_STARTED
+
+
+class JobRefused(JobException):
+    """The node's worker and this client cannot work together (versions, protocol)."""
+
+    cause = Cause.REFUSED
+
+
+class JobUnpicklable(JobException):
+    """A function, an argument, a result or an exception cannot travel."""
+
+    cause = Cause.UNPICKLABLE
+
+
+EXCEPTION_FOR_CAUSE: dict[Cause, type[JobException]] = {
+    Cause.DIED: JobDied,
+    Cause.MEMORY: JobDied,
+    Cause.WALLTIME: JobDied,
+    Cause.PREEMPTED: JobDied,
+    Cause.SILENT: JobSilent,
+    Cause.STALLED: JobStalled,
+    Cause.CANCELED: JobCanceled,
+    Cause.NEVER_STARTED: JobNeverStarted,
+    Cause.REFUSED: JobRefused,
+    Cause.UNPICKLABLE: JobUnpicklable,
+}
+
+
+class PicklingError(GridMapError, TypeError):
+    """Something given to GridMap cannot be pickled; the message names it and the attribute."""
+
+
+class BackendError(GridMapError):
+    """The scheduler refused or did not answer.
+
+    :param transient: True when the same call may succeed later
+    """
+
+    def __init__(self, message: str = "", transient: bool = False) -> None:
+        super().__init__(message)
+        self.transient = transient
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (*self.args, self.transient))
+
+
+class DRMAANotPresentException(ImportError):
+    """No usable DRMAA library on this machine; the message says what to install or set."""
+
+
+class WireError(GridMapError):
+    """Bytes from the network that are no message of ours."""
+
+
+class RemoteTraceback(Exception):
+    """Carries the traceback that an exception had on the node, as text."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return "\n" + self.text
+
+
+def signal_name(number: int) -> str:
+    """Returns "SIGSEGV (11)" for 11."""
+    try:
+        return f"{_signal.Signals(number).name} ({number})"
+    except ValueError:
+        return f"signal {number}"

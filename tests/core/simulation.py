@@ -1,0 +1,420 @@
+"""A cluster in one thread and no time: random histories around the real dispatcher and agents.
+
+Everything that happens is an entry in one heap; the network loses messages, processes and nodes
+die, the scheduler is slow, forgets and refuses.  The same seed gives the same history.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gridmap.core import effects as do
+from gridmap.core import events as ev
+from gridmap.core import messages as m
+from gridmap.core.agent import AgentCore
+from gridmap.core.dispatcher import Dispatcher
+from gridmap.core.policy import Limits, Policy
+from gridmap.core.spec import JobSpec
+from gridmap.core.states import JobState
+from gridmap.errors import Cause
+
+LIMIT_S = 50_000.0
+FLUSH_S = 0.05
+
+
+@dataclass
+class Plan:
+    """What will go wrong, drawn from the seed."""
+
+    jobs: int
+    workers: int
+    children: int
+    slots: int
+    loss: float
+    node_death: float
+    agent_freeze: float
+    start_failure: float
+    submit_failure: float
+    poll_failure: float
+    deletion: float
+    reuse: bool
+    stop_on_failure: bool
+    cancel_at: float | None
+    fates: dict[int, str]
+    no_rerun: bool
+
+    @classmethod
+    def draw(cls, rng: random.Random) -> Plan:
+        jobs = rng.choice([0, 1, 2, 3, 5, 8, 13, 30])
+        calm = rng.random() < 0.3
+
+        def some(chance: float, most: float) -> float:
+            return 0.0 if calm or rng.random() > chance else rng.uniform(0, most)
+
+        fates = {}
+        for job in range(jobs):
+            if rng.random() < 0.06:
+                fates[job] = rng.choice(["raise", "poison", "die_once", "stall", "unpicklable"])
+        return cls(
+            jobs=jobs,
+            workers=rng.randint(1, 5),
+            children=rng.randint(1, 3),
+            slots=rng.randint(1, 5),
+            loss=some(0.5, 0.05),
+            node_death=some(0.3, 0.1),
+            agent_freeze=some(0.2, 0.1),
+            start_failure=some(0.2, 0.4),
+            submit_failure=some(0.2, 0.7),
+            poll_failure=some(0.5, 0.9),
+            deletion=some(0.1, 0.1),
+            reuse=rng.random() < 0.8,
+            stop_on_failure=rng.random() < 0.2,
+            cancel_at=rng.uniform(0, 30) if rng.random() < 0.05 else None,
+            fates=fates,
+            no_rerun=rng.random() < 0.1,
+        )
+
+
+@dataclass
+class Node:
+    """One worker: a real AgentCore, and children that only pretend."""
+
+    worker: str
+    state: ev.NativeState = ev.NativeState.PENDING
+    incarnation: str = ""
+    core: AgentCore | None = None
+    frozen_until: float = 0.0
+    ticking_at: float = float("inf")
+    running: dict[int, tuple[m.Lease, int, float]] = field(default_factory=dict)
+    generation: Counter[int] = field(default_factory=Counter)
+    known: set[m.Key] = field(default_factory=set)
+
+
+class Simulation:
+    """One history; `run` raises AssertionError where a promise is broken."""
+
+    def __init__(self, seed: int, plan: Plan | None = None) -> None:
+        self.rng = random.Random(seed)
+        self.plan = plan or Plan.draw(self.rng)
+        self.now = 0.0
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = 0
+        policy = Policy(
+            heartbeat_s=10.0,
+            silent_after_s=90.0,
+            stop_on_failure=self.plan.stop_on_failure,
+            submit_deadline_s=600.0,
+        )
+        self.policy = policy
+        limits = Limits(self.plan.workers, self.plan.children)
+        self.dispatcher = Dispatcher(policy, [limits])
+        self.nodes: dict[str, Node] = {}
+        self.ends: dict[int, str] = {}
+        self.causes: dict[int, Cause] = {}
+        self.attempts: dict[int, int] = {}
+        self.starts: Counter[int] = Counter()
+        self.ended = False
+        self.log: list[str] = []
+        self._ticking_at = float("inf")
+        self._array = 0
+
+    # --- the heap ---------------------------------------------------------------------------------
+
+    def after(self, delay: float, call: Callable[[], None]) -> None:
+        self._order += 1
+        heapq.heappush(self._heap, (self.now + delay, self._order, call))
+
+    def run(self) -> None:
+        spec = JobSpec("f", "c", rerunnable=not self.plan.no_rerun, reuse=self.plan.reuse)
+        left = self.plan.jobs
+        while left:
+            count = min(left, self.rng.randint(1, 10))
+            left -= count
+            self.tell(ev.JobsAdded(count, spec))
+        self.tell(ev.InputEnded())
+        if self.plan.cancel_at is not None:
+            self.after(self.plan.cancel_at, lambda: self.tell(ev.CancelRequested()))
+        while self._heap:
+            self.now, _, call = heapq.heappop(self._heap)
+            if self.now > LIMIT_S:
+                break
+            call()
+        self.check()
+
+    def tell(self, event: ev.DispatcherEvent) -> None:
+        for effect in self.dispatcher.handle(event, self.now):
+            self.perform(event, effect)
+        at = self.dispatcher.next_deadline()
+        if at < self._ticking_at:
+            self._ticking_at = at
+            self.after(max(0.0, at - self.now), self._tick)
+
+    def _tick(self) -> None:
+        self._ticking_at = float("inf")
+        self.tell(ev.Tick())
+
+    # --- the monitor's hands ----------------------------------------------------------------------
+
+    def perform(self, event: ev.DispatcherEvent, effect: do.DispatcherEffect) -> None:
+        if isinstance(effect, do.SendMessage):
+            self.to_agent(effect.worker, effect.message)
+        elif isinstance(effect, do.Assign):
+            packets = [(0, effect.span.count, 1)]
+            spec = effect.spec
+            lease = m.Lease(*effect.span, effect.attempt, spec.function, spec.context, spec.reuse, packets)
+            self.to_agent(effect.worker, m.Work([lease]))
+        elif isinstance(effect, do.Deliver):
+            for job in range(effect.span.first, effect.span.stop):
+                self.end(job, "value")
+        elif isinstance(effect, do.DeliverFailure):
+            self.causes[effect.job] = effect.cause
+            self.attempts[effect.job] = effect.attempts
+            self.end(effect.job, "failed")
+        elif isinstance(effect, do.DeliverEnd):
+            for job in range(effect.span.first, effect.span.stop):
+                self.causes[job] = effect.cause
+                self.end(job, "refused" if effect.refused else effect.state.name.lower())
+        elif isinstance(effect, do.SubmitWorkers):
+            self.submit(effect)
+        elif isinstance(effect, do.CancelWorkers):
+            workers = effect.workers
+            self.after(self.rng.uniform(0, 1), lambda: [self.vanish(w) for w in workers])
+        elif isinstance(effect, do.PollWorkers):
+            self.poll(effect.workers)
+        elif isinstance(effect, do.DiagnoseWorker):
+            worker = effect.worker
+            self.after(0.5, lambda: self.tell(ev.WorkerDiagnosed(worker, "it broke")))
+        elif isinstance(effect, do.RunEnded):
+            assert not self.ended, "ended twice"
+            self.ended = True
+        elif isinstance(effect, do.Note):
+            self.log.append(f"{self.now:.2f} {effect.text}")
+
+    def end(self, job: int, how: str) -> None:
+        assert job not in self.ends, f"job {job} ended as {self.ends[job]}, then as {how}"
+        self.ends[job] = how
+
+    def submit(self, effect: do.SubmitWorkers) -> None:
+        if self.rng.random() < self.plan.submit_failure:
+            failed = ev.SubmissionFailed(effect.request, "busy", transient=True)
+            self.after(0.1, lambda: self.tell(failed))
+            return
+        self._array += 1
+        ids = tuple(f"{self._array}.{i + 1}" for i in range(effect.count))
+        for worker in ids:
+            self.nodes[worker] = Node(worker)
+            self.after(self.rng.uniform(0.01, 1), lambda w=worker: self.start(w))
+        submitted = ev.WorkersSubmitted(effect.request, ids)
+        self.after(self.rng.uniform(0, 0.2), lambda: self.tell(submitted))
+
+    def poll(self, workers: tuple[str, ...]) -> None:
+        if self.rng.random() < self.plan.poll_failure:
+            return
+        status = {w: ev.NativeStatus(self.nodes[w].state) for w in workers if self.rng.random() < 0.8}
+        self.after(self.rng.uniform(0, 2), lambda: self.tell(ev.WorkersPolled(status)))
+
+    # --- the scheduler ----------------------------------------------------------------------------
+
+    def start(self, worker: str) -> None:
+        node = self.nodes[worker]
+        if node.state is not ev.NativeState.PENDING:
+            return
+        if self.rng.random() < self.plan.deletion:
+            node.state = ev.NativeState.DELETED
+            return
+        busy = sum(n.state is ev.NativeState.RUNNING for n in self.nodes.values())
+        if busy >= self.plan.slots:
+            self.after(self.rng.uniform(0.5, 3), lambda: self.start(worker))
+            return
+        node.state = ev.NativeState.RUNNING
+        fate = self.rng.random()
+        if fate < self.plan.start_failure / 2:
+            self.after(0.1, lambda: self.vanish(worker, ev.NativeState.FAILED))
+            return
+        if fate < self.plan.start_failure:
+            return  # hangs before its first word
+        node.incarnation = f"i{self._order}"
+        hello = m.Hello(
+            "1", "3", m.PROTOCOL, worker, node.incarnation, 0, "host", 1, self.plan.children,
+            2 * self.plan.children,
+        )  # fmt: skip
+        node.core = AgentCore(self.plan.children, hello)
+        if self.rng.random() < self.plan.node_death:
+            self.after(self.rng.expovariate(1 / 20), lambda: self.die(worker))
+        if self.rng.random() < self.plan.agent_freeze:
+            self.after(self.rng.expovariate(1 / 20), lambda: self.freeze(worker))
+        self.agent(node, ev.Tick())
+
+    def die(self, worker: str) -> None:
+        """A node loses power; the scheduler may or may not notice."""
+        self.vanish(worker)
+        if self.rng.random() < 0.3:
+            self.nodes[worker].state = ev.NativeState.RUNNING
+
+    def freeze(self, worker: str) -> None:
+        self.nodes[worker].frozen_until = self.now + self.rng.uniform(10, 400)
+
+    def vanish(self, worker: str, state: ev.NativeState = ev.NativeState.DONE) -> None:
+        node = self.nodes[worker]
+        node.core = None
+        node.running.clear()
+        if node.state in (ev.NativeState.PENDING, ev.NativeState.RUNNING):
+            node.state = state
+
+    # --- the network ------------------------------------------------------------------------------
+
+    def to_agent(self, worker: str, message: m.ToAgent) -> None:
+        if self.rng.random() < self.plan.loss:
+            return
+        self.after(self.rng.uniform(0.0001, 0.01), lambda: self.arrives(worker, message))
+
+    def arrives(self, worker: str, message: m.ToAgent) -> None:
+        node = self.nodes.get(worker)
+        if node is None or node.core is None:
+            return
+        if isinstance(message, m.Blob):
+            self.agent(node, ev.BlobStored(message.digest))
+        else:
+            self.agent(node, ev.MonitorSaid(message))
+
+    def to_monitor(self, node: Node, message: m.FromAgent) -> None:
+        if self.rng.random() < self.plan.loss:
+            return
+        delay = self.rng.uniform(0.0001, 0.01)
+        if isinstance(message, m.NeedBlob):
+            self.after(delay, lambda: self.to_agent(node.worker, m.Blob(message.digest)))
+            return
+        event = ev.MessageReceived(node.worker, node.incarnation, message)
+        self.after(delay, lambda: self.tell(event))
+
+    # --- nodes ------------------------------------------------------------------------------------
+
+    def agent(self, node: Node, event: ev.AgentEvent) -> None:
+        core = node.core
+        if core is None:
+            return
+        if node.frozen_until > self.now:
+            delay = node.frozen_until - self.now + 0.001
+            self.after(delay, lambda: self.agent(node, event) if node.core is core else None)
+            return
+        for effect in core.handle(event, self.now):
+            self.act(node, core, effect)
+        at = core.next_deadline()
+        if at < node.ticking_at:
+            node.ticking_at = at
+            self.after(max(0.0, at - self.now), lambda: self._agent_tick(node, core))
+
+    def _agent_tick(self, node: Node, core: AgentCore) -> None:
+        node.ticking_at = float("inf")
+        if node.core is core:
+            self.agent(node, ev.Tick())
+
+    def act(self, node: Node, core: AgentCore, effect: do.AgentEffect) -> None:
+        if isinstance(effect, do.Say):
+            self.to_monitor(node, effect.message)
+        elif isinstance(effect, do.StartChild):
+            ready = ev.ChildReady(effect.child)
+            self.after(0.02, lambda: self.agent(node, ready))
+        elif isinstance(effect, do.GiveLease):
+            self.step(node, effect.child, effect.lease, effect.lease.first, [])
+        elif isinstance(effect, do.KillChild):
+            self.child_dies(node, effect.child, effect.outcome)
+        elif isinstance(effect, do.ReadUsage):
+            usage = {
+                child: ev.Usage(1, 0.0 if self.fate(at) == "stall" else 1.0, False, at)
+                for child, (_, at, _) in node.running.items()
+            }
+            self.agent(node, ev.UsageRead(usage))
+        elif isinstance(effect, do.Leave):
+            self.after(0.01, lambda: self.vanish(node.worker))
+
+    def fate(self, job: int) -> str:
+        return self.plan.fates.get(job, "")
+
+    def step(
+        self, node: Node, child: int, lease: m.Lease, job: int, ready: list[m.Result]
+    ) -> None:
+        """A child starts one job of its lease."""
+        self.starts[job] += 1
+        node.running[child] = (lease, job, self.now)
+        fate = self.fate(job)
+        if fate == "stall":
+            return
+        token = node.generation[child]
+        seconds = self.rng.choice([0.001, 0.01, 0.5, 5.0, 40.0])
+        self.after(seconds, lambda: self.done(node, child, token, lease, job, ready, seconds))
+
+    def done(
+        self, node: Node, child: int, token: int, lease: m.Lease, job: int,
+        ready: list[m.Result], seconds: float,
+    ) -> None:  # fmt: skip
+        if node.core is None or node.generation[child] != token:
+            return
+        fate = self.fate(job)
+        if fate == "poison" or (fate == "die_once" and self.starts[job] == 1):
+            self.child_dies(node, child, int(m.Outcome.DIED))
+            return
+        outcome = {"raise": m.Outcome.EXCEPTION, "unpicklable": m.Outcome.UNPICKLABLE}.get(
+            fate, m.Outcome.VALUE
+        )
+        ready.append(m.Result(job, 1, lease.attempt, int(outcome), seconds, 1, 1))
+        last = job + 1 == lease.first + lease.count
+        if last or seconds > FLUSH_S:
+            answered = ev.ChildAnswered(child, list(ready))
+            ready.clear()
+            self.agent(node, answered)
+        if last:
+            node.running.pop(child, None)
+            self.agent(node, ev.ChildFinished(child))
+        else:
+            self.step(node, child, lease, job + 1, ready)
+
+    def child_dies(self, node: Node, child: int, outcome: int) -> None:
+        current = node.running.pop(child, (None, -1, 0.0))[1]
+        node.generation[child] += 1
+        died = ev.ChildDied(child, current, -1, 11, outcome)
+        self.after(0.01, lambda: self.agent(node, died))
+
+    # --- promises ---------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        plan = self.plan
+        assert self.ended, "the run never ended"
+        assert set(self.ends) == set(range(plan.jobs)), "a job did not end"
+        assert self.dispatcher.jobs.unfinished == 0
+        stopped = plan.cancel_at is not None or plan.stop_on_failure
+        given_up = "failed" in [h for j, h in self.ends.items() if j not in self.attempts]
+        for job, how in self.ends.items():
+            if how in ("canceled", "skipped"):
+                assert stopped or given_up, f"job {job} was {how} for no reason"
+            elif how == "value":
+                assert self.fate(job) not in ("raise", "poison", "stall", "unpicklable")
+                assert self.dispatcher.jobs[job] is JobState.COMPLETED
+            elif job in self.attempts:
+                self.check_failure(job)
+        if plan.no_rerun:
+            over = [job for job, n in self.starts.items() if n > 1]
+            assert not over, f"jobs {over} are not rerunnable, and were started twice"
+        alive = [n.worker for n in self.nodes.values() if n.core is not None]
+        assert not alive, f"workers {alive} stayed behind"
+
+    def check_failure(self, job: int) -> None:
+        cause, attempts = self.causes[job], self.attempts[job]
+        fate = self.fate(job)
+        if cause is Cause.EXCEPTION:
+            assert fate == "raise"
+        elif cause is Cause.UNPICKLABLE:
+            assert fate == "unpicklable"
+        elif cause is Cause.STALLED:
+            assert fate == "stall" or self.plan.agent_freeze
+        else:
+            assert cause in (Cause.DIED, Cause.SILENT, Cause.CANCELED)
+            shaky = self.plan.node_death or self.plan.agent_freeze or self.plan.loss
+            shaky = shaky or self.plan.deletion
+            assert fate in ("poison", "die_once", "stall") or shaky, f"job {job}: {cause}"
+            most = 1 if self.plan.no_rerun else self.policy.num_resubmits + 1
+            assert attempts == most, f"job {job} failed after {attempts} attempts"

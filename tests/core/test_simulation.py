@@ -1,0 +1,33 @@
+"""Thousands of random cluster histories: in each, every job ends exactly once."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.core.simulation import Simulation
+
+HISTORIES = int(os.environ.get("GRIDMAP_HISTORIES", "2000"))
+BATCH = 100
+
+
+@pytest.mark.parametrize("first", range(0, HISTORIES, BATCH))
+def test_every_job_ends_exactly_once(first: int) -> None:
+    for seed in range(first, first + BATCH):
+        simulation = Simulation(seed)
+        try:
+            simulation.run()
+        except Exception as error:
+            story = "\n".join(simulation.log[-20:])
+            pytest.fail(
+                f"seed {seed} fails: {error!r}\nreplay: Simulation({seed}).run()\n"
+                f"{simulation.plan}\n{story}"
+            )
+
+
+def test_a_seed_replays_the_same_history() -> None:
+    first, second = Simulation(17), Simulation(17)
+    first.run()
+    second.run()
+    assert (first.now, first.ends, first.log) == (second.now, second.ends, second.log)
