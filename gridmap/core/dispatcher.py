@@ -148,6 +148,7 @@ class Dispatcher:
             for item in pool.queue.wake(now):
                 for span in self.jobs.spans(item.span, frozenset({_J.REQUEUED})):
                     self.jobs.move(span, _J.QUEUED)
+                self._wake_hungry(pool)
             if pool.hungry:
                 self._feed(pool, now)
         self._force.keep_time(now, self._input_ended)

@@ -19,7 +19,7 @@ from gridmap.core.agent import AgentCore
 from gridmap.core.dispatcher import Dispatcher
 from gridmap.core.policy import Limits, Policy
 from gridmap.core.spec import JobSpec
-from gridmap.core.states import JobState
+from gridmap.core.states import JobState, WorkerState
 from gridmap.errors import Cause
 
 LIMIT_S = 50_000.0
@@ -148,6 +148,7 @@ class Simulation:
     def tell(self, event: ev.DispatcherEvent) -> None:
         for effect in self.dispatcher.handle(event, self.now):
             self.perform(event, effect)
+        self.check_nobody_idles()
         at = self.dispatcher.next_deadline()
         if at < self._ticking_at:
             self._ticking_at = at
@@ -401,6 +402,16 @@ class Simulation:
             assert not over, f"jobs {over} are not rerunnable, and were started twice"
         alive = [n.worker for n in self.nodes.values() if n.core is not None]
         assert not alive, f"workers {alive} stayed behind"
+
+    def check_nobody_idles(self) -> None:
+        """No worker stands idle while a job waits that it could run."""
+        pool = self.dispatcher.pools[0]
+        item = pool.queue.first()
+        if item is None or self.ended:
+            return
+        idle = [w.id for w in pool.workers.values() if w.state is WorkerState.UP and not w.leases]
+        idle = [w for w in idle if self.dispatcher.workers[w].capacity]
+        assert not idle, f"{self.now:.2f}: workers {idle} idle, {item} waits"
 
     def check_failure(self, job: int) -> None:
         cause, attempts = self.causes[job], self.attempts[job]

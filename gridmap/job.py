@@ -1,0 +1,729 @@
+"""Jobs, and the ways to run them: `grid_map`, `process_jobs`, `grid_imap`, `submit`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gridmap import conf, data
+from gridmap.conf import Settings, settings
+from gridmap.core.spec import Resources
+from gridmap.errors import Cause, DRMAANotPresentException, JobException
+from gridmap.inline import run_inline
+from gridmap.monitor.watcher import Watcher
+
+if TYPE_CHECKING:
+    from gridmap.run import Run
+
+log = logging.getLogger(__name__)
+
+__all__ = [
+    "DRMAANotPresentException",
+    "Job",
+    "JobException",
+    "JobMonitor",
+    "grid_imap",
+    "grid_imap_unordered",
+    "grid_map",
+    "handle_resubmit",
+    "process_jobs",
+    "send_completion_mail",
+    "send_error_mail",
+    "submit",
+]
+
+BACKENDS = ("auto", "drmaa", "local")
+WINDOW = 4096
+
+
+class Job:
+    """One call of a function, and what is known of it.
+
+    :param f: what to call
+    :param args: the positional arguments
+    :param kwlist: the keyword arguments
+    :param cleanup: remove the worker's stdout and stderr files when nothing failed
+    :param mem_free: memory that the host should have free, "1G"; used where USE_MEM_FREE is set
+    :param name: shown in the scheduler's list; a space becomes _
+    :param num_slots: slots of the parallel environment that the job needs
+    :param queue: where to run; DEFAULT_QUEUE when not given
+    :param interpreting_shell: the shell that starts the worker (`-S`)
+    :param copy_env: give the job the environment that this process has now
+    :param add_env: variables on top of it
+    :param project: the project to run under (`-P`)
+    :param validation_level: e, w, n, p or v (`-w`)
+    :param par_env: the parallel environment; DEFAULT_PAR_ENV when not given
+    :param gpu: number of GPUs
+    :param h_vmem: limit of virtual memory, "4G"
+    :param h_rt: limit of run time, "01:00:00" or seconds
+    :param resources: more of what `qsub -l` takes, ["name=value", ...]
+    :raises TypeError: `f` cannot be called, or the arguments are none
+    :raises ValueError: the scheduler would not understand one of the options
+
+    After `process_jobs`: `ret` is the value (or the exception), `traceback` its text, `host_name`,
+    `log_stdout_fn`, `log_stderr_fn`, `track_mem` [MB], `track_cpu` [(percent, running)],
+    `num_resubmits` and `cause_of_death` tell what happened.
+    """
+
+    def __init__(
+        self,
+        f: Callable[..., Any],
+        args: Sequence[Any] = (),
+        kwlist: Mapping[str, Any] | None = None,
+        cleanup: bool = True,
+        mem_free: str = "1G",
+        name: str = "gridmap_job",
+        num_slots: int = 1,
+        queue: str | None = None,
+        interpreting_shell: str | None = None,
+        copy_env: bool = True,
+        add_env: Mapping[str, str] | None = None,
+        project: str | None = None,
+        validation_level: str | None = None,
+        os_distribution: str | None = None,
+        os_minor: str | None = None,
+        par_env: str | None = None,
+        gpu: int = 0,
+        h_vmem: str | None = None,
+        h_rt: str | int | None = None,
+        resources: Sequence[str] | None = None,
+    ) -> None:
+        if not callable(f):
+            raise TypeError(f"a Job needs something to call, not {f!r}")
+        if isinstance(args, (str, bytes)) or not isinstance(args, Iterable):
+            raise TypeError(f"the arguments of a Job are a list, not {args!r}")
+        self.function = f
+        self.args = list(args)
+        self.kwlist = dict(kwlist or {})
+        self.cleanup = cleanup
+        self.mem_free = mem_free
+        self.name = str(name).strip().replace(" ", "_")
+        self.num_slots = num_slots
+        self.queue: str = conf.DEFAULT_QUEUE if queue is None else queue
+        self.interpreting_shell = interpreting_shell
+        self.copy_env = copy_env
+        self.add_env = dict(add_env or {})
+        self.project = project
+        self.validation_level = validation_level
+        self.os_distribution = os_distribution
+        self.os_minor = os_minor
+        self.par_env: str = conf.DEFAULT_PAR_ENV if par_env is None else par_env
+        self.gpu = gpu
+        self.h_vmem = h_vmem
+        self.h_rt = h_rt
+        self.resources = list(resources or [])
+        self.working_dir = os.getcwd()
+        self.path = self.working_dir
+        self.environment: dict[str, str] | None = dict(os.environ) if copy_env else None
+        self.white_list: list[str] = []
+        self._start_anew()
+        self.resources_wanted()  # for its errors
+
+    def _start_anew(self) -> None:
+        self.ret: Any = None
+        self.id: str = ""
+        self.uniq_id: str = ""
+        self.traceback: str | None = None
+        self.cause_of_death: str = ""
+        self.num_resubmits = 0
+        self.home_address = ""
+        self.log_stdout_fn = ""
+        self.log_stderr_fn = ""
+        self.timestamp: float | None = None
+        self.host_name = ""
+        self.heart_beat: dict[str, Any] | None = None
+        self.track_mem: list[float] = []
+        self.track_cpu: list[tuple[float, bool]] = []
+
+    def execute(self) -> None:
+        """Calls the function here; `ret` is its value or its exception, `traceback` the text."""
+        try:
+            self.ret = self.function(*self.args, **self.kwlist)
+        except Exception as error:
+            self.note_failure(error)
+
+    def note_failure(self, error: BaseException) -> None:
+        """Takes note of how the job failed."""
+        self.ret = error
+        self.traceback = "".join(
+            traceback.format_exception(type(error), error, error.__traceback__)
+        )
+
+    def full_environment(self) -> dict[str, str] | None:
+        """Returns the variables that the job sees; None for those of wherever it runs."""
+        if self.environment is None:
+            return None
+        return {**self.environment, **self.add_env}
+
+    def resources_wanted(self, white_list: Iterable[str] | None = None) -> Resources:
+        """Returns what the job asks of the scheduler.
+
+        :raises ValueError: it cannot be said in the scheduler's language
+        """
+        from gridmap.backends.native import native_specification, walltime_s
+
+        wanted = Resources(
+            num_slots=self.num_slots,
+            mem_free=self.mem_free or "",
+            queue=self.queue or "",
+            par_env=self.par_env or "",
+            hosts=tuple(self.white_list if white_list is None else white_list),
+            project=self.project or "",
+            validation_level=self.validation_level or "",
+            os_distribution=self.os_distribution or "",
+            os_minor=self.os_minor or "",
+            gpu=self.gpu or 0,
+            h_vmem=self.h_vmem or "",
+            h_rt=str(self.h_rt) if self.h_rt else "",
+            walltime_s=walltime_s(self.h_rt),
+            interpreting_shell=self.interpreting_shell or "",
+            extra=tuple(self.resources),
+        )
+        native_specification(wanted)
+        return wanted
+
+    @property
+    def native_specification(self) -> str:
+        """The options for Grid Engine that say what the job needs."""
+        from gridmap.backends.native import native_specification
+
+        return native_specification(self.resources_wanted(), use_mem_free=conf.USE_MEM_FREE)
+
+    def __repr__(self) -> str:
+        function = getattr(self.function, "__qualname__", repr(self.function))
+        return f"<Job {self.name}: {function}>"
+
+
+# --- the doors ------------------------------------------------------------------------------------
+
+
+def grid_map(
+    f: Callable[..., Any],
+    args_list: Iterable[Any],
+    cleanup: bool = True,
+    mem_free: str = "1G",
+    name: str = "gridmap_job",
+    num_slots: int = 1,
+    temp_dir: str | None = None,
+    white_list: Iterable[str] | None = None,
+    queue: str | None = None,
+    quiet: bool = True,
+    local: bool = False,
+    max_processes: int = 1,
+    interpreting_shell: str | None = None,
+    copy_env: bool = True,
+    add_env: Mapping[str, str] | None = None,
+    project: str | None = None,
+    validation_level: str | None = None,
+    os_distribution: str | None = None,
+    os_minor: str | None = None,
+    gpu: int = 0,
+    h_vmem: str | None = None,
+    h_rt: str | int | None = None,
+    resources: Sequence[str] | None = None,
+    completion_mail: bool = False,
+    require_cluster: bool = False,
+    par_env: str | None = None,
+    *,
+    max_workers: int | None = None,
+    on_error: str = "raise",
+    reuse: bool = True,
+    backend: str = "auto",
+) -> list[Any]:
+    """Returns `[f(x) for x in args_list]`, computed on the cluster.
+
+    :param args_list: one element a call; a list is the call's positional arguments, anything else
+        (a tuple too) its one argument
+    :param temp_dir: folder for the workers' stdout and stderr; the run directory when not given
+    :param white_list: host names to which the workers are limited
+    :param quiet: do not log the progress
+    :param local: run on this machine
+    :param max_processes: for local runs; 1 runs the calls one after the other in this process
+    :param completion_mail: send a mail when all is done
+    :param require_cluster: do not run locally where no cluster is
+    :param max_workers: most cluster jobs at a time; GRIDMAP_MAX_WORKERS when not given
+    :param on_error: "raise" stops at the first failure and raises it, "finish" runs all calls and
+        raises it then, "return" puts exceptions in the place of values
+    :param reuse: a process may run several calls; False starts a new one for each
+    :param backend: "auto" (the cluster where there is one), "drmaa" or "local"
+    :raises PicklingError: something cannot be pickled; names it, and nothing was started
+    :raises BackendError: the scheduler refused; with its own words
+    :raises JobException: a call died, was lost, stalled or canceled; says why
+
+    The other parameters are those of `Job`.
+    """
+    job = Job(
+        f, [], None, cleanup, mem_free, name, num_slots, queue, interpreting_shell, copy_env,
+        add_env, project, validation_level, os_distribution, os_minor, par_env, gpu, h_vmem, h_rt,
+        resources,
+    )  # fmt: skip
+    call = _Call.checked(
+        temp_dir, white_list, local, max_processes, require_cluster, max_workers, on_error, reuse,
+        backend, quiet,
+    )  # fmt: skip
+    elements = _iterable(args_list)
+    if call.inline:
+        results = run_inline(_as_jobs(job, elements), on_error)
+    else:
+        results = call.run_map(job, elements).results()
+    if completion_mail:
+        send_completion_mail(job.name)
+    return results
+
+
+def process_jobs(
+    jobs: Iterable[Job],
+    temp_dir: str | None = None,
+    white_list: Iterable[str] | None = None,
+    quiet: bool = True,
+    max_processes: int = 1,
+    local: bool = False,
+    require_cluster: bool = False,
+    *,
+    max_workers: int | None = None,
+    on_error: str = "raise",
+    reuse: bool = True,
+    backend: str = "auto",
+) -> list[Any]:
+    """Runs jobs; returns their values in order, and notes in each job what happened to it.
+
+    The parameters and errors are those of `grid_map`.
+
+    :raises TypeError: something in `jobs` is no Job
+    :raises ValueError: a Job stands in `jobs` twice
+    """
+    call = _Call.checked(
+        temp_dir, white_list, local, max_processes, require_cluster, max_workers, on_error, reuse,
+        backend, quiet,
+    )  # fmt: skip
+    checked = _checked_jobs(jobs)
+    if call.inline:
+        return run_inline(checked, on_error)
+    return call.run_jobs(checked).results()
+
+
+def submit(
+    jobs: Iterable[Job],
+    temp_dir: str | None = None,
+    white_list: Iterable[str] | None = None,
+    quiet: bool = True,
+    max_processes: int = 1,
+    local: bool = False,
+    require_cluster: bool = False,
+    *,
+    max_workers: int | None = None,
+    on_error: str = "raise",
+    reuse: bool = True,
+    backend: str = "auto",
+) -> Run:
+    """Starts jobs and returns at once a `Run`: `results()`, `wait()`, `cancel()`, `status()`.
+
+    The parameters and errors are those of `process_jobs`.
+    """
+    call = _Call.checked(
+        temp_dir, white_list, local, max_processes, require_cluster, max_workers, on_error, reuse,
+        backend, quiet,
+    )  # fmt: skip
+    return call.run_jobs(_checked_jobs(jobs))
+
+
+def grid_imap(
+    f: Callable[..., Any], iterable: Iterable[Any], *, window: int = WINDOW, **options: Any
+) -> Iterator[Any]:
+    """Yields `f(x)` for each element, in order, as soon as it and those before it are there.
+
+    The input may be endless: it is read only `window` elements ahead of what has been yielded.
+    Closing or dropping the iterator ends the run.
+
+    :param window: most elements between the input and the output
+    :param options: those of `grid_map`
+    """
+    return _imap(f, iterable, window, True, options)
+
+
+def grid_imap_unordered(
+    f: Callable[..., Any], iterable: Iterable[Any], *, window: int = WINDOW, **options: Any
+) -> Iterator[Any]:
+    """Yields values as they come; otherwise as `grid_imap`."""
+    return _imap(f, iterable, window, False, options)
+
+
+def _imap(
+    f: Callable[..., Any],
+    iterable: Iterable[Any],
+    window: int,
+    ordered: bool,
+    options: dict[str, Any],
+) -> Iterator[Any]:
+    for of_call in ("quiet", "completion_mail"):
+        options.pop(of_call, None)
+    names = (
+        "temp_dir", "white_list", "local", "max_processes", "require_cluster", "max_workers",
+        "on_error", "reuse", "backend",
+    )  # fmt: skip
+    given = {name: options.pop(name) for name in names if name in options}
+    if window < 1:
+        raise ValueError(f"window is {window}; it must be 1 or more")
+    job = Job(f, [], **options)
+    call = _Call.checked(**given)
+    return call.stream(job, _iterable(iterable), window, ordered)
+
+
+# --- behind the doors -----------------------------------------------------------------------------
+
+
+class _Call:
+    """One call of a door, its options checked."""
+
+    def __init__(self, config: Settings, options: Any, white_list: list[str]) -> None:
+        self.settings = config
+        self.options = options
+        self.white_list = white_list
+        self.inline = False
+
+    @classmethod
+    def checked(
+        cls,
+        temp_dir: str | None = None,
+        white_list: Iterable[str] | None = None,
+        local: bool = False,
+        max_processes: int = 1,
+        require_cluster: bool = False,
+        max_workers: int | None = None,
+        on_error: str = "raise",
+        reuse: bool = True,
+        backend: str = "auto",
+        quiet: bool = True,
+    ) -> _Call:
+        from gridmap.run import ON_ERROR, Options
+
+        config = settings()
+        if isinstance(white_list, str):
+            raise TypeError(f"white_list is a list of host names, not the text {white_list!r}")
+        if on_error not in ON_ERROR:
+            raise ValueError(f"on_error is {on_error!r}; it must be one of {', '.join(ON_ERROR)}")
+        max_processes = _at_least_one("max_processes", max_processes)
+        workers = config.max_workers if max_workers is None else max_workers
+        chosen = _choose_backend(backend, local, require_cluster)
+        options = Options(
+            settings=config,
+            backend=chosen,
+            processes=max_processes,
+            max_workers=_at_least_one("max_workers", workers),
+            on_error=on_error,
+            reuse=reuse,
+            log_dir=_checked_folder(temp_dir) if chosen != "local" else None,
+        )
+        call = cls(config, options, list(white_list or []))
+        call.inline = chosen == "local" and max_processes == 1 and reuse
+        return call
+
+    def run_map(self, job: Job, elements: Iterable[Any]) -> Run:
+        from gridmap.run import Run
+
+        watcher = _MapWatcher(job, self)
+        return Run(self._plan_map(job, elements), self._with_cleanup(job.cleanup), watcher, [job])
+
+    def stream(
+        self, job: Job, elements: Iterable[Any], window: int, ordered: bool
+    ) -> Iterator[Any]:
+        from gridmap.run import stream
+
+        if self.inline and self.options.on_error == "raise":
+            return (run_inline([x], "raise")[0] for x in _as_jobs(job, elements))
+        options = self._with_cleanup(job.cleanup)
+        return stream(self._plan_map(job, elements), options, window, ordered)
+
+    def run_jobs(self, jobs: list[Job]) -> Run:
+        from gridmap.plan import Plan
+        from gridmap.run import Run
+
+        name = jobs[0].name if jobs else "gridmap"
+        plan = Plan(
+            list(_segments(jobs, self.white_list)),
+            name,
+            lambda number: f"job {number} ({jobs[number].name})",
+            self.options.reuse,
+        )
+        options = self._with_cleanup(all(job.cleanup for job in jobs))
+        return Run(plan, options, _JobWatcher(jobs, self), jobs)
+
+    def _plan_map(self, job: Job, elements: Iterable[Any]) -> Any:
+        from gridmap.plan import Plan, Segment
+
+        wanted = job.resources_wanted(self.white_list)
+        segment = Segment(job.function, _context(job), wanted, elements)
+        return Plan([segment], job.name, lambda number: f"call {number}", self.options.reuse)
+
+    def _with_cleanup(self, cleanup: bool) -> Any:
+        import dataclasses
+
+        return dataclasses.replace(self.options, keep_logs=not cleanup)
+
+    @property
+    def sends_mail(self) -> bool:
+        return self.options.backend != "local" and self.settings.send_error_mail
+
+
+def _segments(jobs: list[Job], white_list: list[str]) -> Iterator[Any]:
+    """Cuts a list of jobs where the function, the context or the resources change."""
+    from gridmap.plan import Segment
+
+    segment: Segment | None = None
+    before: Job | None = None
+    for job in jobs:
+        wanted = job.resources_wanted(white_list or None)
+        element = data.Arguments(job.args, job.kwlist) if job.kwlist else job.args
+        same = (
+            segment is not None
+            and before is not None
+            and job.function is before.function
+            and wanted == segment.resources
+            and (job.working_dir, job.add_env) == (before.working_dir, before.add_env)
+            and job.environment == before.environment
+        )
+        if same and segment is not None:
+            assert isinstance(segment.elements, list)
+            segment.elements.append(element)
+        else:
+            if segment is not None:
+                yield segment
+            segment = Segment(job.function, _context(job), wanted, [element])
+        before = job
+    if segment is not None:
+        yield segment
+
+
+def _context(job: Job) -> data.Context:
+    from gridmap.plan import client_sys_path
+
+    return data.Context(job.environment, job.working_dir, client_sys_path(), job.add_env)
+
+
+def _as_jobs(job: Job, elements: Iterable[Any]) -> Iterator[Job]:
+    """Yields a job for each call of a map, lazily."""
+    import copy
+
+    for number, element in enumerate(elements):
+        one = copy.copy(job)
+        one.args = element if isinstance(element, list) else [element]
+        one.name = f"{job.name}{number}"
+        yield one
+
+
+def _iterable(args_list: Any) -> Iterable[Any]:
+    if not isinstance(args_list, Iterable):
+        kind = type(args_list).__name__
+        raise TypeError(f"args_list must be iterable, one element a call; it is a {kind}")
+    return args_list
+
+
+def _checked_jobs(jobs: Any) -> list[Job]:
+    if isinstance(jobs, Job) or not isinstance(jobs, Iterable):
+        raise TypeError(f"jobs must be a list of Job objects, not {type(jobs).__name__}")
+    checked = list(jobs)
+    seen: dict[int, int] = {}
+    for number, job in enumerate(checked):
+        if not isinstance(job, Job):
+            raise TypeError(f"jobs[{number}] is no Job but {job!r}")
+        first = seen.setdefault(id(job), number)
+        if first != number:
+            raise ValueError(
+                f"the same Job ({job.name}) is both jobs[{first}] and jobs[{number}]; "
+                "each run of a function needs a Job of its own"
+            )
+    return checked
+
+
+def _at_least_one(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} is {value}; it must be 1 or more")
+    return value
+
+
+def _checked_folder(temp_dir: str | None) -> str | None:
+    """Returns a folder of the user's choice if it can be written; the default is not needed."""
+    if temp_dir is None or temp_dir == conf.DEFAULT_TEMP_DIR:
+        return None
+    folder = os.path.abspath(os.path.expanduser(temp_dir))
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
+        raise OSError(f"temp_dir {temp_dir!r} is no folder that can be written here")
+    return folder
+
+
+def _choose_backend(backend: str, local: bool, require_cluster: bool) -> str:
+    """Returns the backend to use; running locally for want of a cluster is said.
+
+    :raises DRMAANotPresentException: a cluster is required and there is none
+    """
+    if backend == "local" or local:
+        if require_cluster:
+            raise ValueError("require_cluster=True contradicts a local run")
+        return "local"
+    if backend not in ("auto", "drmaa"):
+        from gridmap.backends.registry import backend_names
+
+        known = sorted({*BACKENDS, *backend_names()})
+        if backend not in known:
+            raise ValueError(f"backend is {backend!r}; it must be one of {', '.join(known)}")
+        return backend
+    from gridmap.backends.drmaa import why_not
+
+    reason = why_not()
+    if not reason:
+        return "drmaa"
+    if require_cluster or backend == "drmaa":
+        raise DRMAANotPresentException(reason)
+    log.warning("no cluster, running on this machine: %s", reason)
+    return "local"
+
+
+class _MapWatcher(Watcher):
+    """Knows the names of a map's calls; sends mail when one fails."""
+
+    def __init__(self, job: Job, call: _Call) -> None:
+        self._job = job
+        self._call = call
+
+    def name(self, job: int) -> str:
+        return f"{self._job.name}{job}"
+
+    def failed(
+        self, job: int, error: BaseException, cause: Cause, attempts: int, place: Any
+    ) -> None:
+        if attempts and self._call.sends_mail:
+            one = next(_as_jobs(self._job, [None]))
+            one.name = self.name(job)
+            _note(one, job, place, attempts)
+            _note_error(one, error, cause)
+            send_error_mail(one)
+
+
+class _JobWatcher(_MapWatcher):
+    """Notes in each Job what happened to it."""
+
+    def __init__(self, jobs: list[Job], call: _Call) -> None:
+        self._jobs = jobs
+        self._call = call
+        for job in jobs:
+            job._start_anew()
+
+    def name(self, job: int) -> str:
+        return self._jobs[job].name
+
+    def sampled(self, sample: Any) -> None:
+        job = self._jobs[sample.job]
+        memory, percent = sample.rss_bytes / 1e6, sample.cpu_fraction * 100
+        job.track_mem.append(memory)
+        job.track_cpu.append((percent, sample.running))
+        job.timestamp = time.time()
+        job.host_name = sample.place.host
+        job.heart_beat = {"memory": memory, "cpu_load": (percent, sample.running)}
+
+    def ended(self, job: int, value: Any, attempts: int, place: Any) -> None:
+        one = self._jobs[job]
+        one.ret = value
+        _note(one, job, place, attempts)
+
+    def failed(
+        self, job: int, error: BaseException, cause: Cause, attempts: int, place: Any
+    ) -> None:
+        one = self._jobs[job]
+        _note(one, job, place, attempts)
+        _note_error(one, error, cause)
+        if attempts and self._call.sends_mail:
+            send_error_mail(one)
+
+
+def _note(job: Job, number: int, place: Any, attempts: int) -> None:
+    job.uniq_id = str(number)
+    job.id = place.worker
+    job.host_name = place.host or job.host_name
+    job.log_stdout_fn, job.log_stderr_fn = place.log_stdout, place.log_stderr
+    job.num_resubmits = max(0, attempts - 1)
+
+
+def _note_error(job: Job, error: BaseException, cause: Cause) -> None:
+    job.cause_of_death = str(cause)
+    job.note_failure(error)
+
+
+# --- historic names -------------------------------------------------------------------------------
+
+
+def send_error_mail(job: Job) -> None:
+    """Sends a mail that tells how a job failed; returns at once, and never raises."""
+    from gridmap.report import mail
+
+    mail.send_error_mail(mail.failure_of(job), settings())
+
+
+def send_completion_mail(name: str) -> None:
+    """Sends a mail that says that all is done; returns at once, and never raises."""
+    from gridmap.report import mail
+
+    mail.send_completion_mail(name, settings())
+
+
+def handle_resubmit(session_id: str, job: Job, temp_dir: str | None = None) -> None:
+    """Runs a job again, alone; what happens to it is noted in the job.
+
+    GridMap resubmits by itself; this is for programs that did it by hand.
+    """
+    before = job.num_resubmits
+    process_jobs([job], temp_dir=temp_dir, on_error="return")
+    job.num_resubmits = before + 1
+
+
+class JobMonitor:
+    """Watches jobs, for programs that drove the monitor by hand; `process_jobs` does it all.
+
+    :param temp_dir: folder for the workers' stdout and stderr
+    """
+
+    def __init__(self, temp_dir: str | None = None) -> None:
+        self._temp_dir = temp_dir
+        self._run: Run | None = None
+        self.jobs: list[Job] = []
+        self.home_address = ""
+
+    def __enter__(self) -> JobMonitor:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._run is not None:
+            self._run.close()
+
+    def check(self, session_id: str, jobs: Iterable[Job]) -> None:
+        """Runs the jobs and returns when every one of them has ended.
+
+        :raises BaseException: the first failure
+        """
+        self.jobs = list(jobs)
+        self._run = submit(self.jobs, temp_dir=self._temp_dir)
+        self.home_address = self._run.id
+        self._run.results()
+
+    def check_if_alive(self) -> None:
+        """Does nothing: the monitor looks after its workers all the time."""
+
+    def all_jobs_done(self) -> bool:
+        """Returns whether every job has ended."""
+        return self._run is None or self._run.wait(0)
+
+
+def __getattr__(name: str) -> Any:
+    """Settings are read when they are asked for; Run is loaded when it is needed."""
+    if name == "Run":
+        from gridmap.run import Run
+
+        return Run
+    if name in conf.__dict__.get("__annotations__", {}):
+        return getattr(conf, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

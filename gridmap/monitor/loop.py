@@ -1,0 +1,266 @@
+"""The loop of a run: one thread that owns the dispatcher and everything that talks to workers.
+
+user's thread                 this thread                          workers
+submit, cancel  --commands-->  dispatcher.handle(event, now)  <--  messages
+results         <---sink-----  performer.perform(effects)     -->  messages
+                                      |      ^
+                                      v      |  events
+                                   the scheduler (a thread of the transport)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gridmap.core.dispatcher import Dispatcher
+from gridmap.core.events import (
+    CancelRequested,
+    DispatcherEvent,
+    InputEnded,
+    JobsAdded,
+    MessageReceived,
+    Tick,
+)
+from gridmap.core.messages import Blob, NeedBlob
+from gridmap.core.spec import JobSpec
+from gridmap.data import Frame, Packet
+from gridmap.errors import GridMapError
+from gridmap.monitor.perform import Performer
+from gridmap.monitor.sink import Sink
+from gridmap.monitor.transport import Transport
+
+log = logging.getLogger(__name__)
+
+DISMISSAL_S = 1.0
+"""How long workers have to leave by themselves when the run is over."""
+
+CANCEL_DISMISSAL_S = 0.3
+"""The same when the run was canceled."""
+
+CLOSE_DEADLINE_S = 10.0
+"""How long the end of a run may take, a scheduler that does not answer included."""
+
+LONGEST_SLEEP_S = 60.0
+
+
+class Monitor:
+    """Runs the loop in a thread of its own, from `start` until the run and its workers are over.
+
+    :param run: the run's id
+    :param dispatcher: decides
+    :param transport: reaches workers
+    :param sink: takes what has ended
+    """
+
+    def __init__(self, run: str, dispatcher: Dispatcher, transport: Transport, sink: Sink) -> None:
+        self._dispatcher = dispatcher
+        self._transport = transport
+        self._sink = sink
+        self._performer = Performer(run, dispatcher, transport, sink)
+        self._blobs: dict[str, list[Frame]] = {}
+        self._commands: deque[Callable[[], None]] = deque()
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._lock = threading.Lock()  # between closing the pipe and writing to it
+        self._closed = False
+        self._canceled = False
+        self.at_end: Callable[[], None] = lambda: None
+        self._pid = os.getpid()
+        self._thread = threading.Thread(
+            target=self._main, name=f"gridmap-monitor-{run}", daemon=True
+        )
+
+    # --- from any thread --------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def add(self, spec: JobSpec, packet: Packet, blobs: Mapping[str, list[Frame]]) -> None:
+        """Adds consecutive jobs and the blobs that they need."""
+
+        def call() -> None:
+            self._blobs.update(blobs)
+            self._performer.payloads.add(packet)
+            self._handle(JobsAdded(packet.count, spec))
+
+        self._post(call)
+
+    def end_input(self) -> None:
+        """Says that no more jobs will come."""
+        self._post(lambda: self._handle(InputEnded()))
+
+    def cancel(self, reason: str) -> None:
+        """Ends every job that has not ended."""
+
+        def call() -> None:
+            self._canceled = True
+            self._handle(CancelRequested(None, reason))
+
+        self._post(call)
+
+    def ask(self, question: Callable[[Dispatcher], Any], timeout_s: float = 5.0) -> Any:
+        """Returns what `question` returns of the dispatcher; it is put in the monitor's thread."""
+        answer: list[Any] = []
+        done = threading.Event()
+
+        def call() -> None:
+            answer.append(question(self._dispatcher))
+            done.set()
+
+        self._post(call)
+        while not done.wait(0.05):
+            timeout_s -= 0.05
+            if not self._thread.is_alive():
+                return question(self._dispatcher)
+            if timeout_s <= 0:
+                raise GridMapError("the monitor of the run does not answer")
+        return answer[0]
+
+    def join(self, timeout_s: float) -> bool:
+        """Waits until the run's workers are gone; returns whether they are."""
+        if os.getpid() != self._pid or threading.current_thread() is self._thread:
+            return True
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _post(self, call: Callable[[], None]) -> None:
+        self._commands.append(call)
+        if os.getpid() != self._pid:
+            return  # a forked child has no loop
+        with self._lock, contextlib.suppress(BlockingIOError):
+            if not self._closed:
+                os.write(self._wake_write, b"!")
+
+    def _post_event(self, event: DispatcherEvent) -> None:
+        self._post(lambda: self._handle(event))
+
+    # --- the loop's own thread --------------------------------------------------------------------
+
+    def _main(self) -> None:
+        error: BaseException | None = None
+        try:
+            self._transport.begin(self._post_event)
+            self._serve()
+            self._dismiss()
+        except BaseException as caught:
+            log.exception("the monitor failed; the run cannot go on")
+            error = caught
+        finally:
+            try:
+                self._transport.cancel(self._transport.left_behind(self._dispatcher.workers))
+                self._transport.close(CLOSE_DEADLINE_S)
+            except Exception:
+                log.exception("could not end the run's workers")
+            with self._lock:
+                self._closed = True
+                os.close(self._wake_read)
+                os.close(self._wake_write)
+            self._sink.end(error)
+            self.at_end()
+
+    def _serve(self) -> None:
+        poller = _Poller(self._wake_read)
+        while not self._dispatcher.ended:
+            self._turn(poller, math.inf)
+
+    def _dismiss(self) -> None:
+        """Lets workers leave by themselves, for a while."""
+        poller = _Poller(self._wake_read)
+        wait_s = CANCEL_DISMISSAL_S if self._canceled else DISMISSAL_S
+        until = time.monotonic() + wait_s
+        while time.monotonic() < until:
+            if not self._transport.left_behind(self._dispatcher.workers):
+                return
+            self._turn(poller, until)
+
+    def _turn(self, poller: _Poller, until: float) -> None:
+        """Takes in what there is, then waits for more or for the next deadline."""
+        now = time.monotonic()
+        while self._commands:
+            self._commands.popleft()()
+        for received in self._transport.receive():
+            self._take(received.worker, received.incarnation, received.message, received.frames)
+        now = time.monotonic()
+        if now >= self._transport.next_deadline():
+            self._transport.tick(now)
+        if now >= self._dispatcher.next_deadline():
+            self._handle(Tick())
+        if self._commands or (self._dispatcher.ended and until == math.inf):
+            return
+        deadline = min(self._transport.next_deadline(), self._dispatcher.next_deadline(), until)
+        wait_s = min(max(0.0, deadline - time.monotonic()), LONGEST_SLEEP_S)
+        for source, events in poller.poll(self._transport.fds(), wait_s):
+            self._transport.ready(source, events, time.monotonic())
+
+    def _take(self, worker: str, incarnation: str, message: Any, frames: list[Frame]) -> None:
+        if isinstance(message, NeedBlob):
+            blob = self._blobs.get(message.digest)
+            payload = [] if blob is None else blob
+            answer = Blob(message.digest, blob is not None)
+            self._transport.send(worker, answer, payload, time.monotonic())
+        else:
+            self._handle(MessageReceived(worker, incarnation, message), frames)
+
+    def _handle(self, event: DispatcherEvent, frames: list[Frame] | None = None) -> None:
+        now = time.monotonic()
+        effects = self._dispatcher.handle(event, now)
+        if effects:
+            self._performer.perform(event, frames or [], effects, now)
+
+
+class _Poller:
+    """Polls what the transport names, and the pipe that wakes the loop.
+
+    Where there are sockets of ZeroMQ among them, its own poll is used.
+    """
+
+    def __init__(self, wake: int) -> None:
+        self._wake = wake
+        self._known: dict[Any, int] = {}
+        self._poll: Any = None
+
+    def poll(self, fds: Mapping[Any, int], timeout_s: float) -> list[tuple[Any, int]]:
+        """Returns what is ready; waits at most so long."""
+        self._register(fds)
+        found = self._poll.poll(math.ceil(timeout_s * 1000))
+        ready = []
+        for source, events in found:
+            if source == self._wake:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake, 65536)
+            else:
+                ready.append((source, events))
+        return ready
+
+    def _register(self, fds: Mapping[Any, int]) -> None:
+        if self._poll is None:
+            self._poll = _make_poll(fds)
+            self._poll.register(self._wake, select.POLLIN)
+        if fds == self._known:
+            return
+        for source in self._known.keys() - fds.keys():
+            self._poll.unregister(source)
+        for source, events in fds.items():
+            if self._known.get(source) != events:
+                self._poll.register(source, events)
+        self._known = dict(fds)
+
+
+def _make_poll(fds: Mapping[Any, int]) -> Any:
+    if all(isinstance(source, int) for source in fds):
+        return select.poll()
+    import zmq
+
+    return zmq.Poller()

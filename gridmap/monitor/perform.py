@@ -1,0 +1,132 @@
+"""Does what the dispatcher decides."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+from gridmap.core import effects as do
+from gridmap.core.dispatcher import Dispatcher
+from gridmap.core.events import DispatcherEvent, MessageReceived
+from gridmap.core.messages import Outcome, Results, Work
+from gridmap.core.spec import Span
+from gridmap.data import Frame
+from gridmap.monitor.payloads import Payloads
+from gridmap.monitor.sink import End, Failure, Place, Sample, Sink, Values
+from gridmap.monitor.transport import Transport
+
+log = logging.getLogger(__name__)
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+class Performer:
+    """Turns effects into calls.
+
+    :param note: takes each note for a person: (level, text)
+    """
+
+    def __init__(
+        self,
+        run: str,
+        dispatcher: Dispatcher,
+        transport: Transport,
+        sink: Sink,
+        note: Callable[[str, str], None] | None = None,
+    ) -> None:
+        self._run = run
+        self._dispatcher = dispatcher
+        self._transport = transport
+        self._sink = sink
+        self._note = note
+        self.payloads = Payloads()
+        self._event: DispatcherEvent | None = None
+        self._frames: list[list[Frame]] = []
+        self._now = 0.0
+        self._table: Mapping[type, Callable[..., None]] = {
+            do.Assign: self._assign,
+            do.Deliver: self._deliver,
+            do.SendMessage: self._send,
+            do.DeliverFailure: self._failure,
+            do.DeliverEnd: self._end,
+            do.Sampled: self._sampled,
+            do.SubmitWorkers: lambda e: transport.submit(e.request, e.pool, e.count),
+            do.CancelWorkers: lambda e: transport.cancel(e.workers),
+            do.PollWorkers: lambda e: transport.poll(e.workers),
+            do.DiagnoseWorker: lambda e: transport.diagnose(e.worker),
+            do.Note: self._say,
+            do.RunEnded: lambda e: sink.end(),
+        }
+
+    def perform(
+        self,
+        event: DispatcherEvent,
+        frames: list[Frame],
+        effects: list[do.DispatcherEffect],
+        now: float,
+    ) -> None:
+        """Does all of it, in order.
+
+        :param frames: payload frames that came with the event
+        """
+        self._event, self._now = event, now
+        self._frames = []
+        if isinstance(event, MessageReceived) and isinstance(event.message, Results):
+            at = 0
+            for item in event.message.items:
+                self._frames.append(frames[at : at + item.frames])
+                at += item.frames
+        for effect in effects:
+            self._table[type(effect)](effect)
+
+    def _assign(self, effect: do.Assign) -> None:
+        lease, frames = self.payloads.lease(effect.span, effect.attempt, effect.spec)
+        self._transport.send(effect.worker, Work([lease]), frames, self._now)
+
+    def _send(self, effect: do.SendMessage) -> None:
+        self._transport.send(effect.worker, effect.message, [], self._now)
+
+    def _deliver(self, effect: do.Deliver) -> None:
+        self.payloads.ended(effect.span)
+        frames = self._frames[effect.item]
+        self._sink.put(Values(effect.span, frames, effect.skip, self._place(effect.worker)))
+
+    def _failure(self, effect: do.DeliverFailure) -> None:
+        self.payloads.ended(Span(effect.job, 1))
+        outcome, frames = None, []
+        event = self._event
+        if effect.item >= 0:
+            assert isinstance(event, MessageReceived) and isinstance(event.message, Results)
+            outcome = Outcome(event.message.items[effect.item].outcome)
+            frames = self._frames[effect.item]
+        place = self._place(effect.worker)
+        failure = Failure(
+            effect.job, effect.cause, outcome, frames, effect.attempts, effect.text, place
+        )
+        self._sink.put(failure)
+
+    def _end(self, effect: do.DeliverEnd) -> None:
+        self.payloads.ended(effect.span)
+        self._sink.put(End(effect.span, effect.state, effect.cause, effect.text, effect.refused))
+
+    def _sampled(self, effect: do.Sampled) -> None:
+        self._sink.put(
+            Sample(
+                effect.job,
+                effect.rss_bytes,
+                effect.cpu_fraction,
+                effect.running,
+                self._place(effect.worker),
+            )
+        )
+
+    def _say(self, effect: do.Note) -> None:
+        log.log(_LEVELS[effect.level], "run %s: %s", self._run, effect.text)
+        if self._note is not None:
+            self._note(effect.level, effect.text)
+
+    def _place(self, worker_id: str) -> Place:
+        worker = self._dispatcher.workers.get(worker_id)
+        if worker is None:
+            return Place(worker_id)
+        return Place(worker_id, worker.host, worker.log_stdout, worker.log_stderr)

@@ -1,0 +1,122 @@
+"""The thread in which a run's calls to the scheduler block."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+from gridmap.backends.base import Backend, SubmitRequest
+from gridmap.core.events import (
+    DispatcherEvent,
+    SubmissionFailed,
+    WorkerDiagnosed,
+    WorkersPolled,
+    WorkersSubmitted,
+)
+from gridmap.errors import BackendError
+
+log = logging.getLogger(__name__)
+
+CANCEL_DEADLINE_S = 30.0
+CANCEL_INTERVAL_S = 0.5
+
+Post = Callable[[DispatcherEvent], None]
+
+
+class Submitter:
+    """Makes one backend's calls, one after the other; answers come as events.
+
+    :param backend: closed by this thread at the end
+    :param post: takes each answer, in this thread
+    """
+
+    def __init__(self, run: str, backend: Backend, post: Post) -> None:
+        self._backend = backend
+        self._post = post
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._polling = False
+        self._thread = threading.Thread(
+            target=self._main, name=f"gridmap-submitter-{run}", daemon=True
+        )
+        self._thread.start()
+
+    def submit(self, request: int, wanted: SubmitRequest) -> None:
+        """Starts workers; answered by WorkersSubmitted or SubmissionFailed."""
+
+        def call() -> None:
+            try:
+                ids = tuple(self._backend.submit(wanted))
+            except BackendError as error:
+                self._post(SubmissionFailed(request, str(error), error.transient))
+            except Exception as error:
+                log.exception("the backend failed")
+                self._post(SubmissionFailed(request, f"{type(error).__name__}: {error}", False))
+            else:
+                self._post(WorkersSubmitted(request, ids))
+
+        self._calls.put(call)
+
+    def poll(self, workers: tuple[str, ...]) -> None:
+        """Asks how workers are; answered by WorkersPolled, or, if nobody answers, not at all."""
+        if self._polling:
+            return  # the last question has no answer yet
+        self._polling = True
+
+        def call() -> None:
+            try:
+                status = dict(self._backend.status(workers))
+            except Exception as error:
+                log.debug("no answer about the workers: %s", error)
+            else:
+                self._post(WorkersPolled(status))
+            finally:
+                self._polling = False
+
+        self._calls.put(call)
+
+    def diagnose(self, worker: str) -> None:
+        """Finds out about a worker; answered by WorkerDiagnosed."""
+
+        def call() -> None:
+            try:
+                text = self._backend.diagnose(worker)
+            except Exception as error:
+                text = f"no diagnosis of worker {worker}: {error}"
+            self._post(WorkerDiagnosed(worker, text))
+
+        self._calls.put(call)
+
+    def cancel(self, workers: tuple[str, ...]) -> None:
+        """Deletes workers, trying again while the scheduler does not answer."""
+        if workers:
+            self._calls.put(lambda: self._cancel(workers))
+
+    def _cancel(self, workers: tuple[str, ...]) -> None:
+        deadline = time.monotonic() + CANCEL_DEADLINE_S
+        while True:
+            try:
+                self._backend.cancel(workers)
+                return
+            except Exception as error:
+                transient = isinstance(error, BackendError) and error.transient
+                if not transient or time.monotonic() > deadline:
+                    log.warning("could not delete workers %s: %s", ", ".join(workers[:5]), error)
+                    return
+            time.sleep(CANCEL_INTERVAL_S)
+
+    def close(self, deadline_s: float) -> bool:
+        """Lets what has been asked for be done, and ends; returns whether that was in time."""
+        self._calls.put(None)
+        self._thread.join(deadline_s)
+        return not self._thread.is_alive()
+
+    def _main(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()
+        try:
+            self._backend.close()
+        except Exception:
+            log.exception("could not close the backend")

@@ -1,0 +1,28 @@
+"""Who wants to hear of each job as it ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gridmap.errors import Cause
+from gridmap.monitor.sink import Place, Sample
+
+
+class Watcher:
+    """Hears of each job of a run as it ends; all methods do nothing here."""
+
+    def name(self, job: int) -> str:
+        return f"job_{job}"
+
+    def sampled(self, sample: Sample) -> None:
+        """A running job was measured."""
+
+    def ended(self, job: int, value: Any, attempts: int, place: Place) -> None:
+        """A job has its value."""
+
+    def failed(
+        self, job: int, error: BaseException, cause: Cause, attempts: int, place: Place
+    ) -> None:
+        """A job ended without a value."""
+
+

@@ -1,0 +1,110 @@
+"""What a run is made of: functions, contexts and resources, cut where they change.
+
+The user's thread walks through a plan and pickles; nothing has been started until the first part
+of it, with small inputs all of it, has been found good.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from gridmap import data
+from gridmap.core.spec import JobSpec, Resources
+
+EAGER_BYTES = 64 << 20
+"""So much is pickled before anything is started."""
+
+
+@dataclass
+class Segment:
+    """Consecutive jobs of one function, one context and one Resources.
+
+    :param elements: as `data.pack_arguments` takes them, one for each job
+    """
+
+    function: Callable[..., Any]
+    context: data.Context
+    resources: Resources
+    elements: Iterable[Any]
+
+
+@dataclass
+class Plan:
+    """All jobs of a run.
+
+    :param name: what the workers are called in the scheduler's list
+    :param describe: says which job a number is, for errors
+    """
+
+    segments: list[Segment]
+    name: str
+    describe: Callable[[int], str]
+    reuse: bool = True
+    pools: list[Resources] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pools = list(dict.fromkeys(segment.resources for segment in self.segments))
+
+
+class Part(NamedTuple):
+    """Consecutive jobs, ready to travel.
+
+    :param blobs: those that were not part of an earlier Part, by digest
+    """
+
+    spec: JobSpec
+    packet: data.Packet
+    blobs: dict[str, list[data.Frame]]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(memoryview(frame).nbytes for frame in self.packet.frames)
+
+
+def parts(plan: Plan, one_pool: bool, max_items: int = 4096) -> Iterator[Part]:
+    """Pickles a plan, lazily.
+
+    :param one_pool: all jobs share one pool of workers, whatever they ask for
+    :raises PicklingError: names the job, the argument and the part of it that cannot be pickled
+    """
+    functions: dict[int, tuple[Any, str]] = {}
+    contexts: dict[int, str] = {}
+    new: dict[str, list[data.Frame]] = {}
+    number = 0
+
+    def remember(frames: list[data.Frame]) -> str:
+        digest = data.digest(frames)
+        new[digest] = frames
+        return digest
+
+    for segment in plan.segments:
+        known = functions.get(id(segment.function))
+        if known is None:
+            known = (segment.function, remember(data.pack_function(segment.function)))
+            functions[id(segment.function)] = known
+        if id(segment.context) not in contexts:
+            contexts[id(segment.context)] = remember([segment.context.encode()])
+        spec = JobSpec(
+            function=known[1],
+            context=contexts[id(segment.context)],
+            pool=0 if one_pool else plan.pools.index(segment.resources),
+            reuse=plan.reuse,
+        )
+        start = number
+
+        def describe(index: int, start: int = start) -> str:
+            return plan.describe(start + index)
+
+        for packet in data.pack_arguments(segment.elements, describe, max_items):
+            yield Part(spec, packet, dict(new))
+            new.clear()
+            number += packet.count
+
+
+def client_sys_path() -> list[str]:
+    """Returns where this process looks for modules, all of it absolute."""
+    return [os.path.abspath(entry) for entry in sys.path]
