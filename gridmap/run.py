@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -162,37 +163,32 @@ class Engine:
         from gridmap.wire.link import MonitorLink
 
         options = self.options
-        backend = open_backend(
-            options.backend, **_backend_settings(options.backend, options.settings)
-        )
-        try:
+        with contextlib.ExitStack() as undo:
+            backend = open_backend(
+                options.backend, **_backend_settings(options.backend, options.settings)
+            )
+            undo.callback(backend.close)
             directory = RunDirectory(options.settings.run_dir, self.id, options)
-            self._directory = directory
+            undo.callback(directory.remove)
             keys = RunKeys.generate()
             link = MonitorLink(keys)
-        except BaseException:
-            backend.close()
-            raise
-        connection = Connection(
-            run=self.id,
-            addresses=link.addresses,
-            server_public=keys.server.public.decode(),
-            worker_public=keys.workers.public.decode(),
-            worker_secret=keys.workers.secret.decode(),
-            gridmap=__version__,
-            protocol=PROTOCOL,
-            python=PYTHON,
-            sys_path=client_sys_path(),
-            host=socket.gethostname(),
-            pid=os.getpid(),
-        )
-        try:
+            undo.callback(link.close)
+            connection = Connection(
+                run=self.id,
+                addresses=link.addresses,
+                server_public=keys.server.public.decode(),
+                worker_public=keys.workers.public.decode(),
+                worker_secret=keys.workers.secret.decode(),
+                gridmap=__version__,
+                protocol=PROTOCOL,
+                python=PYTHON,
+                sys_path=client_sys_path(),
+                host=socket.gethostname(),
+                pid=os.getpid(),
+            )
             write_connection(directory.path, connection)
-        except BaseException:
-            link.close()
-            backend.close()
-            directory.remove()
-            raise
+            undo.pop_all()
+        self._directory = directory
         pools = self._plan.pools
         most = max(1, options.max_workers // max(1, len(pools)))
         limits = [Limits(most, 1) for _ in pools]

@@ -177,7 +177,7 @@ class AgentCore:
                 self._heartbeat_at = now + message.heartbeat_s
             self._welcome = message
         elif isinstance(message, Blob):
-            self._return_without(message.digest, now, out)
+            self._lacks(message.digest, now, out)
         elif isinstance(message, Recall):
             keys = {Key(*key) for key in message.keys}
             self._give_back([x for x in self._waiting if x.key in keys], now, out)
@@ -209,11 +209,20 @@ class AgentCore:
             self._asked[digest] = now
             out.append(Say(NeedBlob(digest)))
 
-    def _return_without(self, digest: str, now: float, out: list[AgentEffect]) -> None:
-        """The monitor does not have a blob: the leases that need it go back."""
+    def _lacks(self, digest: str, now: float, out: list[AgentEffect]) -> None:
+        """A blob cannot be had here: one job of each lease that needs it is charged for that."""
         self._asked.pop(digest, None)
-        lost = [x for x in self._waiting if digest in (x.function, x.context)]
-        self._give_back(lost, now, out)
+        text = "its function could not be brought to the node or kept there"
+        for lease in [x for x in self._waiting if digest in (x.function, x.context)]:
+            self._waiting.remove(lease)
+            out.append(DropLease(lease.key))
+            bare = _bare(lease.first, 1, lease.attempt, Outcome.DIED)._replace(frames=1)
+            out.append(KeepDeath(bare, -1, -1, 0, text))
+            results = [bare]
+            if lease.count > 1:
+                rest = _bare(lease.first + 1, lease.count - 1, lease.attempt, Outcome.RETURNED)
+                results.append(rest)
+            self._report(results, now, out)
 
     def _cancel(self, message: Cancel, now: float, out: list[AgentEffect]) -> None:
         outcome = Outcome(message.outcome)

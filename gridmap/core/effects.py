@@ -180,12 +180,17 @@ class DropResult:
 
 @dataclass(frozen=True)
 class KeepDeath:
-    """Make the payload of a Result that the agent itself decided on."""
+    """Make the payload of a Result that the agent itself decided on.
+
+    :param child: -1 where no child had the job
+    :param text: what to say of it; "" says how the child ended
+    """
 
     result: Result
     child: int
     exit_status: int
     signal: int
+    text: str = ""
 
 
 @dataclass(frozen=True)

@@ -24,5 +24,3 @@ class Watcher:
         self, job: int, error: BaseException, cause: Cause, attempts: int, place: Place
     ) -> None:
         """A job ended without a value."""
-
-

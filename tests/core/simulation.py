@@ -41,6 +41,7 @@ class Plan:
     submit_failure: float
     poll_failure: float
     deletion: float
+    disk_full: float
     reuse: bool
     stop_on_failure: bool
     cancel_at: float | None
@@ -71,6 +72,7 @@ class Plan:
             submit_failure=some(0.2, 0.7),
             poll_failure=some(0.5, 0.9),
             deletion=some(0.1, 0.1),
+            disk_full=some(0.1, 0.3),
             reuse=rng.random() < 0.8,
             stop_on_failure=rng.random() < 0.2,
             cancel_at=rng.uniform(0, 30) if rng.random() < 0.05 else None,
@@ -166,7 +168,8 @@ class Simulation:
         elif isinstance(effect, do.Assign):
             packets = [(0, effect.span.count, 1)]
             spec = effect.spec
-            lease = m.Lease(*effect.span, effect.attempt, spec.function, spec.context, spec.reuse, packets)
+            names = (spec.function, spec.context, spec.reuse)
+            lease = m.Lease(*effect.span, effect.attempt, *names, packets)
             self.to_agent(effect.worker, m.Work([lease]))
         elif isinstance(effect, do.Deliver):
             for job in range(effect.span.first, effect.span.stop):
@@ -215,7 +218,8 @@ class Simulation:
     def poll(self, workers: tuple[str, ...]) -> None:
         if self.rng.random() < self.plan.poll_failure:
             return
-        status = {w: ev.NativeStatus(self.nodes[w].state) for w in workers if self.rng.random() < 0.8}
+        told = [w for w in workers if self.rng.random() < 0.8]
+        status = {w: ev.NativeStatus(self.nodes[w].state) for w in told}
         self.after(self.rng.uniform(0, 2), lambda: self.tell(ev.WorkersPolled(status)))
 
     # --- the scheduler ----------------------------------------------------------------------------
@@ -277,7 +281,9 @@ class Simulation:
         node = self.nodes.get(worker)
         if node is None or node.core is None:
             return
-        if isinstance(message, m.Blob):
+        if isinstance(message, m.Blob) and self.rng.random() < self.plan.disk_full:
+            self.agent(node, ev.MonitorSaid(m.Blob(message.digest, found=False)))
+        elif isinstance(message, m.Blob):
             self.agent(node, ev.BlobStored(message.digest))
         else:
             self.agent(node, ev.MonitorSaid(message))
@@ -336,9 +342,7 @@ class Simulation:
     def fate(self, job: int) -> str:
         return self.plan.fates.get(job, "")
 
-    def step(
-        self, node: Node, child: int, lease: m.Lease, job: int, ready: list[m.Result]
-    ) -> None:
+    def step(self, node: Node, child: int, lease: m.Lease, job: int, ready: list[m.Result]) -> None:
         """A child starts one job of its lease."""
         self.starts[job] += 1
         node.running[child] = (lease, job, self.now)
@@ -425,7 +429,7 @@ class Simulation:
         else:
             assert cause in (Cause.DIED, Cause.SILENT, Cause.CANCELED)
             shaky = self.plan.node_death or self.plan.agent_freeze or self.plan.loss
-            shaky = shaky or self.plan.deletion
+            shaky = shaky or self.plan.deletion or self.plan.disk_full
             assert fate in ("poison", "die_once", "stall") or shaky, f"job {job}: {cause}"
             most = 1 if self.plan.no_rerun else self.policy.num_resubmits + 1
             assert attempts == most, f"job {job} failed after {attempts} attempts"

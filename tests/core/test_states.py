@@ -27,7 +27,8 @@ def test_every_state_has_its_row() -> None:
 
 
 def test_every_state_can_be_reached_and_can_end() -> None:
-    for start, table in ((JobState.HELD, JOB_TRANSITIONS), (WorkerState.REQUESTED, WORKER_TRANSITIONS)):
+    tables = ((JobState.HELD, JOB_TRANSITIONS), (WorkerState.REQUESTED, WORKER_TRANSITIONS))
+    for start, table in tables:
         seen, todo = set(), [start]
         while todo:
             state = todo.pop()
@@ -40,7 +41,7 @@ def test_every_state_can_be_reached_and_can_end() -> None:
 
 @pytest.mark.parametrize("before", JobState)
 @pytest.mark.parametrize("after", JobState)
-def test_a_job_goes_where_the_table_says_and_nowhere_else(before: JobState, after: JobState) -> None:
+def test_a_job_goes_only_where_the_table_says(before: JobState, after: JobState) -> None:
     table = JobTable()
     table.add(3, SPEC)
     table._state[1] = before

@@ -1,0 +1,63 @@
+# Needs python3 with venv, and make. Another Python: make test PYTHON=python3.12
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# The Python that the venv was made by is in the stamp's name, so another one makes it anew.
+MADE   := $(VENV)/.made-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+SAY     = @printf '\n=== %s\n'
+
+.PHONY: help demo test lint unit cluster clean
+help:
+	@echo 'make demo     installs GridMap in $(VENV) and counts words with it, on this machine'
+	@echo 'make test     checks and tests everything; says what it skipped'
+	@echo 'make lint     ruff, mypy, lint-imports'
+	@echo 'make unit     the tests that need no cluster'
+	@echo 'make cluster  the tests on a real Grid Engine (Debian, root)'
+	@echo 'make clean    removes what these made'
+
+demo: $(VENV)/.installed
+	$(SAY) 'examples/map_reduce.py --local'
+	$(BIN)/python examples/map_reduce.py --local
+
+# What failed first must not hide what fails next, so each part runs and the summary adds up.
+test: $(VENV)/.installed-lint
+	@PYTHON=$(abspath $(BIN))/python tools/summary \
+	    lint    '$(MAKE) --no-print-directory lint' \
+	    unit    '$(MAKE) --no-print-directory unit' \
+	    cluster '$(MAKE) --no-print-directory cluster'
+
+lint: $(VENV)/.installed-lint
+	@status=0; \
+	for check in 'ruff check .' 'ruff format --check .' mypy lint-imports; do \
+	    echo "$$check"; $(BIN)/$$check || status=1; \
+	done; exit $$status
+
+unit: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q -rs -m 'not cluster' --ignore=tests/cluster
+
+cluster: $(VENV)/.installed-test
+	PYTHON=$(abspath $(BIN))/python tools/cluster_tests
+
+$(MADE):
+	$(SAY) 'a Python of its own in $(VENV)'
+	$(PYTHON) -m venv --clear $(VENV)
+	touch $@
+
+$(VENV)/.installed: $(MADE) pyproject.toml
+	$(SAY) 'installing gridmap in $(VENV)'
+	$(PIP) install -e .
+	touch $@
+
+$(VENV)/.installed-test: $(MADE) pyproject.toml
+	$(SAY) 'installing gridmap and what its tests need in $(VENV)'
+	$(PIP) install -e '.[test]'
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-lint: $(VENV)/.installed-test
+	$(PIP) install -e '.[lint]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""What starts, lists and ends workers."""

@@ -1,0 +1,271 @@
+"""Workers on Grid Engine, through its DRMAA library."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pwd
+import shlex
+import shutil
+import subprocess
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from gridmap.backends.base import SubmitRequest
+from gridmap.backends.drmaa_library import load_drmaa
+from gridmap.backends.drmaa_session import SESSION, DrmaaSession
+from gridmap.backends.grid_engine import account_summary, fold, parse_qstat, queue_summary
+from gridmap.backends.native import is_of_run, job_name, native_specification
+from gridmap.core.events import NativeState, NativeStatus
+from gridmap.errors import BackendError, DRMAANotPresentException
+
+log = logging.getLogger(__name__)
+
+LARGEST_ARRAY = 75_000
+MOST_ARGUMENT_BYTES = 90_000
+MOST_POLLS = 32
+LONG_STRETCH = 50
+COMMAND_TIME_S = 5.0
+LOG_TAIL_BYTES = 4_000
+
+
+def present() -> bool:
+    """Returns whether a DRMAA library can be loaded here."""
+    return not why_not()
+
+
+def why_not() -> str:
+    """Returns why no DRMAA library can be used here and what to do, or "" when one can."""
+    try:
+        load_drmaa()
+    except DRMAANotPresentException as error:
+        return str(error)
+    return ""
+
+
+def worker_logs(log_dir: str, native_id: str) -> tuple[str, str]:
+    """Returns the files that hold a worker's standard output and error."""
+    stem = os.path.join(log_dir, f"worker.{native_id}")
+    return f"{stem}.out", f"{stem}.err"
+
+
+class DrmaaBackend:
+    """A Backend of one run; all of a process share one DRMAA session.
+
+    :param use_mem_free: the cluster knows the resource `mem_free`
+    :raises DRMAANotPresentException: no DRMAA library can be loaded
+    :raises BackendError: the scheduler does not answer (transient), or refuses
+    """
+
+    name = "drmaa"
+
+    def __init__(self, *, use_mem_free: bool = False, session: DrmaaSession = SESSION) -> None:
+        self._use_mem_free = use_mem_free
+        self._session = session
+        self._tasks: dict[str, set[str]] = {}
+        self._log_dirs: dict[str, str] = {}
+        self._canceled: set[str] = set()
+        self._next_poll = 0
+        session.open()
+        self._open = True
+
+    @property
+    def contact(self) -> str:
+        """The DRMAA contact by which another process can take over the workers."""
+        return self._session.contact
+
+    def submit(self, request: SubmitRequest) -> list[str]:
+        """Starts `count` workers as array jobs of at most 75,000 tasks; all of them or none."""
+        attributes = self._template(request)
+        ids: list[str] = []
+        try:
+            while len(ids) < request.count:
+                count = min(request.count - len(ids), LARGEST_ARRAY)
+                new = self._session.submit(attributes, count)
+                self._remember(new, request.log_dir)
+                ids += new
+        except BackendError:
+            if ids:
+                self._cancel_after_failure(ids)
+            raise
+        log.info("run %s: %d workers submitted as %s", request.run_tag, len(ids), list(_jobs(ids)))
+        return ids
+
+    def status(self, ids: Sequence[str]) -> Mapping[str, NativeStatus]:
+        """Returns every ending; of the rest, asks for a few in turn and leaves out the others.
+
+        Endings cost no call to the scheduler, asking costs one a worker.
+        """
+        answer = self._session.reap(ids)
+        rest = [native_id for native_id in ids if native_id not in answer]
+        for native_id in self._in_turn(rest):
+            status = self._session.poll(native_id)
+            if status is not None:
+                answer[native_id] = status
+        for native_id in self._canceled.intersection(answer):
+            if answer[native_id].state is NativeState.FAILED:
+                text = f"deleted on GridMap's request; {answer[native_id].text}"
+                answer[native_id] = NativeStatus(NativeState.DELETED, text)
+        return answer
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        """Deletes workers, a whole array at once where all that is left of it is meant."""
+        for job, tasks in _jobs(ids).items():
+            known = self._tasks.get(job, set())
+            ended = self._session.reap(known | tasks).keys()
+            live, left = tasks - ended, known - ended
+            self._canceled |= live
+            if left and left <= live:
+                self._session.terminate(job)
+            else:
+                self._cancel_some(job, live)
+
+    def find(self, run_tag: str) -> list[str]:
+        """Returns the run's workers that qstat lists; none where there is no qstat."""
+        user = _user()
+        if shutil.which("qstat") is None:
+            log.warning("no qstat on PATH: the workers of run %s cannot be looked for", run_tag)
+            return []
+        code, output = _run("qstat", "-xml", "-u", user)
+        if code != 0:
+            raise BackendError(f"qstat: {output.strip()}", transient=True)
+        try:
+            tasks = parse_qstat(output)
+        except ValueError as error:
+            raise BackendError(str(error)) from error
+        ids = [task.native_id for task in tasks if is_of_run(task.name, run_tag)]
+        for job, found in _jobs(ids).items():
+            self._tasks.setdefault(job, found)
+        return ids
+
+    def diagnose(self, native_id: str) -> str:
+        """Returns what the session, the accounting, the queue and the worker's log say of it."""
+        job, _, task = native_id.partition(".")
+        told = [f"worker {native_id}"]
+        try:
+            status = self.status([native_id]).get(native_id)
+            if status is not None:
+                told.append(f"Grid Engine says: {status.state.value}, {status.text}")
+        except BackendError as error:
+            told.append(str(error))
+        code, output = _run("qstat", "-j", job)
+        if code == 0 and queue_summary(output):
+            told.append(f"qstat -j {job}:\n{queue_summary(output)}")
+        code, output = _run("qacct", "-j", job, *(("-t", task) if task else ()))
+        if code == 0 and account_summary(output):
+            told.append(f"qacct: {account_summary(output)}")
+        if job in self._log_dirs:
+            told += map(_tail, worker_logs(self._log_dirs[job], native_id))
+        return "\n".join(filter(None, told))
+
+    def close(self) -> None:
+        """Lets go of the session; the last to do so ends it."""
+        if self._open:
+            self._open = False
+            self._session.close()
+
+    def _template(self, request: SubmitRequest) -> dict[str, object]:
+        shell = bool(request.resources.interpreting_shell)
+        try:
+            specification = native_specification(
+                request.resources, use_mem_free=self._use_mem_free, shell=shell
+            )
+        except ValueError as error:
+            raise BackendError(str(error)) from error
+        if "$" in request.log_dir or "\n" in request.log_dir:
+            raise BackendError(f"Grid Engine cannot write logs to {request.log_dir!r}: '$' in it")
+        words = list(request.command)
+        if any("\n" in word for word in words) or sum(map(len, words)) > MOST_ARGUMENT_BYTES:
+            raise BackendError(
+                "Grid Engine would cut the worker's command: a new line, or too long"
+            )
+        if shell:
+            words = [shlex.quote(word) for word in words]
+        out, err = worker_logs(request.log_dir, "$JOB_ID.$drmaa_incr_ph$")
+        return {
+            "remoteCommand": words[0],
+            "args": words[1:],
+            "nativeSpecification": specification,
+            "jobName": job_name(request.name, request.run_tag),
+            "workingDirectory": request.working_dir,
+            "outputPath": f":{out}",
+            "errorPath": f":{err}",
+            "joinFiles": False,
+        }
+
+    def _remember(self, ids: Sequence[str], log_dir: str) -> None:
+        for job, tasks in _jobs(ids).items():
+            self._tasks[job] = tasks
+            self._log_dirs[job] = log_dir
+
+    def _cancel_some(self, job: str, ids: Iterable[str]) -> None:
+        """Deletes tasks of an array: a stretch of them by qdel, since DRMAA takes 1 ms for each."""
+        tasks = [int(native_id.partition(".")[2] or 1) for native_id in ids]
+        for first, last in fold(tasks):
+            if last - first >= LONG_STRETCH and self._delete_stretch(job, first, last):
+                continue
+            for task in range(first, last + 1):
+                self._session.terminate(f"{job}.{task}")
+
+    def _delete_stretch(self, job: str, first: int, last: int) -> bool:
+        code, output = _run("qdel", job, "-t", f"{first}-{last}")
+        if code != 0:
+            log.debug("qdel %s -t %d-%d: %s", job, first, last, output.strip())
+        return code == 0
+
+    def _cancel_after_failure(self, ids: Sequence[str]) -> None:
+        try:
+            self.cancel(ids)
+        except BackendError as error:
+            log.warning("workers %s remain submitted: %s", list(_jobs(ids)), error)
+
+    def _in_turn(self, ids: Sequence[str]) -> Iterable[str]:
+        start = self._next_poll % len(ids) if ids else 0
+        chosen = [*ids[start:], *ids[:start]][:MOST_POLLS]
+        self._next_poll = start + len(chosen)
+        return chosen
+
+
+def _jobs(ids: Iterable[str]) -> dict[str, set[str]]:
+    """Returns the tasks of each array job."""
+    jobs: defaultdict[str, set[str]] = defaultdict(set)
+    for native_id in ids:
+        jobs[native_id.partition(".")[0]].add(native_id)
+    return dict(jobs)
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return "*"  # a user without an entry; the run's tag tells its workers from others
+
+
+def _run(*command: str) -> tuple[int, str]:
+    """Runs one of Grid Engine's commands; returns its exit status and output, 127 when missing."""
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=COMMAND_TIME_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return 124, f"no answer within {COMMAND_TIME_S:.0f} s"
+    except OSError as error:
+        return 127, str(error)
+    return done.returncode, done.stdout.decode(errors="replace")
+
+
+def _tail(path: str) -> str:
+    """Returns the end of a log under its name; "" when there is nothing in it."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - LOG_TAIL_BYTES))
+            text = file.read().decode(errors="replace").strip()
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    return f"{path}:\n{text}" if text else ""

@@ -1,0 +1,268 @@
+"""Turns functions, arguments, values and exceptions into frames of bytes, and back.
+
+Pickle protocol 5 with buffers out of band: a frame is either a pickle or one large buffer, so that
+an array travels without being copied into a pickle.  Heavy imports happen when they are needed.
+"""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import hashlib
+import pickle
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from gridmap import errors
+from gridmap.packets import (
+    ATOMS,
+    SMALL_ATOMS,
+    Arguments,
+    Call,
+    Packet,
+    ValuePacker,
+    pack_arguments,
+    pickled_calls,
+    plain_calls,
+    unpack_arguments,
+    unpack_values,
+)
+from gridmap.pickling import (
+    ONE,
+    OUT_OF_BAND_BYTES,
+    Frame,
+    Pickled,
+    pickle_one,
+    refusal,
+    unpicklable,
+    unpickle,
+)
+
+if TYPE_CHECKING:
+    from gridmap.core.messages import Death
+
+__all__ = [
+    "ATOMS",
+    "OUT_OF_BAND_BYTES",
+    "SMALL_ATOMS",
+    "Arguments",
+    "Call",
+    "Context",
+    "Frame",
+    "Packet",
+    "ValuePacker",
+    "digest",
+    "join_frames",
+    "pack_arguments",
+    "pack_death",
+    "pack_exception",
+    "pack_function",
+    "pack_text",
+    "pickled_calls",
+    "plain_calls",
+    "split_frames",
+    "unpack_arguments",
+    "unpack_death",
+    "unpack_exception",
+    "unpack_function",
+    "unpack_text",
+    "unpack_values",
+    "zdumps",
+    "zloads",
+]
+
+TRACEBACK_CHARACTERS = 65536
+"""Of a longer traceback the middle is left out."""
+
+_ALIGNMENT = 64
+_COUNT = struct.Struct("<I")
+_SIZE = struct.Struct("<Q")
+
+
+def zdumps(obj: object) -> bytes:
+    """Returns a bz2-compressed pickle."""
+    return bz2.compress(pickle_one(obj, out_of_band=False).data)
+
+
+def zloads(data: bytes) -> Any:
+    """Returns what `zdumps` packed; only for bytes from a source that you trust."""
+    return pickle.loads(bz2.decompress(data))
+
+
+# --- functions ------------------------------------------------------------------------------------
+
+
+def pack_function(f: Callable[..., Any]) -> list[Frame]:
+    """Packs a function: by value what lives in ``__main__`` or has no name, else by reference.
+
+    :raises PicklingError: names the part of it that cannot be pickled
+    """
+    name = getattr(f, "__qualname__", None) or type(f).__qualname__
+    try:
+        packed = pickle_one(f)
+    except Exception as error:
+        raise unpicklable(f"function {name}", f, error) from error
+    return [packed.data, *packed.buffers]
+
+
+def unpack_function(frames: Sequence[Frame]) -> Callable[..., Any]:
+    """Returns the function; raises whatever its unpickling raises."""
+    function: Callable[..., Any] = unpickle(frames[0], frames[1:])
+    return function
+
+
+def pack_text(text: str) -> list[Frame]:
+    """Packs the text of an UNPICKLABLE or UNREADABLE result."""
+    return [text.encode("utf-8", "backslashreplace")]
+
+
+def unpack_text(frames: Sequence[Frame]) -> str:
+    """Returns the text."""
+    return bytes(frames[0]).decode("utf-8", "replace")
+
+
+# --- blobs ----------------------------------------------------------------------------------------
+
+
+def digest(frames: Iterable[Frame]) -> str:
+    """Returns the name of these frames: a BLAKE2b hash of their bytes and sizes."""
+    state = hashlib.blake2b(digest_size=32)
+    for frame in frames:
+        view = memoryview(frame).cast("B")
+        state.update(_SIZE.pack(view.nbytes))
+        state.update(view)
+    return state.hexdigest()
+
+
+def join_frames(frames: Sequence[Frame]) -> bytes:
+    """Joins frames to one blob; each frame starts at a multiple of 64 bytes, as arrays like it."""
+    views = [memoryview(frame).cast("B") for frame in frames]
+    parts: list[Frame] = [_COUNT.pack(len(views)), *(_SIZE.pack(v.nbytes) for v in views)]
+    at = _COUNT.size + _SIZE.size * len(views)
+    for view in views:
+        gap = -at % _ALIGNMENT
+        parts += [bytes(gap), view]
+        at += gap + view.nbytes
+    return b"".join(parts)
+
+
+def split_frames(buffer: Frame) -> list[memoryview]:
+    """Returns the frames inside a blob, without copying."""
+    whole = memoryview(buffer).cast("B")
+    (count,) = _COUNT.unpack_from(whole)
+    frames = []
+    at = _COUNT.size + _SIZE.size * count
+    for i in range(count):
+        (size,) = _SIZE.unpack_from(whole, _COUNT.size + _SIZE.size * i)
+        at += -at % _ALIGNMENT
+        frames.append(whole[at : at + size])
+        at += size
+    return frames
+
+
+# --- how a job ended otherwise --------------------------------------------------------------------
+
+
+def pack_exception(exc: BaseException) -> list[Frame]:
+    """Packs an exception with its traceback as text.
+
+    One that would not come back whole is replaced by a JobException that names its type and text.
+    """
+    text = _format(exc)
+    try:
+        name = f"{type(exc).__module__}.{type(exc).__qualname__}: {exc}"
+    except Exception:  # a __str__ of its own may fail
+        name = f"{type(exc).__module__}.{type(exc).__qualname__}"
+    name = name.removeprefix("builtins.").removesuffix(": ")
+    packed = Pickled(ONE, b"", [])
+    if isinstance(exc, Exception):
+        try:
+            packed = pickle_one(exc, out_of_band=False)
+            if type(pickle.loads(packed.data)).__qualname__ != type(exc).__qualname__:
+                packed = Pickled(ONE, b"", [])
+        except Exception:
+            packed = Pickled(ONE, b"", [])
+    return [*pack_text(name), *pack_text(text), packed.data]
+
+
+def _format(exc: BaseException) -> str:
+    """Formats the traceback, without the frames of the loop that made the call."""
+    import traceback
+
+    trace = exc.__traceback__
+    while trace is not None and trace.tb_frame.f_globals.get("__name__") in _OWN_MODULES:
+        trace = trace.tb_next
+    try:
+        text = "".join(traceback.format_exception(type(exc), exc, trace))
+    except Exception as error:
+        text = f"{type(exc).__qualname__} (its traceback cannot be shown: {refusal(error)})\n"
+    if len(text) > TRACEBACK_CHARACTERS:
+        half = TRACEBACK_CHARACTERS // 2
+        text = f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
+    return text
+
+
+_OWN_MODULES = frozenset({"gridmap.node.child", "gridmap.node.calls"})
+
+
+def unpack_exception(frames: Sequence[Frame]) -> BaseException:
+    """Returns the exception, caused by a RemoteTraceback; a JobException where it cannot be read.
+
+    Never raises what the exception's own code may raise here.
+    """
+    name, text = unpack_text(frames), unpack_text(frames[1:])
+    exc: BaseException | None = None
+    try:
+        if memoryview(frames[2]).nbytes:
+            exc = pickle.loads(frames[2])
+    except Exception as error:
+        name = f"{name} (it cannot be read here: {refusal(error)})"
+    if not isinstance(exc, Exception):
+        exc = errors.JobException(name, cause=errors.Cause.EXCEPTION)
+    with contextlib.suppress(Exception):  # a class may forbid it; it is more than its traceback
+        exc.__cause__ = errors.RemoteTraceback(text)
+    return exc
+
+
+def pack_death(death: Death) -> list[Frame]:
+    """Packs what is known of a child's end."""
+    import msgspec
+
+    return [msgspec.msgpack.encode(death)]
+
+
+def unpack_death(frames: Sequence[Frame]) -> Death:
+    """Returns what is known of a child's end."""
+    import msgspec
+
+    from gridmap.core.messages import Death
+
+    return msgspec.msgpack.decode(frames[0], type=Death)
+
+
+@dataclass
+class Context:
+    """Where a job runs.
+
+    :param environment: all of the environment variables; None leaves them as they are on the node
+    :param working_dir: "" leaves it as it is
+    :param sys_path: the client's; searched first
+    :param added: variables on top of `environment`, or of those of the node
+    """
+
+    environment: dict[str, str] | None = None
+    working_dir: str = ""
+    sys_path: list[str] = field(default_factory=list)
+    added: dict[str, str] = field(default_factory=dict)
+
+    def encode(self) -> bytes:
+        """Returns it as bytes; pickled, since file names need not be valid Unicode."""
+        parts = (self.environment, self.working_dir, self.sys_path, self.added)
+        return pickle.dumps(parts, protocol=5)
+
+    @classmethod
+    def decode(cls, data: Frame) -> Context:
+        """Reads what `encode` returned."""
+        return cls(*pickle.loads(data))

@@ -1,0 +1,178 @@
+"""Runs the calls of one lease, in order, and collects what became of them.
+
+This is the only place that calls user code.  The loop for plain arguments is the tight one: per
+call it writes the job's number to shared memory, calls, keeps the value and looks at the clock.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from gridmap import data, errors
+from gridmap.core.messages import Death, Outcome
+from gridmap.data import Frame
+
+FLUSH_INTERVAL_S = 0.05
+
+Item = tuple[int, int, int, int, float, int, int]
+Send = Callable[[list[Item], list[Frame]], None]
+
+
+def peak_rss_bytes() -> int:
+    """Returns the largest resident set of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class Runner:
+    """Runs consecutive jobs of one attempt.
+
+    :param slot: shared memory of one integer: the number of the job that runs
+    :param send: takes results whenever some are due
+    """
+
+    def __init__(self, first: int, attempt: int, slot: memoryview, send: Send) -> None:
+        self._next = first  # the first job that is neither kept nor sent
+        self._attempt = attempt
+        self._slot = slot
+        self._send = send
+        self._values = data.ValuePacker()
+        self._items: list[Item] = []
+        self._frames: list[Frame] = []
+        self._since = time.monotonic()
+        self._due = self._since + FLUSH_INTERVAL_S
+
+    @property
+    def next_job(self) -> int:
+        """The first job that has not been run."""
+        return self._next + len(self._values.items)
+
+    def run_packet(
+        self, function: Callable[..., Any], frames: Sequence[Frame], skip: int, take: int
+    ) -> None:
+        """Runs the jobs of a packet's part."""
+        start = self.next_job
+        try:
+            plain = data.plain_calls(frames, skip, take)
+        except Exception as error:
+            self.refuse(take, f"the arguments cannot be read: {type(error).__name__}: {error}")
+            return
+        if plain is not None:
+            self._run_plain(start, function, plain)
+        else:
+            self._run_pickled(start, function, data.pickled_calls(frames, skip, take))
+
+    def _run_plain(
+        self, number: int, function: Callable[..., Any], calls: Iterator[tuple[Any, ...]]
+    ) -> None:
+        slot, clock, small = self._slot, time.monotonic, data.SMALL_ATOMS
+        keep = self._values.items.append
+        due = self._due
+        for args in calls:
+            slot[0] = number
+            number += 1
+            try:
+                value = function(*args)
+            except BaseException as error:
+                self._raised(error)
+            else:
+                if type(value) in small:
+                    keep(value)
+                else:
+                    self._keep(value)
+            if clock() >= due:
+                self.flush()
+                due = self._due
+
+    def _run_pickled(
+        self, number: int, function: Callable[..., Any], calls: Iterator[Callable[[], data.Call]]
+    ) -> None:
+        for read in calls:
+            self._slot[0] = number
+            number += 1
+            try:
+                args, kwargs = read()
+            except BaseException as error:
+                text = f"the arguments cannot be read: {type(error).__name__}: {error}"
+                self._single(Outcome.UNREADABLE, data.pack_text(text))
+                continue
+            try:
+                value = function(*args, **kwargs)
+            except BaseException as error:
+                self._raised(error)
+            else:
+                self._keep(value)
+                del value
+            del args, kwargs
+            if time.monotonic() >= self._due:
+                self.flush()
+
+    def refuse(self, count: int, text: str) -> None:
+        """Answers for jobs that cannot be run at all."""
+        for _ in range(count):
+            self._single(Outcome.UNREADABLE, data.pack_text(text))
+
+    # --- what became of a call --------------------------------------------------------------------
+
+    def _keep(self, value: Any) -> None:
+        try:
+            if self._values.add(value) and len(self._values.items) > 1:
+                count, frames = self._values.take_but_last()
+                self._append(count, Outcome.VALUE, frames)
+        except BaseException as error:
+            text = str(error) if isinstance(error, errors.PicklingError) else repr(error)
+            self._single(Outcome.UNPICKLABLE, data.pack_text(text))
+        if self._values.full:
+            self.flush()
+
+    def _raised(self, error: BaseException) -> None:
+        if isinstance(error, SystemExit):
+            code = error.code
+            status = code if isinstance(code, int) else 0 if code is None else 1
+            text = f"called sys.exit({'' if code is None else code!r})"
+            death = Death(exit_status=status, text=text, peak_rss_bytes=peak_rss_bytes())
+            self._single(Outcome.DIED, data.pack_death(death))
+        else:
+            self._single(Outcome.EXCEPTION, data.pack_exception(error))
+        error.__traceback__ = None  # its frames may hold large objects
+
+    def _single(self, outcome: Outcome, frames: list[Frame]) -> None:
+        self._cut()
+        self._append(1, outcome, frames)
+
+    def _cut(self) -> None:
+        """Makes one result of the values kept."""
+        if self._values.items:
+            count, frames = self._values.take()
+            self._append(count, Outcome.VALUE, frames)
+
+    def _append(self, count: int, outcome: Outcome, frames: list[Frame]) -> None:
+        now = time.monotonic()
+        self._items.append(
+            (
+                self._next,
+                count,
+                self._attempt,
+                int(outcome),
+                now - self._since,
+                peak_rss_bytes(),
+                len(frames),
+            )
+        )
+        self._frames += frames
+        self._next += count
+        self._since = now
+
+    def take(self) -> tuple[list[Item], list[Frame]]:
+        """Returns the results that have not been sent."""
+        self._cut()
+        items, frames = self._items, self._frames
+        self._items, self._frames = [], []
+        return items, frames
+
+    def flush(self) -> None:
+        """Sends what there is."""
+        self._send(*self.take())
+        self._due = time.monotonic() + FLUSH_INTERVAL_S

@@ -1,0 +1,282 @@
+"""The main loop of a node: one worker of a run, from its connection file to its Bye."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import select
+import signal
+import socket
+import sys
+import time
+import types
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from gridmap import __version__
+from gridmap.core.agent import AgentCore
+from gridmap.core.messages import (
+    PROTOCOL,
+    FromAgent,
+    Hello,
+    Outcome,
+    Refuse,
+    Result,
+    Results,
+    Welcome,
+)
+from gridmap.data import Frame, pack_text
+from gridmap.errors import WireError
+from gridmap.node.agent import AgentRuntime
+from gridmap.node.child import WORKER_VARIABLE
+from gridmap.node.forkserver import Forkserver
+
+if TYPE_CHECKING:
+    from gridmap.wire.keys import Connection
+    from gridmap.wire.link import AgentLink
+
+logger = logging.getLogger(__name__)
+
+WELCOME_DEADLINE_S = 60.0
+"""How long to look for a monitor before giving up."""
+
+ADDRESS_TRY_S = 3.0
+"""How long to wait for an answer at one address before the next is tried."""
+
+LINGER_S = 2.0
+"""How long the last words may take to leave."""
+
+LEASES_PER_CHILD = 2
+"""One runs and one waits, so that no child waits for the network."""
+
+WARNINGS = ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+
+
+def native_id(environ: Mapping[str, str]) -> str:
+    """Returns the scheduler's id of this worker.
+
+    Source: sge_submit(1) "ENVIRONMENTAL VARIABLES"; sbatch(1) "OUTPUT ENVIRONMENT VARIABLES"
+    """
+    if environ.get("GRIDMAP_NATIVE_ID"):
+        return environ["GRIDMAP_NATIVE_ID"]
+    if environ.get("SLURM_ARRAY_JOB_ID") and environ.get("SLURM_ARRAY_TASK_ID"):
+        return f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
+    if environ.get("SLURM_JOB_ID"):
+        return environ["SLURM_JOB_ID"]
+    job, task = environ.get("JOB_ID", ""), environ.get("SGE_TASK_ID", "undefined")
+    if job:
+        return job if task in ("undefined", "") else f"{job}.{task}"
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def _log_file(fd: int) -> str:
+    """Returns the file behind a descriptor, "" when it is none."""
+    try:
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        return path if os.path.isfile(path) else ""
+    except OSError:
+        return ""
+
+
+def make_hello(pool: int, children: int) -> Hello:
+    """Returns how this process introduces itself."""
+    return Hello(
+        gridmap=__version__,
+        python="{}.{}".format(*sys.version_info),
+        protocol=PROTOCOL,
+        native_id=native_id(os.environ),
+        incarnation=secrets.token_hex(8),
+        pool=pool,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        children=children,
+        capacity=LEASES_PER_CHILD * children,
+        log_stdout=_log_file(1),
+        log_stderr=_log_file(2),
+    )
+
+
+def serve(
+    run_dir: str | os.PathLike[str],
+    pool: int,
+    children: int = 1,
+    welcome_deadline_s: float = WELCOME_DEADLINE_S,
+) -> int:
+    """Joins a run and works for it until there is nothing left to do.
+
+    :returns: exit status; 1, with the reason on stderr, when the run could not be joined
+    :raises ConnectionFileError: the run directory does not say how to join
+    """
+    os.environ[WORKER_VARIABLE] = "1"
+    # what user code calls __main__ is not our front door
+    _kept.append(sys.modules["__main__"])
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    forkserver = Forkserver.make()  # before there is a thread of ZeroMQ's
+    try:
+        from gridmap.wire.keys import read_connection
+        from gridmap.wire.link import AgentLink
+
+        connection = read_connection(run_dir)
+        hello = make_hello(pool, children)
+        with AgentLink(connection) as link:
+            node = Node(link, connection, forkserver, hello, welcome_deadline_s)
+            try:
+                return node.run()
+            finally:
+                node.close()
+                link.close(int(LINGER_S * 1000) if node.welcomed else 0)
+    finally:
+        forkserver.close()
+
+
+_kept: list[types.ModuleType] = []
+
+
+class Node:
+    """Drives an AgentRuntime by a link to the monitor, and by signals."""
+
+    def __init__(
+        self,
+        link: AgentLink,
+        connection: Connection,
+        forkserver: Forkserver,
+        hello: Hello,
+        welcome_deadline_s: float,
+    ) -> None:
+        import zmq
+
+        self._zmq = zmq
+        self._link = link
+        self._connection = connection
+        self._host = hello.host
+        self._deadline = time.monotonic() + welcome_deadline_s
+        self.welcomed = False
+        self._refused = ""
+        self._tried: list[str] = []
+        self._warned: list[int] = []
+        core = AgentCore(hello.children, hello)
+        logs = dict.fromkeys((hello.log_stdout, hello.log_stderr))
+        self._runtime = AgentRuntime(core, forkserver, self._say, logs=list(logs))
+        self._wake = self._listen_to_signals()
+
+    def _listen_to_signals(self) -> int:
+        reader, writer = os.pipe()
+        for fd in (reader, writer):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for name in WARNINGS:
+            signal.signal(getattr(signal, name), lambda number, _: self._warned.append(number))
+        return reader
+
+    def close(self) -> None:
+        """Ends the children."""
+        self._runtime.close()
+
+    # --- the loop ---------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Works until the core says Leave; returns the exit status."""
+        next_try = self._try_next()
+        while not self._runtime.left:
+            now = time.monotonic()
+            if not self.welcomed and now >= self._deadline:
+                return self._give_up()
+            if not self.welcomed and now >= next_try:
+                next_try = self._try_next()
+            deadline = self._runtime.next_deadline()
+            if not self.welcomed:
+                deadline = min(deadline, next_try, self._deadline)
+            if deadline <= now:
+                self._runtime.tick(now)
+                continue
+            self._wait(deadline - now)
+        logger.info("worker leaves: %s", self._runtime.reason)
+        if self._refused or not self.welcomed:
+            _say_why(f"this worker was refused by the monitor: {self._refused}")
+            return 1
+        return 0
+
+    def _try_next(self) -> float:
+        address = self._link.try_next()
+        if address not in self._tried:
+            self._tried.append(address)
+        return time.monotonic() + ADDRESS_TRY_S
+
+    def _give_up(self) -> int:
+        tried = ", ".join(self._tried)
+        _say_why(
+            f"no answer from the run {self._connection.run} of {self._connection.host} "
+            f"(process {self._connection.pid}); host {self._host} tried: {tried}. Is the client "
+            "still alive, and may this host open connections to those ports?"
+        )
+        return 1
+
+    def _wait(self, timeout_s: float) -> None:
+        zmq = self._zmq
+        poller = zmq.Poller()
+        for sock in self._link.sockets():
+            poller.register(sock, zmq.POLLIN)
+        poller.register(self._wake, zmq.POLLIN)
+        for fd, events in self._runtime.fds().items():
+            out = zmq.POLLOUT if events & select.POLLOUT else 0
+            poller.register(fd, zmq.POLLIN | out)
+        for fd, events in poller.poll(max(1, int(min(timeout_s, 3600.0) * 1000 + 0.999))):
+            now = time.monotonic()
+            if fd == self._wake:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake, 4096)
+            elif isinstance(fd, int):
+                self._runtime.ready(fd, _poll_events(events, zmq), now)
+        self._hear()
+
+    def _hear(self) -> None:
+        while self._warned:
+            self._runtime.warn(self._warned.pop(0), time.monotonic())
+        for message, frames in self._link.receive():
+            if isinstance(message, Welcome):
+                self.welcomed = True
+            elif isinstance(message, Refuse):
+                self._refused = message.reason
+            self._runtime.receive(message, frames, time.monotonic())
+
+    # --- speaking ---------------------------------------------------------------------------------
+
+    def _say(self, message: FromAgent, frames: list[Frame]) -> None:
+        """Sends a message; results too large for one message go apart."""
+        try:
+            self._link.send(message, frames)
+        except WireError as error:
+            if not isinstance(message, Results):
+                raise
+            for part, payload in _parts(message.items, frames, str(error)):
+                self._say(part, payload)
+
+
+def _parts(
+    items: list[Result], frames: list[Frame], reason: str
+) -> list[tuple[Results, list[Frame]]]:
+    """Halves results; a single one that does not fit becomes one that says so."""
+    if len(items) == 1:
+        text = pack_text(f"the result cannot be sent: {reason}")
+        bare = items[0]._replace(outcome=int(Outcome.UNPICKLABLE), frames=1)
+        return [(Results([bare]), text)]
+    middle = len(items) // 2
+    at = sum(item.frames for item in items[:middle])
+    return [(Results(items[:middle]), frames[:at]), (Results(items[middle:]), frames[at:])]
+
+
+def _poll_events(events: int, zmq: types.ModuleType) -> int:
+    known = (
+        (zmq.POLLIN, select.POLLIN),
+        (zmq.POLLOUT, select.POLLOUT),
+        (zmq.POLLERR, select.POLLERR),
+    )
+    return sum(ours for theirs, ours in known if events & theirs)
+
+
+def _say_why(text: str) -> None:
+    """Writes to the worker's log, whose end the client shows."""
+    sys.stderr.write(f"gridmap worker: {text}\n")
+    sys.stderr.flush()

@@ -1,0 +1,1 @@
+"""Typed, limited, encrypted messages between the monitor and its agents."""

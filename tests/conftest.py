@@ -1,0 +1,33 @@
+"""What all tests share: no mail leaves, runs stay in a temporary folder, settings are put back."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gridmap import conf
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _environment(tmp_path_factory: pytest.TempPathFactory) -> None:
+    # Of the whole process, so that the processes that tests start inherit it.
+    os.environ["SEND_ERROR_MAIL"] = "0"
+    os.environ.setdefault("GRIDMAP_RUN_DIR", str(tmp_path_factory.mktemp("runs")))
+
+
+@pytest.fixture(autouse=True)
+def _settings_put_back() -> Iterator[None]:
+    yield
+    for module in ("gridmap", "gridmap.conf"):
+        for setting in conf.TABLE:
+            vars(sys.modules[module]).pop(setting.name, None)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """Returns the folder of the project."""
+    return Path(__file__).resolve().parents[1]

@@ -1,0 +1,231 @@
+"""Who outlives whom: children, forkserver, agent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gridmap.core import messages as m
+from gridmap.core.messages import Outcome
+from gridmap.node.blobs import BlobStore, map_blob
+from gridmap.node.forkserver import Forkserver
+from gridmap.node.usage import UsageMeter, get_cpu_load, get_job_status, get_memory_usage
+from tests.node.driver import Driver, alive, wait_for
+
+
+@pytest.mark.parametrize("launch", [False, True])
+def test_close_leaves_no_process_and_no_zombie(launch: bool) -> None:
+    node = Driver(children=3, launch=launch)
+    node.lease(time.sleep, [60, 60])
+    node.until(lambda: len(node.pids()) == 3)
+    pids = [*node.pids(), node.forkserver.pid]
+
+    begun = time.monotonic()
+    node.runtime.close()
+
+    assert time.monotonic() - begun < 2.0
+    assert not [pid for pid in pids if alive(pid)]
+    with pytest.raises(ChildProcessError):
+        os.waitpid(pids[-1], os.WNOHANG)
+
+
+def test_close_works_where_the_user_ignores_sigchld() -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        for launch in (False, True):
+            with Driver(launch=launch) as node:
+                assert node.run(abs, [-1])[0][1] == 1
+                died = node.run(lambda x: os._exit(3), [0])[0]
+                assert died[0] is Outcome.DIED and died[1].exit_status == 3
+                pid = node.forkserver.pid
+            assert not alive(pid)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_when_the_forkserver_is_killed_another_one_takes_over() -> None:
+    with Driver(children=2) as node:
+        node.lease(lambda x: time.sleep(60), [0])
+        node.until(lambda: len(node.pids()) == 2)
+        # the lease must have started, else nobody would be blamed
+        node.until(lambda: any(child.current == 0 for child in node.runtime._children.values()))
+        children, server = node.pids(), node.forkserver.pid
+        os.kill(server, signal.SIGKILL)
+        node.until(lambda: 0 in node.outcomes.of)
+        assert node.outcomes.of[0][0] is Outcome.DIED
+        wait_for(lambda: not any(map(alive, children)))
+        assert node.run(abs, [-5], first=1) == [(Outcome.VALUE, 5)]
+        assert node.forkserver.pid != server
+
+
+@pytest.mark.parametrize("launch", ["", "launch"])
+def test_when_the_agent_is_killed_everything_else_ends(launch: str, tmp_path: Path) -> None:
+    script = tmp_path / "agent.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import os, subprocess, sys, time
+            from tests.node.driver import Driver
+            def job(x):
+                started = subprocess.Popen(["sleep", "60"])
+                with open({str(tmp_path / "pids")!r}, "w") as file:
+                    file.write(f"{{os.getpid()}} {{os.getppid()}} {{started.pid}} .")
+                time.sleep(60)
+            node = Driver(launch={bool(launch)})
+            node.lease(job, [0])
+            node.until(lambda: node.runtime._blobs._made)
+            folder = str(list(node.runtime._blobs._made.values())[0])
+            open({str(tmp_path / "folder")!r}, "w").write(folder + "\\n")
+            node.until(lambda: False, 60)
+            """
+        )
+    )
+    agent = subprocess.Popen(
+        [sys.executable, script], env={**os.environ, "PYTHONPATH": os.getcwd()}
+    )
+    pids = tmp_path / "pids"
+    try:
+        wait_for(lambda: pids.exists() and pids.read_text().endswith("."))
+        folder = Path((tmp_path / "folder").read_text().strip())
+        assert folder.exists()
+        found = [int(pid) for pid in pids.read_text().split()[:-1]]
+        assert all(map(alive, found))
+    finally:
+        agent.kill()
+        agent.wait()
+    wait_for(lambda: not any(map(alive, found)), 5.0)
+    wait_for(lambda: not folder.exists(), 5.0)
+
+
+def test_a_process_with_threads_is_not_forked() -> None:
+    gate = threading.Event()
+    thread = threading.Thread(target=gate.wait, daemon=True)
+    thread.start()
+    try:
+        with pytest.raises(RuntimeError):
+            Forkserver.fork()
+        server = Forkserver.make()
+        server.close()
+    finally:
+        gate.set()
+        thread.join()
+
+
+def test_nothing_of_the_clients_runs_or_is_written_twice(tmp_path: Path) -> None:
+    script = tmp_path / "client.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import atexit, sys
+            from tests.node.driver import Driver
+            atexit.register(print, "at exit")
+            sys.stdout.write("once ")
+            with Driver(children=2) as node:
+                node.run(print, ["from job"])
+            """
+        )
+    )
+    ran = subprocess.run(
+        [sys.executable, script],
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert sorted(ran.stdout.split()) == sorted(["once", "from", "job", "at", "exit"]), ran
+    assert ran.stderr == ""
+
+
+def test_the_forkserver_does_not_keep_the_clients_sockets_open() -> None:
+    import socket
+
+    ours, theirs = socket.socketpair()
+    with Driver() as node:
+        node.until(node.pids)
+        theirs.close()
+        ours.settimeout(5)
+        assert ours.recv(1) == b""
+
+
+def test_a_cancelled_lease_frees_its_child() -> None:
+    with Driver() as node:
+        node.lease(lambda x: time.sleep(60), [0])
+        node.until(lambda: any(child.current == 0 for child in node.runtime._children.values()))
+        node._inbox.append((m.Cancel([m.Key(0, 1, 1)], int(Outcome.STALLED)), []))
+        node.until(lambda: 0 in node.outcomes.of)
+        outcome, death = node.outcomes.of[0]
+        assert outcome is Outcome.STALLED and death.signal == signal.SIGKILL
+        assert node.run(abs, [-1], first=5) == [(Outcome.VALUE, 1)]
+
+
+def test_a_heartbeat_tells_what_a_job_uses() -> None:
+    def spin(x: int) -> None:
+        block = bytearray(50_000_000)
+        while block:
+            pass
+
+    with Driver(heartbeat_s=0.3) as node:
+        node.lease(spin, [0])
+
+        def busy() -> bool:
+            beats = [x for x in node.said if isinstance(x, m.Heartbeat) and x.held]
+            held = beats[-1].held[0] if beats else None
+            return bool(held and held.rss_bytes > 50e6 and held.cpu_fraction > 0.3 and held.running)
+
+        node.until(busy)
+
+
+def test_memory_is_given_back_when_results_are_acknowledged() -> None:
+    with Driver() as node:
+        node.run(lambda x: bytes(x), [100_000] * 10)
+        node.until(lambda: not node._inbox)
+        assert not node.runtime._payloads and not node.runtime._arguments
+
+
+def test_usage_counts_descendants_and_leaves_out_the_heart() -> None:
+    # the parent sleeps and its child spins, which is no idle job
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'while 1: pass'])"
+    parent = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    try:
+        (spinning,) = wait_for(psutil.Process(parent.pid).children)
+        meter = UsageMeter()
+
+        def busy() -> bool:
+            usage = meter.read(parent.pid)
+            return usage.running and usage.cpu_fraction > 0.1
+
+        wait_for(lambda: spinning.cpu_times().user > 0.2)
+        wait_for(busy)
+        wait_for(lambda: get_cpu_load(parent.pid, -1)[0] > 5)
+        wait_for(lambda: get_cpu_load(parent.pid, -1)[1])
+        assert not get_cpu_load(parent.pid, spinning.pid)[1]
+        assert get_memory_usage(parent.pid, -1) > 5
+        assert get_memory_usage(parent.pid, spinning.pid) < get_memory_usage(parent.pid, -1)
+        assert get_job_status(parent.pid, -1)["memory"] > 5
+    finally:
+        os.killpg(parent.pid, signal.SIGKILL)
+        parent.wait()
+    assert meter.read(parent.pid).rss_bytes == 0
+
+
+def test_blobs_are_private_shared_and_bounded(tmp_path: Path) -> None:
+    store = BlobStore([str(tmp_path)], max_bytes=1000)
+    path = store.put("d1", [b"abc", b"x" * 100])
+    assert store.put("d1", [b"abc"]) == path and store.path("d1") == str(path)
+    assert path.stat().st_mode & 0o777 == 0o600 and path.parent.stat().st_mode & 0o777 == 0o700
+    mapped = map_blob(str(path))
+    mapped[0] = 255  # of this process alone
+    assert path.read_bytes()[0] != 255
+    with pytest.raises(OSError, match="blobs of more than"):
+        store.put("d2", [bytes(1000)])
+    store.close()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,240 @@
+"""A whole worker, as a scheduler would start it, against a real monitor's link."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gridmap
+from gridmap import data
+from gridmap.core import messages as m
+from gridmap.node.serve import native_id
+from gridmap.wire.keys import Connection, RunKeys, write_connection
+from gridmap.wire.link import MonitorLink
+from tests.node.driver import DEADLINE_S, Outcomes, alive, wait_for
+
+RUNNER = Path(gridmap.__file__).parent / "runner.py"
+
+
+class Monitor:
+    """Leases jobs to one worker over the wire."""
+
+    def __init__(self, run_dir: Path, **changes: Any) -> None:
+        keys = RunKeys.generate()
+        self.link = MonitorLink(keys, interface="lo")
+        self.outcomes = Outcomes()
+        self.said: list[m.Message] = []
+        self.peer = b""
+        run_dir.mkdir(mode=0o700)
+        told: dict[str, Any] = {
+            "run": "r1",
+            "addresses": self.link.addresses,
+            "server_public": keys.server.public.decode(),
+            "worker_public": keys.workers.public.decode(),
+            "worker_secret": keys.workers.secret.decode(),
+            "gridmap": gridmap.__version__,
+            "protocol": m.PROTOCOL,
+            "python": "{}.{}".format(*sys.version_info),
+            "sys_path": sys.path,
+            "host": "localhost",
+            "pid": os.getpid(),
+        }
+        write_connection(run_dir, Connection(**{**told, **changes}))
+        self.blobs: dict[str, list[data.Frame]] = {}
+
+    def turn(self, refuse: str = "") -> None:
+        for peer, message, frames in self.link.receive():
+            self.said.append(message)
+            self.peer = peer
+            if isinstance(message, m.Hello):
+                self.link.send(peer, m.Refuse(refuse) if refuse else m.Welcome("r1", 0.5, 30.0))
+            elif isinstance(message, m.NeedBlob):
+                self.link.send(peer, m.Blob(message.digest), self.blobs[message.digest])
+            elif isinstance(message, m.Results):
+                at = 0
+                for item in message.items:
+                    self.outcomes.add(item, frames[at : at + item.frames])
+                    at += item.frames
+                self.link.send(peer, m.Ack([item.key for item in message.items]))
+
+    def until(self, condition: Any, refuse: str = "") -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while not condition():
+            assert time.monotonic() < deadline, self.said
+            self.turn(refuse)
+            time.sleep(0.002)
+
+    def lease(self, function: Any, elements: list[Any]) -> None:
+        frames = data.pack_function(function)
+        digest = data.digest(frames)
+        self.blobs[digest] = frames
+        packets = list(data.pack_arguments(elements))
+        shape = [(0, p.count, len(p.frames)) for p in packets]
+        lease = m.Lease(0, len(elements), 1, digest, "", True, shape)
+        self.link.send(self.peer, m.Work([lease]), [f for p in packets for f in p.frames])
+
+
+@pytest.fixture
+def monitor(tmp_path: Path) -> Iterator[Monitor]:
+    made = Monitor(tmp_path / "run")
+    yield made
+    made.link.close()
+
+
+def start(run_dir: Path, log: Path, *command: str) -> subprocess.Popen[bytes]:
+    environ = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environ |= {"JOB_ID": "12", "SGE_TASK_ID": "3"}
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            [*(command or (sys.executable, str(RUNNER))), str(run_dir), "0"],
+            env=environ,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            cwd="/",
+        )
+
+
+def test_a_worker_joins_works_and_leaves_when_drained(monitor: Monitor, tmp_path: Path) -> None:
+    worker = start(tmp_path / "run", tmp_path / "log")
+    monitor.until(lambda: monitor.peer)
+    hello = monitor.said[0]
+    assert isinstance(hello, m.Hello)
+    assert (hello.native_id, hello.pid) == ("12.3", worker.pid)
+    assert hello.log_stdout == str(tmp_path / "log")
+
+    def f(x: int) -> Any:
+        sys.stderr.write(f"log line {x}\n")
+        if x == 2:
+            os._exit(3)
+        return os.environ["JOB_ID"], os.getppid()
+
+    monitor.lease(f, [0, 1, 2])
+    monitor.until(lambda: len(monitor.outcomes.of) == 3)
+    outcome, death = monitor.outcomes.of[2]
+    assert outcome is m.Outcome.DIED and death.exit_status == 3 and "log line 2" in death.log_tail
+
+    monitor.link.send(monitor.peer, m.Drain())
+    monitor.until(lambda: isinstance(monitor.said[-1], m.Bye))
+    assert worker.wait(10) == 0
+
+
+def test_a_warned_worker_gives_its_job_back_and_leaves(monitor: Monitor, tmp_path: Path) -> None:
+    worker = start(tmp_path / "run", tmp_path / "log")
+    monitor.until(lambda: monitor.peer)
+    monitor.lease(time.sleep, [60])
+
+    def runs() -> bool:
+        beats = [x for x in monitor.said if isinstance(x, m.Heartbeat) and x.held]
+        return bool(beats) and beats[-1].held[0].current == 0
+
+    monitor.until(runs)
+    worker.send_signal(signal.SIGTERM)
+    monitor.until(lambda: isinstance(monitor.said[-1], m.Bye))
+    assert monitor.outcomes.of[0][0] is m.Outcome.RETURNED
+    assert worker.wait(10) == 0
+
+
+def test_a_result_too_large_for_the_wire_says_so(tmp_path: Path) -> None:
+    monitor = Monitor(tmp_path / "run", max_frame_bytes=1_000_000)
+    worker = start(tmp_path / "run", tmp_path / "log")
+    try:
+        monitor.until(lambda: monitor.peer)
+        monitor.lease(lambda n: bytes(n), [10, 3_000_000, 20])
+        monitor.until(lambda: len(monitor.outcomes.of) == 3)
+        kinds = [monitor.outcomes.of[i][0].name for i in range(3)]
+        assert kinds == ["VALUE", "UNPICKLABLE", "VALUE"]
+        assert "cannot be sent" in monitor.outcomes.of[1][1]
+    finally:
+        worker.kill()
+        worker.wait()
+        monitor.link.close()
+
+
+def test_a_killed_worker_takes_its_processes_along(monitor: Monitor, tmp_path: Path) -> None:
+    worker = start(tmp_path / "run", tmp_path / "log")
+    monitor.until(lambda: monitor.peer)
+    monitor.lease(lambda x: (os.getpid(), os.getppid()), [0])
+    monitor.until(lambda: monitor.outcomes.of)
+    pids = monitor.outcomes.of[0][1]
+    assert all(map(alive, pids))
+    worker.kill()
+    worker.wait()
+    wait_for(lambda: not any(map(alive, pids)))
+
+
+def test_a_refused_worker_says_why(monitor: Monitor, tmp_path: Path) -> None:
+    worker = start(tmp_path / "run", tmp_path / "log")
+    monitor.until(lambda: worker.poll() is not None, refuse="you are too old")
+    assert worker.returncode == 1 and "you are too old" in (tmp_path / "log").read_text()
+
+
+def test_a_worker_that_finds_nobody_says_what_it_tried(monitor: Monitor, tmp_path: Path) -> None:
+    monitor.link.close()
+    log = tmp_path / "log"
+    code = (
+        "import sys; from gridmap.node.serve import serve; sys.exit(serve(sys.argv[1], 0, 1, 1.0))"
+    )
+    environ = {**os.environ, "PYTHONPATH": str(RUNNER.parents[1])}
+    with log.open("wb") as file:
+        command = [sys.executable, "-c", code, str(tmp_path / "run")]
+        assert subprocess.run(command, stderr=file, env=environ, timeout=20).returncode == 1
+    assert monitor.link.addresses[0] in log.read_text()
+
+
+def spoiled(run_dir: Path, what: str) -> tuple[Path, str]:
+    path = run_dir / "connection.json"
+    if what == "missing":
+        path.unlink()
+        return run_dir, "cannot read"
+    if what == "open":
+        path.chmod(0o644)
+        return run_dir, "mode 644"
+    told = json.loads(path.read_text())
+    if what == "python":
+        told["python"] = "3.9"
+    elif what == "version":
+        told["gridmap"] = "0.0.1"
+    path.write_text("{" if what == "damaged" else json.dumps(told))
+    said = {"python": "the client's is 3.9", "version": "gridmap 0.0.1", "damaged": "is damaged"}
+    return run_dir, said[what]
+
+
+@pytest.mark.parametrize("what", ["missing", "open", "python", "version", "damaged"])
+def test_a_worker_that_cannot_start_says_one_clear_line(
+    monitor: Monitor, tmp_path: Path, what: str
+) -> None:
+    run_dir, said = spoiled(tmp_path / "run", what)
+    assert start(run_dir, tmp_path / "log").wait(20) == 1
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert len(lines) == 1 and said in lines[0] and lines[0].startswith("gridmap worker on ")
+
+
+def test_an_interpreter_without_the_dependencies_says_so(monitor: Monitor, tmp_path: Path) -> None:
+    told = json.loads((tmp_path / "run/connection.json").read_text())
+    (tmp_path / "run/connection.json").write_text(json.dumps({**told, "sys_path": []}))
+    bare = (sys.executable, "-S", str(RUNNER))  # without site-packages
+    assert start(tmp_path / "run", tmp_path / "log", *bare).wait(20) == 1
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert len(lines) == 1 and "cannot import what gridmap needs" in lines[0]
+
+
+def test_the_front_door_is_readable_for_python_3_6() -> None:
+    import ast
+
+    ast.parse(RUNNER.read_text(), feature_version=(3, 6))
+
+
+def test_native_ids() -> None:
+    assert native_id({"JOB_ID": "12", "SGE_TASK_ID": "3"}) == "12.3"
+    assert native_id({"JOB_ID": "12", "SGE_TASK_ID": "undefined"}) == "12"
+    assert native_id({"JOB_ID": "12", "GRIDMAP_NATIVE_ID": "x.7"}) == "x.7"
+    assert native_id({"SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "2"}) == "5_2"

@@ -1,0 +1,42 @@
+"""What `make test` says at its end is what happened."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PASSED = "echo '7 passed, 2 skipped in 1.00s'"
+FAILED = "echo '1 failed, 3 passed, 1 error in 1.00s'; exit 1"
+SKIPPED = "echo 'SKIPPED cluster tests: not root'"
+
+
+def summary(root: Path, *parts: str) -> tuple[int, list[str]]:
+    done = subprocess.run(
+        [str(root / "tools/summary"), *parts], capture_output=True, text=True, timeout=60
+    )
+    return done.returncode, done.stdout.partition("=== summary\n")[2].splitlines()
+
+
+def test_all_is_well(root: Path) -> None:
+    status, lines = summary(root, "lint", "true", "unit", PASSED)
+    assert status == 0
+    assert [line.split()[:2] for line in lines[:2]] == [["lint", "ok"], ["unit", "ok"]]
+    assert lines[-1] == "7 passed, 0 failed, 2 skipped"
+
+
+def test_what_was_skipped_is_said(root: Path) -> None:
+    status, lines = summary(root, "unit", PASSED, "cluster", SKIPPED)
+    assert status == 0
+    assert lines[1].split()[:2] == ["cluster", "skipped"]
+    assert "  cluster: SKIPPED cluster tests: not root" in lines
+
+
+@pytest.mark.parametrize("bad", [FAILED, SKIPPED + "; exit 1", "false"])
+def test_one_failure_fails_the_whole_and_hides_nothing_after_it(root: Path, bad: str) -> None:
+    status, lines = summary(root, "unit", bad, "more", PASSED)
+    assert status == 1
+    assert [line.split()[:2] for line in lines[:2]] == [["unit", "FAILED"], ["more", "ok"]]
+    passed = 10 if bad is FAILED else 7
+    assert lines[-1] == f"{passed} passed, {2 if bad is FAILED else 0} failed, 2 skipped"

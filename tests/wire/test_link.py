@@ -1,0 +1,619 @@
+"""Real sockets over loopback TCP: who may talk, what survives, what is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import socket as tcp
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+import zmq
+
+from gridmap.core import messages as m
+from gridmap.errors import GridMapError, WireError
+from gridmap.wire.address import AddressError
+from gridmap.wire.codec import Buffer, Limits
+from gridmap.wire.keys import Connection, KeyPair, RunKeys
+from gridmap.wire.link import AgentLink, MonitorLink, share
+
+DEADLINE_S = 10.0
+DIGEST = "ab" * 32
+HELLO = m.Hello("1.0", "3.11", 1, "7.1", "abc", 0, "node", 42, 1, 2)
+KEYS = RunKeys.generate()
+
+Got = tuple[bytes, m.FromAgent, list[Buffer]]
+Told = tuple[m.ToAgent, list[Buffer]]
+
+
+def connection_to(addresses: list[str], keys: RunKeys = KEYS, **changes: Any) -> Connection:
+    connection = Connection(
+        run="r1",
+        addresses=addresses,
+        server_public=keys.server.public.decode(),
+        worker_public=keys.workers.public.decode(),
+        worker_secret=keys.workers.secret.decode(),
+        gridmap="1.0",
+        protocol=1,
+        python="3.11",
+        sys_path=[],
+        host="client",
+        pid=1,
+    )
+    return replace(connection, **changes)
+
+
+class Hub:
+    """Drives a monitor's link and any number of agents' in one thread, with a deadline."""
+
+    def __init__(self, monitor: MonitorLink) -> None:
+        self.monitor = monitor
+        self.got: list[Got] = []
+        self.told: dict[AgentLink, list[Told]] = {}
+
+    def agent(self, keys: RunKeys = KEYS, address: str = "", **changes: Any) -> AgentLink:
+        addresses = [address] if address else self.monitor.addresses
+        link = AgentLink(connection_to(addresses, keys, **changes))
+        link.try_next()
+        self.told[link] = []
+        return link
+
+    def turn(self, wait_ms: int = 20) -> None:
+        poller = zmq.Poller()
+        for socket in self.monitor.sockets():
+            poller.register(socket, zmq.POLLIN)
+        for link in self.told:
+            for socket in link.sockets():
+                poller.register(socket, zmq.POLLIN)
+        poller.poll(wait_ms)
+        self.got += self.monitor.receive()
+        for link, told in self.told.items():
+            told += link.receive()
+
+    def until(self, condition: Callable[[], object], seconds: float = DEADLINE_S) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "this did not happen in time"
+            self.turn()
+
+    def next(self) -> Got:
+        self.until(lambda: self.got)
+        return self.got.pop(0)
+
+    def greet(self, agent: AgentLink) -> bytes:
+        """Lets an agent say Hello; returns its name."""
+        assert agent.send(HELLO)
+        peer, message, _ = self.next()
+        assert message == HELLO
+        return peer
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with MonitorLink(KEYS, interface="127.0.0.1") as monitor:
+        hub = Hub(monitor)
+        try:
+            yield hub
+        finally:
+            for link in hub.told:
+                link.close()
+
+
+@contextlib.contextmanager
+def stranger(hub: Hub, server: bytes | None, pair: KeyPair | None) -> Iterator[zmq.Socket[bytes]]:
+    """A plain DEALER with these keys, or with none."""
+    context = zmq.Context()
+    dealer: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+    dealer.linger = 0
+    if server is not None and pair is not None:
+        dealer.curve_serverkey = server
+        dealer.curve_publickey, dealer.curve_secretkey = pair.public, pair.secret
+    dealer.connect(hub.monitor.addresses[0])
+    try:
+        yield dealer
+    finally:
+        context.destroy(linger=0)
+
+
+# --- a good agent ---------------------------------------------------------------------------------
+
+
+def test_both_ways(hub: Hub) -> None:
+    agent = hub.agent()
+    peer = hub.greet(agent)
+    assert hub.monitor.send(peer, m.Welcome("r1", 1.0, 2.0))
+    lease = m.Lease(0, 3, 0, DIGEST, "", True, [(0, 3, 2)])
+    assert hub.monitor.send(peer, m.Work([lease]), [b"pickle", bytearray(b"buffer")])
+    hub.until(lambda: len(hub.told[agent]) == 2)
+    assert hub.told[agent] == [
+        (m.Welcome("r1", 1.0, 2.0), []),
+        (m.Work([lease]), [b"pickle", b"buffer"]),
+    ]
+    result = m.Result(0, 3, 0, 0, 0.5, 1, 1)
+    assert agent.send(m.Results([result]), [memoryview(b"values")])
+    assert hub.next() == (peer, m.Results([result]), [b"values"])
+    assert hub.monitor.malformed == hub.monitor.strangers == 0
+
+
+def test_many_messages_arrive_in_order_and_none_is_lost(hub: Hub) -> None:
+    agents = [hub.agent() for _ in range(4)]
+    peers = {hub.greet(agent): agent for agent in agents}
+    assert len(peers) == 4
+    waiting = dict.fromkeys(agents, 0)
+    sent = dict.fromkeys(peers, 0)
+    count = 1500
+    deadline = time.monotonic() + DEADLINE_S
+    while len(hub.got) < 4 * count or any(len(told) < count for told in hub.told.values()):
+        for agent, number in waiting.items():
+            while number < count and agent.send(m.Credit(number)):
+                number += 1
+            waiting[agent] = number
+        for peer, number in sent.items():
+            while number < count and hub.monitor.send(peer, m.Pulse(number)):
+                number += 1
+            sent[peer] = number
+        hub.turn()
+        assert time.monotonic() < deadline
+    for peer, agent in peers.items():
+        assert [x for p, x, _ in hub.got if p == peer] == [m.Credit(i) for i in range(count)]
+        assert [x for x, _ in hub.told[agent]] == [m.Pulse(i) for i in range(count)]
+
+
+def test_50_megabytes_both_ways(hub: Hub) -> None:
+    agent = hub.agent()
+    peer = hub.greet(agent)
+    data = os.urandom(1024) * (50 * 1024)
+    assert hub.monitor.send(peer, m.Blob(DIGEST), [share(data), b"small"])
+    hub.until(lambda: hub.told[agent])
+    (_, frames) = hub.told[agent][0]
+    assert bytes(frames[0]) == data and frames[1] == b"small"
+    assert isinstance(frames[0], memoryview)  # it was not copied out of ZeroMQ's memory
+    assert agent.send(m.Results([m.Result(0, 1, 0, 0, 0.1, 1, 1)]), [frames[0]])
+    assert hub.next()[2][0] == data
+
+
+def test_a_shared_frame_goes_to_many(hub: Hub) -> None:
+    agents = [hub.agent() for _ in range(3)]
+    frame = share(b"x" * 100_000)
+    for agent in agents:
+        assert hub.monitor.send(hub.greet(agent), m.Blob(DIGEST), [frame])
+    hub.until(lambda: all(hub.told.values()))
+    assert {bytes(hub.told[agent][0][1][0]) for agent in agents} == {b"x" * 100_000}
+
+
+def test_receive_takes_no_more_than_its_limit(hub: Hub) -> None:
+    agent = hub.agent()
+    hub.greet(agent)
+    for number in range(10):
+        assert agent.send(m.Credit(number))
+    found: list[m.FromAgent] = []
+    deadline = time.monotonic() + DEADLINE_S
+    while len(found) < 10 and time.monotonic() < deadline:
+        hub.monitor.sockets()[0].poll(100)
+        part = hub.monitor.receive(3)
+        assert len(part) <= 3
+        found += [message for _, message, _ in part]
+    assert found == [m.Credit(i) for i in range(10)]
+
+
+# --- strangers ------------------------------------------------------------------------------------
+
+
+def refuses(hub: Hub, frames: list[bytes], server: bytes | None, pair: KeyPair | None) -> None:
+    """Checks that a stranger is counted, unheard, and in nobody's way."""
+    good = hub.agent()
+    with stranger(hub, server, pair) as dealer:
+        dealer.send_multipart(frames)
+        hub.until(lambda: hub.monitor.strangers >= 1)
+        hub.greet(good)
+    assert hub.got == []
+    assert hub.monitor.malformed == 0
+
+
+VALID = msgspec.msgpack.encode((m.PROTOCOL, 2, (7,)))
+
+
+def test_a_stranger_without_encryption(hub: Hub) -> None:
+    refuses(hub, [VALID], None, None)
+
+
+def test_a_stranger_with_a_key_of_its_own(hub: Hub) -> None:
+    refuses(hub, [VALID], KEYS.server.public, KeyPair.generate())
+
+
+def test_a_worker_of_another_run(hub: Hub) -> None:
+    refuses(hub, [VALID], KeyPair.generate().public, KEYS.workers)
+
+
+def test_the_monitors_own_key_is_no_workers_key(hub: Hub) -> None:
+    refuses(hub, [VALID], KEYS.server.public, KEYS.server)
+
+
+def test_bytes_that_are_no_zeromq(hub: Hub) -> None:
+    host, _, port = hub.monitor.addresses[0].removeprefix("tcp://").rpartition(":")
+    with tcp.create_connection((host, int(port))) as raw:
+        raw.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 20)
+        hub.greet(hub.agent())
+    assert hub.monitor.malformed == 0
+
+
+def test_an_agent_does_not_talk_to_a_false_monitor() -> None:
+    false = RunKeys(KeyPair.generate(), KEYS.workers)
+    with MonitorLink(false, interface="127.0.0.1") as monitor:
+        hub = Hub(monitor)
+        agent = hub.agent(KEYS)
+        try:
+            assert agent.send(HELLO)
+            hub.until(lambda: monitor.strangers >= 1)
+            assert hub.got == []
+        finally:
+            agent.close()
+
+
+def test_strangers_do_not_flood_the_log(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING), contextlib.ExitStack() as stack:
+        for _ in range(12):
+            stack.enter_context(stranger(hub, KEYS.server.public, KeyPair.generate()))
+        hub.until(lambda: hub.monitor.strangers >= 12)
+    lines = [r for r in caplog.records if "refused" in r.message]
+    assert 1 <= len(lines) <= hub.monitor.strangers.bit_length()
+
+
+# --- the right key, the wrong words ---------------------------------------------------------------
+
+
+def test_garbage_of_a_worker_is_counted_logged_once_and_dropped(
+    hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = hub.agent()
+    with caplog.at_level(logging.WARNING), stranger(hub, KEYS.server.public, KEYS.workers) as bad:
+        bad.send_multipart([os.urandom(50), b"x"])
+        bad.send_multipart([b""])
+        bad.send_multipart([VALID, b"not announced"])
+        bad.send_multipart([msgspec.msgpack.encode((m.PROTOCOL, 65, ("r", 1.0, 1.0)))])
+        bad.send_multipart([b"\x91" * 100_000])
+        hub.until(lambda: hub.monitor.malformed == 5)
+        bad.send_multipart([VALID])
+        assert hub.next()[1] == m.Credit(7)
+        hub.greet(good)
+    assert hub.monitor.strangers == 0
+    assert len([r for r in caplog.records if "malformed" in r.message]) == 1
+
+
+def test_a_frame_that_is_too_large_ends_the_connection_of_its_sender_only() -> None:
+    limits = Limits(head_bytes=1000, frame_bytes=10_000, payload_bytes=15_000, frames=3)
+    with MonitorLink(KEYS, interface="127.0.0.1", limits=limits) as monitor:
+        hub = Hub(monitor)
+        good = hub.agent(max_frame_bytes=10_000, max_payload_bytes=15_000)
+        try:
+            hub.greet(good)
+            with stranger(hub, KEYS.server.public, KEYS.workers) as bad:
+                bad.send_multipart([VALID, b"x" * 20_000])
+                # What was sent before the connection ended is lost; the next one works.
+                hub.until(lambda: hub.got or bad.send_multipart([VALID]))
+                assert hub.next()[1] == m.Credit(7)
+                settled = m.Credit(8)
+                bad.send_multipart([msgspec.msgpack.encode((m.PROTOCOL, 2, (8,)))])
+                hub.until(lambda: settled in [message for _, message, _ in hub.got])
+                hub.got.clear()
+                bad.send_multipart([VALID, b"x" * 9000, b"x" * 9000])
+                bad.send_multipart([VALID, *[b""] * 100])
+                bad.send_multipart([b"x" * 2000])
+                hub.until(lambda: monitor.malformed == 3)
+                assert hub.got == []
+            assert good.send(m.Credit(3))
+            assert hub.next()[1] == m.Credit(3)
+            with pytest.raises(WireError, match="allowed"):
+                good.send(m.Results([m.Result(0, 1, 0, 0, 0.1, 1, 1)]), [b"x" * 10_001])
+        finally:
+            good.close()
+
+
+def test_a_malformed_message_of_the_monitor_is_dropped_by_the_agent(hub: Hub) -> None:
+    agent = hub.agent()
+    peer = hub.greet(agent)
+    router = hub.monitor.sockets()[0]
+    router.send_multipart([peer, b"garbage"])
+    assert hub.monitor.send(peer, m.Pulse(1))
+    hub.until(lambda: hub.told[agent])
+    assert hub.told[agent] == [(m.Pulse(1), [])]
+    assert agent.malformed == 1
+
+
+# --- peers that are gone, queues that are full ----------------------------------------------------
+
+
+def test_sending_to_nobody_is_false(hub: Hub) -> None:
+    assert hub.monitor.send(b"nobody", m.Drain()) is False
+    agent = hub.agent()
+    peer = hub.greet(agent)
+    agent.close()
+    hub.until(lambda: not hub.monitor.send(peer, m.Drain()))
+
+
+def test_a_full_queue_is_false_and_does_not_block(hub: Hub) -> None:
+    agent = hub.agent()
+    peer = hub.greet(agent)
+    frame = share(b"x" * 200_000)
+    sent = 0
+    while hub.monitor.send(peer, m.Blob(DIGEST), [frame]):  # the agent does not read
+        sent += 1
+        assert sent < 20_000
+    other = hub.agent()
+    assert hub.monitor.send(hub.greet(other), m.Pulse(1))  # others are not held up
+    hub.until(lambda: hub.told[other])
+
+
+def test_an_agent_that_nobody_answers_fills_its_queue_and_goes_on() -> None:
+    with tcp.create_server(("127.0.0.1", 0)) as deaf:
+        address = f"tcp://127.0.0.1:{deaf.getsockname()[1]}"
+        with AgentLink(connection_to([address])) as agent:
+            agent.try_next()
+            sent = 0
+            while agent.send(m.Credit(1)):
+                sent += 1
+                assert sent < 20_000
+            assert sent >= 100
+            assert agent.receive() == []
+
+
+def test_addresses_are_tried_in_turn(hub: Hub) -> None:
+    with tcp.create_server(("127.0.0.1", 0)) as dead:
+        closed = f"tcp://127.0.0.1:{dead.getsockname()[1]}"
+    good = hub.monitor.addresses[0]
+    agent = AgentLink(connection_to([closed, good]))
+    hub.told[agent] = []
+    assert agent.send(HELLO) is False  # no connection to wait for
+    assert agent.try_next() == closed
+    first = agent.socket
+    assert agent.send(HELLO)
+    assert agent.try_next() == good
+    assert agent.socket is not first and first.closed
+    assert hub.next()[1] == HELLO  # said again by the link itself
+    assert agent.try_next() == closed
+
+
+def test_a_new_connection_has_a_new_name(hub: Hub) -> None:
+    agent = hub.agent()
+    one = hub.greet(agent)
+    agent.connect(hub.monitor.addresses[0])
+    other, message, _ = hub.next()
+    assert message == HELLO and other != one
+    hub.until(lambda: not hub.monitor.send(one, m.Drain()))
+    assert hub.monitor.send(other, m.Drain())
+
+
+def test_an_address_that_is_none_is_an_error() -> None:
+    with AgentLink(connection_to(["tcp://127.0.0.1:1"])) as agent:
+        with pytest.raises(GridMapError, match="not connected"):
+            _ = agent.socket
+        with pytest.raises(GridMapError, match="cannot connect"):
+            agent.connect("nonsense")
+
+
+# --- losing the connection ------------------------------------------------------------------------
+
+
+def test_a_monitor_that_restarts_at_the_same_address_is_found_again() -> None:
+    monitor = MonitorLink(KEYS, interface="127.0.0.1")
+    port = int(monitor.addresses[0].rpartition(":")[2])
+    hub = Hub(monitor)
+    agent = hub.agent()
+    try:
+        hub.greet(agent)
+        monitor.close()
+        with MonitorLink(KEYS, interface="127.0.0.1", port=port) as again:
+            hub.monitor = again
+            peer, message, _ = hub.next()
+            assert message == HELLO
+            assert agent.send(m.Credit(2))
+            assert hub.next()[:2] == (peer, m.Credit(2))
+            assert again.send(peer, m.Pulse(1))
+            hub.until(lambda: hub.told[agent])
+    finally:
+        agent.close()
+        monitor.close()
+
+
+class Proxy:
+    """Passes bytes on, and can cut the agent's half of its connections, or swallow everything."""
+
+    def __init__(self, target: str) -> None:
+        host, _, port = target.removeprefix("tcp://").rpartition(":")
+        self._target = (host, int(port))
+        self._server = tcp.create_server(("127.0.0.1", 0))
+        self.address = f"tcp://127.0.0.1:{self._server.getsockname()[1]}"
+        self.pairs: list[tuple[tcp.socket, tcp.socket]] = []
+        self.swallow = False
+        self._stop_in, self._stop_out = tcp.socketpair()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        other: dict[tcp.socket, tcp.socket] = {}
+        open_ones: set[tcp.socket] = set()
+        while True:
+            ready, _, _ = select.select([self._server, self._stop_out, *open_ones], [], [])
+            if self._stop_out in ready:
+                return
+            for source in ready:
+                if source is self._server:
+                    near, far = self._server.accept()[0], tcp.create_connection(self._target)
+                    other.update({near: far, far: near})
+                    open_ones |= {near, far}
+                    self.pairs.append((near, far))
+                    continue
+                data = b""
+                with contextlib.suppress(OSError):
+                    data = source.recv(65536)
+                if not data:
+                    open_ones.discard(source)
+                elif not self.swallow:
+                    with contextlib.suppress(OSError):
+                        other[source].sendall(data)
+
+    def cut_agents_half(self) -> None:
+        """The agent sees its connections end; the monitor sees nothing."""
+        for near, _ in self.pairs:
+            with contextlib.suppress(OSError):
+                near.shutdown(tcp.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._stop_in.send(b"x")
+        self._thread.join(DEADLINE_S)
+        for one in (self._server, self._stop_in, self._stop_out, *sum(self.pairs, ())):
+            one.close()
+
+
+@pytest.fixture
+def proxy(hub: Hub) -> Iterator[Proxy]:
+    proxy = Proxy(hub.monitor.addresses[0])
+    yield proxy
+    proxy.close()
+
+
+def told(hub: Hub, agent: AgentLink, last: Told) -> None:
+    hub.until(lambda: hub.told[agent][-1:] == [last])
+
+
+def test_a_loss_that_only_the_agent_sees(hub: Hub, proxy: Proxy) -> None:
+    agent = hub.agent(address=proxy.address)
+    old = hub.greet(agent)
+    for number in range(1, 4):
+        pulse: Told = (m.Pulse(number), [])
+        proxy.cut_agents_half()
+        peer, message, _ = hub.next()
+        assert message == HELLO and peer != old
+        assert agent.send(m.Credit(number))
+        assert hub.next()[:2] == (peer, m.Credit(number))
+        assert hub.monitor.send(peer, m.Pulse(number))
+        told(hub, agent, pulse)
+        old = peer
+
+
+def test_pings_notice_a_connection_that_went_silent() -> None:
+    with MonitorLink(KEYS, interface="127.0.0.1", ping_timeout_ms=300) as monitor:
+        hub = Hub(monitor)
+        proxy = Proxy(monitor.addresses[0])
+        agent = hub.agent(address=proxy.address)
+        try:
+            peer = hub.greet(agent)
+            proxy.swallow = True
+            hub.until(lambda: not monitor.send(peer, m.Drain()))
+        finally:
+            agent.close()
+            proxy.close()
+
+
+# --- listening ------------------------------------------------------------------------------------
+
+
+def test_a_range_of_ports_is_kept_and_its_end_is_told() -> None:
+    with tcp.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(AddressError, match="no free port"):
+            MonitorLink(KEYS, interface="127.0.0.1", port=(port, port))
+    first = min(port, 65_000)
+    with MonitorLink(KEYS, interface="127.0.0.1", port=(first, first + 500)) as monitor:
+        assert first <= int(monitor.addresses[0].rpartition(":")[2]) <= first + 500
+
+
+def test_an_unknown_interface_is_an_error_and_leaves_nothing_open() -> None:
+    before = open_things()
+    with pytest.raises(AddressError, match="this host has"):
+        MonitorLink(KEYS, interface="nosuch0")
+    assert_gone(before)
+
+
+def test_every_interface_is_offered_and_loopback_is_the_last() -> None:
+    with MonitorLink(KEYS) as monitor:
+        hub = Hub(monitor)
+        loopback = next(a for a in monitor.addresses if a.startswith("tcp://127.0.0.1:"))
+        agent = hub.agent(address=loopback)
+        try:
+            hub.greet(agent)
+        finally:
+            agent.close()
+
+
+@pytest.mark.skipif(not tcp.has_ipv6, reason="this Python has no IPv6")
+def test_ipv6() -> None:
+    try:
+        monitor = MonitorLink(KEYS, interface="::1")
+    except AddressError:
+        pytest.skip("this host has no IPv6 loopback")
+    with monitor:
+        hub = Hub(monitor)
+        assert monitor.addresses[0].startswith("tcp://[::1]:")
+        agent = hub.agent()
+        try:
+            hub.greet(agent)
+        finally:
+            agent.close()
+
+
+# --- leaving --------------------------------------------------------------------------------------
+
+
+def open_things() -> tuple[int, int]:
+    """Returns the numbers of open files and of threads, ZeroMQ's own among them."""
+    process = psutil.Process()
+    return process.num_fds(), process.num_threads()
+
+
+def assert_gone(before: tuple[int, int]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while open_things() > before or open_things()[1] > before[1]:
+        assert time.monotonic() < deadline, f"{before} before, {open_things()} now"
+
+
+def test_close_leaves_no_thread_and_no_file() -> None:
+    before = open_things()
+    for _ in range(3):
+        monitor = MonitorLink(KEYS, interface="127.0.0.1")
+        hub = Hub(monitor)
+        agent = hub.agent()
+        peer = hub.greet(agent)
+        assert monitor.send(peer, m.Blob(DIGEST), [b"x" * 1_000_000])
+        monitor.receive()
+        assert open_things() > before
+        agent.close()
+        monitor.close()
+        assert monitor.receive() == [] and agent.receive() == []
+        assert not monitor.send(peer, m.Drain()) and not agent.send(m.Credit(0))
+        agent.close()
+        monitor.close()
+    assert_gone(before)
+
+
+def test_close_lets_the_last_word_leave(hub: Hub) -> None:
+    agent = hub.agent()
+    hub.greet(agent)
+    assert agent.send(m.Bye("done"))
+    agent.close(linger_ms=5000)
+    assert hub.next()[1] == m.Bye("done")
+
+
+def test_close_does_not_wait_for_who_never_answers() -> None:
+    agent = AgentLink(connection_to(["tcp://127.0.0.1:1"]))
+    agent.try_next()
+    assert agent.send(m.Bye("done"))
+    started = time.monotonic()
+    agent.close(linger_ms=100)
+    assert time.monotonic() - started < 5
+
+
+def test_no_secret_in_a_repr(hub: Hub) -> None:
+    agent = hub.agent()
+    text = repr(agent) + repr(hub.monitor)
+    assert "127.0.0.1" in text
+    for pair in (KEYS.server, KEYS.workers):
+        assert pair.secret.decode() not in text
