@@ -104,6 +104,16 @@ def test_one_worker_of_an_array_is_deleted(backend, request_for) -> None:
     backend.cancel(ids)
 
 
+def test_a_long_stretch_of_an_array_is_deleted(backend, request_for) -> None:
+    ids = backend.submit(request_for("/bin/sleep", "100", count=200))
+    until(backend, ids[:1], {NativeState.RUNNING})
+    backend.cancel(ids[100:])
+    until(backend, ids[100:], {NativeState.DELETED})
+    assert backend.status(ids[:1])[ids[0]].state is NativeState.RUNNING
+    backend.cancel(ids[:100])
+    until(backend, ids, {NativeState.DELETED})
+
+
 def test_arguments_arrive_as_they_are(backend, request_for) -> None:
     words = ["a b", "$HOME", "it's", 'say "x"', "*", "", "ä", "a;b|c&d"]
     program = "import sys; print(ascii(sys.argv[1:]))"
