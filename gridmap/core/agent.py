@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -70,6 +70,15 @@ DRAIN_DEADLINE_S = 10.0
 CHILD_START_FAILURES = 5
 """Children in a row that died before they were ready; then the agent leaves."""
 
+CHILD_START_S = 60.0
+"""How long a child may take until it is ready; then it is killed, and counts as one that died."""
+
+CHILD_END_S = 30.0
+"""How long a killed child may take to die; then it is given up as if it had."""
+
+LEASES_REMEMBERED = 10_000
+"""Leases known to have been here, so that one that arrives twice is not run twice."""
+
 SIGTERM = 15
 
 
@@ -84,6 +93,8 @@ class _ChildState(enum.Enum):
 class _Child:
     number: int
     state: _ChildState = _ChildState.STARTING
+    since: float = 0.0  # when it came to this state, if that has a deadline
+    outcome: int = int(Outcome.CANCELED)  # what it was killed for
     used: bool = False
     lease: Lease | None = None
     position: int = 0  # first job of the lease that has no answer yet
@@ -110,6 +121,7 @@ class AgentCore:
         self._next_child = 0
         self._start_failures = 0
         self._waiting: deque[Lease] = deque()
+        self._taken: OrderedDict[Key, None] = OrderedDict()
         self._blobs: set[str] = set()
         self._asked: dict[str, float] = {}
         self._kept: dict[Key, _Kept] = {}
@@ -159,7 +171,9 @@ class AgentCore:
             return self._hello_at + HELLO_INTERVAL_S
         deadline = min(self._heartbeat_at, self._heard_at + self._welcome.grace_s)
         if self._draining_since is not None:
-            deadline = min(deadline, self._draining_since + DRAIN_DEADLINE_S)
+            deadline = min(deadline, self._draining_since + self._drain_s)
+        for child in self._children.values():
+            deadline = min(deadline, _patience(child))
         return deadline
 
     # --- the monitor ------------------------------------------------------------------------------
@@ -176,7 +190,7 @@ class AgentCore:
             if self._welcome is None:
                 self._heartbeat_at = now + message.heartbeat_s
             self._welcome = message
-        elif isinstance(message, Blob):
+        elif isinstance(message, Blob) and not message.found:
             self._lacks(message.digest, now, out)
         elif isinstance(message, Recall):
             keys = {Key(*key) for key in message.keys}
@@ -191,12 +205,12 @@ class AgentCore:
             pass
 
     def _take(self, leases: Iterable[Lease], now: float, out: list[AgentEffect]) -> None:
-        held = {lease.key for lease in self._waiting}
-        held |= {c.lease.key for c in self._children.values() if c.lease is not None}
         for lease in leases:
-            if lease.key in held:
+            if lease.key in self._taken:
                 continue
-            held.add(lease.key)
+            self._taken[lease.key] = None
+            if len(self._taken) > LEASES_REMEMBERED:
+                self._taken.popitem(last=False)
             self._waiting.append(lease)
             if self._draining_since is not None:
                 self._give_back([lease], now, out)
@@ -234,8 +248,7 @@ class AgentCore:
                     continue
                 inside = lease.attempt == key.attempt and lease.first < stop
                 if inside and key.first < lease.first + lease.count:
-                    child.state = _ChildState.ENDING
-                    out.append(KillChild(child.number, int(outcome)))
+                    self._kill(child, outcome, now, out)
             dropped = [x for x in self._waiting if x.key == key]
             self._give_back(dropped, now, out, Outcome.CANCELED)
 
@@ -267,9 +280,14 @@ class AgentCore:
         child = self._children.get(event.child)
         if child is None or child.lease is None:
             return
-        for item in event.items:
-            child.position = max(child.position, item.first + item.count)
-        self._report(event.items, now, out)
+        lease, stop = child.lease, child.lease.first + child.lease.count
+        known = []
+        for item in event.items:  # a child runs user code: what it says of other jobs is nonsense
+            last = item.first + item.count
+            if item.attempt == lease.attempt and child.position <= item.first < last <= stop:
+                child.position = last
+                known.append(item)
+        self._report(known, now, out)
 
     def _finished(self, number: int, now: float, out: list[AgentEffect]) -> None:
         child = self._children.get(number)
@@ -283,23 +301,27 @@ class AgentCore:
         if child.state is _ChildState.BUSY:
             child.state = _ChildState.IDLE
             if not lease.reuse:
-                self._retire(child, out)
+                self._kill(child, Outcome.CANCELED, now, out)
 
-    def _retire(self, child: _Child, out: list[AgentEffect]) -> None:
-        child.state = _ChildState.ENDING
-        out.append(KillChild(child.number))
+    def _kill(self, child: _Child, outcome: Outcome, now: float, out: list[AgentEffect]) -> None:
+        child.state, child.since, child.outcome = _ChildState.ENDING, now, int(outcome)
+        out.append(KillChild(child.number, int(outcome)))
 
     def _died(self, event: ChildDied, now: float, out: list[AgentEffect]) -> None:
         child = self._children.pop(event.child, None)
         if child is None:
             return
         if child.state is _ChildState.STARTING:
-            self._start_failures += 1
-            if self._start_failures >= CHILD_START_FAILURES:
-                self._leave("processes for jobs die while they start", out)
-                return
+            self._start_failed(now, out)
         if child.lease is not None:
             self._blame(child, child.lease, event, now, out)
+
+    def _start_failed(self, now: float, out: list[AgentEffect]) -> None:
+        self._start_failures += 1
+        if self._start_failures >= CHILD_START_FAILURES:
+            reason = "processes for jobs die while they start"
+            self._drain(reason, now, out)
+            self._leave(reason, out)
 
     def _blame(
         self, child: _Child, lease: Lease, event: ChildDied, now: float, out: list[AgentEffect]
@@ -338,7 +360,7 @@ class AgentCore:
         if self._draining_since is None:
             while len(self._children) < self._target:
                 number, self._next_child = self._next_child, self._next_child + 1
-                self._children[number] = _Child(number)
+                self._children[number] = _Child(number, since=now)
                 out.append(StartChild(number))
         if not self._waiting:
             return
@@ -348,7 +370,7 @@ class AgentCore:
             if lease is None:
                 return
             if child.used and not lease.reuse:
-                self._retire(child, out)
+                self._kill(child, Outcome.CANCELED, now, out)
                 continue
             self._waiting.remove(lease)
             child.state = _ChildState.BUSY
@@ -374,11 +396,24 @@ class AgentCore:
         if now >= self._heard_at + self._welcome.grace_s:
             self._leave("no word from the monitor", out)
             return
+        self._lose_patience(now, out)
+        if self.left:
+            return
         if now >= self._heartbeat_at:
             self._heartbeat_at = now + self._welcome.heartbeat_s
             busy = (c.number for c in self._children.values() if c.lease is not None)
             out.append(ReadUsage(tuple(busy)))
             self._repeat(now, out)
+
+    def _lose_patience(self, now: float, out: list[AgentEffect]) -> None:
+        """A child that hangs in its start is killed; one that cannot be killed is given up."""
+        for child in [c for c in self._children.values() if now >= _patience(c)]:
+            if child.state is _ChildState.STARTING:
+                self._kill(child, Outcome.CANCELED, now, out)
+                self._start_failed(now, out)
+            else:
+                died = ChildDied(child.number, child.position, outcome=child.outcome)
+                self._died(died, now, out)
 
     def _repeat(self, now: float, out: list[AgentEffect]) -> None:
         """Says again what got no answer for two heartbeats."""
@@ -418,13 +453,12 @@ class AgentCore:
     # --- leaving ----------------------------------------------------------------------------------
 
     def _warned(self, signal: int, now: float, out: list[AgentEffect]) -> None:
-        """SIGTERM ends what runs, uncharged; a softer warning lets it finish."""
+        """SIGTERM ends what runs; a softer warning lets it finish."""
         self._drain(f"warned by signal {signal}", now, out)
         if signal == SIGTERM:
             for child in self._children.values():
                 if child.state is _ChildState.BUSY:
-                    child.state = _ChildState.ENDING
-                    out.append(KillChild(child.number, int(Outcome.RETURNED)))
+                    self._kill(child, Outcome.CANCELED, now, out)
 
     def _drain(self, reason: str, now: float, out: list[AgentEffect]) -> None:
         if self._draining_since is None:
@@ -439,13 +473,26 @@ class AgentCore:
         if any(child.lease is not None for child in self._children.values()):
             return
         self._draining_since = min(self._draining_since, now)
-        if not self._kept or now >= self._draining_since + DRAIN_DEADLINE_S:
+        if not self._kept or now >= self._draining_since + self._drain_s:
             self._leave(self._reason, out)
+
+    @property
+    def _drain_s(self) -> float:
+        """How long to wait for the last results to be acknowledged: time to say them again."""
+        beat = self._welcome.heartbeat_s if self._welcome is not None else 0.0
+        return max(DRAIN_DEADLINE_S, 3 * beat)
 
     def _leave(self, reason: str, out: list[AgentEffect]) -> None:
         self.left = True
         out.append(Say(Bye(reason)))
         out.append(Leave(reason))
+
+
+def _patience(child: _Child) -> float:
+    """Returns until when the child may stay in its state."""
+    if child.state is _ChildState.STARTING:
+        return child.since + CHILD_START_S
+    return child.since + CHILD_END_S if child.state is _ChildState.ENDING else math.inf
 
 
 def _bare(first: int, count: int, attempt: int, outcome: Outcome) -> Result:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
+import itertools
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,6 +19,11 @@ _LEGAL = {(before, after) for before, to in JOB_TRANSITIONS.items() for after in
 UNFINISHED = frozenset(_STATES) - FINAL_JOB_STATES
 IN_FLIGHT = frozenset({JobState.LEASED, JobState.RUNNING})
 WAITING = frozenset({JobState.QUEUED, JobState.REQUEUED})
+
+
+@functools.cache
+def _mask(states: frozenset[JobState]) -> bytes:
+    return bytes(1 if i < len(_STATES) and _STATES[i] in states else 0 for i in range(256))
 
 
 class JobTable:
@@ -45,16 +53,15 @@ class JobTable:
 
     def spec(self, job: int) -> JobSpec:
         """Returns what the job has in common with its neighbours."""
-        low, high = 0, len(self._firsts)
-        while low + 1 < high:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self._firsts[middle] <= job else (low, middle)
-        return self._specs[low]
+        return self._specs[bisect_right(self._firsts, job) - 1]
 
     def segments(self, span: Span) -> Iterator[Span]:
         """Cuts a span where the jobs' specs change."""
         first = span.first
-        for border in [*self._firsts, len(self._state)]:
+        borders = self._firsts[
+            bisect_right(self._firsts, first) : bisect_left(self._firsts, span.stop)
+        ]
+        for border in itertools.chain(borders, [span.stop]):
             stop = min(border, span.stop)
             if stop > first:
                 yield Span(first, stop - first)
@@ -76,8 +83,7 @@ class JobTable:
 
     def spans(self, span: Span, states: frozenset[JobState]) -> list[Span]:
         """Returns the longest runs of jobs inside `span` that are in one of these states."""
-        mask = bytes(1 if i < len(_STATES) and _STATES[i] in states else 0 for i in range(256))
-        flags = self._state[span.first : span.stop].translate(mask)
+        flags = self._state[span.first : span.stop].translate(_mask(states))
         if 0 not in flags:
             return [span] if flags else []
         found, at = [], flags.find(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from gridmap.core.events import NativeState, NativeStatus
@@ -31,6 +32,8 @@ class LeaseRecord:
     open: list[Span]
     absent: int = 0  # heartbeats in a row that did not know of it
     recalled: bool = False
+    idle_job: int = -1
+    idle_beats: int = 0  # heartbeats in a row in which that job did nothing
 
     @property
     def key(self) -> Key:
@@ -40,23 +43,34 @@ class LeaseRecord:
         """Returns whether this job has no answer yet."""
         return any(span.first <= job < span.stop for span in self.open)
 
-    def answered(self, done: Span) -> None:
-        """Takes jobs out of those without an answer."""
+    def covers(self, span: Span) -> bool:
+        """Returns whether all these jobs belong to the lease."""
+        return self.span.first <= span.first and span.stop <= self.span.stop
+
+    def answered(self, done: Span) -> list[Span]:
+        """Takes jobs out of those without an answer; returns those that were among them."""
         left: list[Span] = []
+        taken: list[Span] = []
         for span in self.open:
-            before = Span(span.first, min(done.first, span.stop) - span.first)
-            start = max(done.stop, span.first)
-            after = Span(start, span.stop - start)
-            if before.count >= span.count or after.count >= span.count:
+            first, stop = max(span.first, done.first), min(span.stop, done.stop)
+            if first >= stop:
                 left.append(span)
-            else:
-                left += [part for part in (before, after) if part.count > 0]
+                continue
+            taken.append(Span(first, stop - first))
+            parts = Span(span.first, first - span.first), Span(stop, span.stop - stop)
+            left += [part for part in parts if part.count]
         self.open = left
+        return taken
 
 
 @dataclass
 class WorkerRecord:
-    """One worker: what it is, and what is known of it."""
+    """One worker: what it is, and what is known of it.
+
+    :param former: leases taken from it before all their jobs were answered: a late value counts
+    :param past: incarnations that a newer one has replaced
+    :param refusals: leases in a row that it gave back whole, unasked
+    """
 
     id: str
     pool: int
@@ -68,6 +82,13 @@ class WorkerRecord:
     log_stdout: str = ""
     log_stderr: str = ""
     leases: dict[tuple[int, int], LeaseRecord] = field(default_factory=dict)
+    former: dict[tuple[int, int], LeaseRecord] = field(default_factory=dict)
+    past: set[str] = field(default_factory=set)
+    seq: int = -1  # of its last heartbeat
+    refusals: int = 0
+    asked_to_leave: bool = False
+    request: int = -1  # the submission that it came from
+    reminder_at: float = math.inf
     heard_at: float = -math.inf
     suspect_since: float = math.inf
     running_since: float = math.inf  # for the scheduler, while it has not said Hello
@@ -75,7 +96,6 @@ class WorkerRecord:
     canceled: bool = False  # we asked the scheduler to delete it
     strangers: set[Key] = field(default_factory=set)  # held by it, last heartbeat, unknown here
     native: NativeStatus = NativeStatus(NativeState.UNKNOWN)
-    idle_beats: dict[int, int] = field(default_factory=dict)
     story: list[str] = field(default_factory=list)
 
     def move(self, to: WorkerState, why: str) -> None:
@@ -93,25 +113,51 @@ class WorkerRecord:
 
     def lease_of(self, job: int, attempt: int) -> LeaseRecord | None:
         """Returns the lease under which the worker runs this try of a job."""
-        for lease in self.leases.values():
-            if lease.attempt == attempt and lease.span.first <= job < lease.span.stop:
-                return lease
-        return None
+        return _find(self.leases, job, attempt)
+
+    def former_lease_of(self, job: int, attempt: int) -> LeaseRecord | None:
+        """Returns the lease, no longer valid, under which it was given this try of a job."""
+        return _find(self.former, job, attempt)
+
+    def void_leases(self) -> list[LeaseRecord]:
+        """Takes all leases from the worker; returns them, oldest first."""
+        leases = list(self.leases.values())
+        self.former.update((name, lease) for name, lease in self.leases.items() if lease.open)
+        self.leases.clear()
+        return leases
+
+
+def _find(leases: dict[tuple[int, int], LeaseRecord], job: int, attempt: int) -> LeaseRecord | None:
+    exact = leases.get((job, attempt))
+    if exact is not None:
+        return exact
+    for lease in leases.values():
+        if lease.attempt == attempt and lease.span.first <= job < lease.span.stop:
+            return lease
+    return None
 
 
 @dataclass
 class PoolRecord:
     """The workers and the waiting jobs of one kind of Resources.
 
+    :param workers: those that have not ended
     :param hungry: ids of workers that may have room for a lease, in the order of their turn
-    :param strikes: workers in a row that ended or hung before they did anything
+    :param starving: ids of workers that had room when nothing waited
+    :param loaded: ids of workers that hold more than they run
+    :param strikes: workers in a row that ended or hung before they said Hello
+    :param useless: workers in a row that said Hello and left without an answer to any job
+    :param deletions: waves of workers that somebody deleted from the scheduler
+    :param departed: workers that left warned, and until when to ask the scheduler who did it
     """
 
     number: int
     limits: Limits
     queue: RangeQueue = field(default_factory=RangeQueue)
     workers: dict[str, WorkerRecord] = field(default_factory=dict)
-    hungry: dict[str, None] = field(default_factory=dict)
+    hungry: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    starving: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    loaded: OrderedDict[str, None] = field(default_factory=OrderedDict)
     unfinished: int = 0
     requested: int = 0  # workers asked for, not answered yet
     up: int = 0
@@ -122,8 +168,12 @@ class PoolRecord:
     submit_failing_since: float = math.inf
     poll_at: float = math.inf
     poll_every_s: float = 0.0
+    asked_at: float = math.inf  # when the request was made that has no answer yet
     strikes: int = 0
+    useless: int = 0
     deletions: int = 0
+    deleted_request: int = -1  # last request that the last wave of deletions may have hit
+    departed: dict[str, float] = field(default_factory=dict)
     said: str = ""
 
     def waits(self) -> int:

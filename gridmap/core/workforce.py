@@ -31,6 +31,9 @@ from gridmap.errors import Cause
 
 _S = WorkerState
 _COMING = frozenset({_S.REQUESTED, _S.PENDING})
+MOST_LEASES_PER_CHILD = 8
+"""However much a worker offers to take at once."""
+
 _OVER = frozenset({NativeState.DONE, NativeState.FAILED, NativeState.DELETED})
 
 Emit = Callable[[DispatcherEffect], None]
@@ -82,11 +85,13 @@ class Workforce:
             return None
         worker = self.workers.get(worker_id)
         if worker is None:
-            if not self._requests:
+            if all(number != hello.pool for number, _ in self._requests.values()):
                 self._emit(SendMessage(worker_id, Refuse("not a worker of this run")))
                 return None
             worker = self._enlist(worker_id, hello.pool)
-        mismatch = self._mismatch(hello)
+        if hello.incarnation in worker.past:
+            return None  # an old word; whoever reads the answer is another by now
+        mismatch = self._mismatch(hello) or _nonsense(hello, worker)
         if mismatch:
             self._refuse(worker, mismatch, now)
             return None
@@ -96,21 +101,32 @@ class Workforce:
             return None
         if not again and worker.incarnation:
             self._lose(worker, Cause.DIED, f"worker {worker.id} was started anew", now)
+            worker.past.add(worker.incarnation)
+            if len(worker.past) > self._policy.num_resubmits:
+                self._throw_out(worker, f"was started anew {len(worker.past)} times", now)
+                return None
+        if self.closing and worker.state in ENDED:
+            return None
         self._admit(worker, hello, now)
         return worker
 
     def _admit(self, worker: WorkerRecord, hello: Hello, now: float) -> None:
+        pool = self._pools[worker.pool]
+        if worker.incarnation != hello.incarnation:
+            worker.seq = -1
+            worker.idle_since = math.inf
         worker.incarnation = hello.incarnation
         worker.host = hello.host
-        worker.children = hello.children
-        worker.capacity = hello.capacity
+        worker.children = min(hello.children, pool.limits.children)
+        worker.capacity = min(hello.capacity, MOST_LEASES_PER_CHILD * worker.children)
         worker.log_stdout, worker.log_stderr = hello.log_stdout, hello.log_stderr
         worker.heard_at = now
         if worker.state is not _S.DRAINING:
             self._move(worker, _S.UP, f"Hello from {hello.host}")
-            self._pools[worker.pool].hungry[worker.id] = None
-            self._pools[worker.pool].strikes = 0
-        self._remind(now + self._policy.silent_after_s, worker.id)
+            pool.workers[worker.id] = worker
+            pool.hungry[worker.id] = None
+            pool.strikes = 0
+        self._remind(now + self._policy.silent_after_s, worker)
         welcome = Welcome(self.run, self._policy.heartbeat_s, self._policy.grace_s)
         self._emit(SendMessage(worker.id, welcome))
 
@@ -138,34 +154,109 @@ class Workforce:
             else:
                 self._emit(Note("warning", f"worker {worker.id} refused: {text}"))
 
+    def credit(self, worker: WorkerRecord, capacity: int) -> None:
+        """A worker takes so many leases from now on; with none it leaves when it is done."""
+        if capacity < 1:
+            self._leave_in_peace(worker, "is about to leave")
+            return
+        worker.capacity = min(capacity, MOST_LEASES_PER_CHILD * worker.children)
+        if worker.state is _S.UP:
+            self._pools[worker.pool].hungry[worker.id] = None
+
     def leaves(self, worker: WorkerRecord, reason: str, now: float) -> None:
-        """A worker said Bye."""
-        worked = worker.state is _S.DRAINING or reason == "drained"
-        self._end(worker, _S.GONE, reason, now)
-        if not worked and not self.closing:
-            self._emit(Note("info", f"worker {worker.id} on {worker.host} left: {reason}"))
-            if reason.startswith("processes"):
-                self._strike(self._pools[worker.pool], f"worker {worker.id}: {reason}", now)
+        """A worker said Bye; when drained or warned, it has let everything end first."""
+        pool = self._pools[worker.pool]
+        warned = reason.startswith("warned")
+        peaceful = warned or reason == "drained"
+        self._end(worker, _S.GONE, reason, now, Cause.PREEMPTED if peaceful else Cause.DIED)
+        if self.closing or (reason == "drained" and worker.asked_to_leave):
+            return
+        self._emit(Note("info", f"worker {worker.id} on {worker.host} left: {reason}"))
+        if not warned:
+            self._useless(pool, f"worker {worker.id}: {reason}", now)
+        elif pool.limits.polled:  # the scheduler may say that somebody deleted it
+            pool.departed[worker.id] = now + self._policy.silent_after_s
+            pool.submit_not_before = max(
+                pool.submit_not_before, now + 2 * self._policy.poll_first_s
+            )
+            self._poll_soon(pool, now)
+
+    def gives_back_everything(self, worker: WorkerRecord, now: float) -> None:
+        """A worker ran nothing of what it was given, several times."""
+        text = f"worker {worker.id} on {worker.host} gives back whatever it is given"
+        self.drain(worker, text)
+        self._useless(self._pools[worker.pool], text, now)
+
+    def _throw_out(self, worker: WorkerRecord, why: str, now: float) -> None:
+        text = f"worker {worker.id} {why}"
+        self._emit(SendMessage(worker.id, Refuse(text)))
+        if worker.state not in ENDED:
+            self._end(worker, _S.GONE, text, now)
+        self._cancel([worker])
+        self._useless(self._pools[worker.pool], text, now)
+
+    def _useless(self, pool: PoolRecord, text: str, now: float) -> None:
+        """A worker said Hello and did nothing else; a few of them in a row are enough."""
+        pool.useless += 1
+        if pool.useless >= self._policy.startup_failures and pool.up == 0:
+            head = f"{pool.useless} workers in a row came and ran nothing. "
+            self._give_up(pool, Cause.NEVER_STARTED, head + text, False, now)
+            return
+        self._emit(Note("warning", text))
+        delay = self._policy.backoff_s(pool.useless)
+        pool.submit_not_before = max(pool.submit_not_before, now + delay)
+        pool.gather_at = now
 
     def worked(self, pool: PoolRecord) -> None:
         """A result came: whatever failed to start before, this pool works."""
-        pool.strikes = 0
+        pool.strikes = pool.useless = 0
 
     # --- what the scheduler says ------------------------------------------------------------------
 
     def submitted(self, event: WorkersSubmitted, now: float) -> None:
         """Takes note of new workers; those that are not wanted any more are deleted again."""
-        pool_number, count = self._requests.pop(event.request, (0, len(event.workers)))
-        pool = self._pools[pool_number]
-        pool.requested -= count
+        asked = self._answered(event.request, now)
+        if asked is None:  # an answer that nobody waits for any more
+            strangers = tuple(w for w in event.workers if w not in self.workers)
+            self._emit(CancelWorkers(strangers))
+            return
+        pool, count = asked
         pool.submit_failures, pool.submit_failing_since = 0, math.inf
         if self.closing or pool.unfinished == 0:
             self._emit(CancelWorkers(event.workers))
             return
         for worker_id in event.workers:
-            if worker_id not in self.workers:
-                self._enlist(worker_id, pool_number)
+            worker = self.workers.get(worker_id) or self._enlist(worker_id, pool.number)
+            worker.request = event.request
+        if len(event.workers) < count:
+            pool.submit_not_before = max(pool.submit_not_before, now + self._policy.poll_most_s)
+            pool.gather_at = now
         self._poll_soon(pool, now)
+
+    def _answered(self, request: int, now: float) -> tuple[PoolRecord, int] | None:
+        """The scheduler has answered a request; returns whose it was and for how many workers."""
+        if request not in self._requests:
+            return None
+        number, count = self._requests.pop(request)
+        pool = self._pools[number]
+        pool.requested -= count
+        pool.asked_at = now if pool.requested else math.inf
+        return pool, count
+
+    def _not_answered(self, pool: PoolRecord, now: float) -> None:
+        """The scheduler has said neither yes nor no: what it may say later is not waited for."""
+        waited = now - pool.asked_at
+        self._requests = {r: x for r, x in self._requests.items() if x[0] != pool.number}
+        pool.requested, pool.asked_at = 0, math.inf
+        text = f"the scheduler did not answer a submission within {waited:.0f} s"
+        self._no_more(pool, Cause.NEVER_STARTED, text, now)
+
+    def _no_more(self, pool: PoolRecord, cause: Cause, text: str, now: float) -> None:
+        """More workers are not to be had; those that are there, or may yet come, have to do."""
+        if pool.up + pool.coming == 0:
+            self._give_up(pool, cause, text, True, now)
+        else:
+            self._emit(Note("warning", f"no more workers: {text}"))
 
     def _enlist(self, worker_id: str, pool_number: int) -> WorkerRecord:
         worker = WorkerRecord(worker_id, pool_number)
@@ -177,16 +268,17 @@ class Workforce:
 
     def submission_failed(self, event: SubmissionFailed, now: float) -> None:
         """Tries again later what may succeed later, for a bounded time; else gives up."""
-        pool_number, count = self._requests.pop(event.request, (0, 0))
-        pool = self._pools[pool_number]
-        pool.requested -= count
+        asked = self._answered(event.request, now)
+        if asked is None:
+            return
+        pool, _ = asked
         pool.submit_failures += 1
         pool.submit_failing_since = min(pool.submit_failing_since, now)
+        waited = now - pool.submit_failing_since
         if not event.transient:
-            self._give_up(pool, Cause.REFUSED, event.reason, True, now)
+            self._no_more(pool, Cause.REFUSED, event.reason, now)
             return
-        if now >= pool.submit_failing_since + self._policy.submit_deadline_s:
-            waited = now - pool.submit_failing_since
+        if waited >= self._policy.submit_deadline_s and pool.up + pool.coming == 0:
             text = f"the scheduler did not take workers for {waited:.0f} s: {event.reason}"
             self._give_up(pool, Cause.NEVER_STARTED, text, True, now)
             return
@@ -199,26 +291,35 @@ class Workforce:
 
     def polled(self, event: WorkersPolled, now: float) -> None:
         """Takes the scheduler's word; what it leaves out stays as it was."""
-        deleted: dict[int, int] = {}
         for worker_id, status in event.status.items():
             worker = self.workers.get(worker_id)
-            if worker is None or worker.state in ENDED:
+            if worker is None:
+                continue
+            if worker.state in ENDED:
+                self._over_after_bye(worker, status)
                 continue
             worker.native = status
             if status.state in _OVER:
-                if status.state is NativeState.DELETED and not worker.canceled:
-                    deleted[worker.pool] = deleted.get(worker.pool, 0) + 1
+                if status.state is NativeState.DELETED:
+                    self._deleted(worker)
                 self._over(worker, status, now)
             elif worker.state in _COMING and status.state is not NativeState.UNKNOWN:
                 self._seen(worker, status, now)
-        for number, count in deleted.items():
-            self._deleted(self._pools[number], count, now)
+
+    def _over_after_bye(self, worker: WorkerRecord, status: NativeStatus) -> None:
+        departed = self._pools[worker.pool].departed
+        if status.state not in _OVER or departed.pop(worker.id, None) is None:
+            return
+        if status.state is NativeState.DELETED:
+            self._deleted(worker)
 
     def _seen(self, worker: WorkerRecord, status: NativeStatus, now: float) -> None:
         self._move(worker, _S.PENDING, f"the scheduler says {status.state.value}")
         if status.state is NativeState.RUNNING and worker.running_since == math.inf:
             worker.running_since = now
-            self._remind(now + self._policy.startup_deadline_s, worker.id)
+            self._remind(now + self._policy.startup_deadline_s, worker)
+        elif status.state is not NativeState.RUNNING:  # back in the queue
+            worker.running_since = math.inf
 
     def _over(self, worker: WorkerRecord, status: NativeStatus, now: float) -> None:
         """The scheduler is done with a worker; find out why if it never worked."""
@@ -228,13 +329,15 @@ class Workforce:
         if coming and status.state is not NativeState.DELETED and not self.closing:
             self._emit(DiagnoseWorker(worker.id))
 
-    def _deleted(self, pool: PoolRecord, count: int, now: float) -> None:
-        """Somebody deleted workers: once is bad luck, more often is a wish."""
+    def _deleted(self, worker: WorkerRecord) -> None:
+        """Somebody deleted a worker; those asked for before count as one wave with it."""
+        pool = self._pools[worker.pool]
+        if worker.canceled or (0 <= worker.request <= pool.deleted_request):
+            return
         pool.deletions += 1
-        self._emit(Note("warning", f"{count} of the run's workers were deleted from the scheduler"))
-        if pool.deletions > self._policy.num_resubmits and pool.up + pool.coming == 0:
-            text = f"the run's workers were deleted from the scheduler {pool.deletions} times"
-            self._give_up(pool, Cause.CANCELED, text, False, now)
+        pool.deleted_request = self._next_request - 1
+        text = f"worker {worker.id} was deleted from the scheduler, maybe others of the run too"
+        self._emit(Note("warning", text))
 
     def diagnosed(self, event: WorkerDiagnosed, now: float) -> None:
         """A worker that never worked has been looked into."""
@@ -260,19 +363,25 @@ class Workforce:
         deadline = self._timers[0][0] if self._timers else math.inf
         for pool in self._pools:
             wanted = max(pool.gather_at, pool.submit_not_before)
-            deadline = min(deadline, wanted, pool.poll_at)
+            unanswered = pool.asked_at + self._policy.submit_deadline_s
+            deadline = min(deadline, wanted, pool.poll_at, unanswered)
         return deadline
 
     def keep_time(self, now: float, input_ended: bool) -> None:
         """Does what time alone makes necessary."""
         while self._timers and self._timers[0][0] <= now:
-            worker = self.workers.get(heapq.heappop(self._timers)[2])
-            if worker is not None and worker.state not in ENDED:
-                self._look_at(worker, now)
+            at, _, worker_id = heapq.heappop(self._timers)
+            worker = self.workers[worker_id]
+            if at == worker.reminder_at:
+                worker.reminder_at = math.inf
+                if worker.state not in ENDED:
+                    self._look_at(worker, now)
         for pool in self._pools:
             if now >= max(pool.gather_at, pool.submit_not_before):
                 pool.gather_at = math.inf
-                self._staff(pool, input_ended)
+                self._staff(pool, input_ended, now)
+            if now >= pool.asked_at + self._policy.submit_deadline_s:
+                self._not_answered(pool, now)
             if now >= pool.poll_at:
                 self._poll(pool, now)
 
@@ -281,11 +390,13 @@ class Workforce:
         if worker.state in _COMING:
             if now >= worker.running_since + self._policy.startup_deadline_s:
                 self._hangs(worker, now)
+            elif worker.running_since < math.inf:  # it went back to the queue meanwhile
+                self._remind(worker.running_since + self._policy.startup_deadline_s, worker)
         elif worker.state is _S.SUSPECT:
             if now >= worker.suspect_since + limit:
                 self._lost(worker, now)
             else:
-                self._remind(worker.suspect_since + limit, worker.id)
+                self._remind(worker.suspect_since + limit, worker)
         elif now >= worker.heard_at + limit:
             if worker.state is _S.DRAINING:
                 self._lost(worker, now)
@@ -293,7 +404,7 @@ class Workforce:
             self._move(worker, _S.SUSPECT, f"silent for {now - worker.heard_at:.0f} s")
             worker.suspect_since = now
             self._poll_soon(self._pools[worker.pool], now)
-            self._remind(now + limit, worker.id)
+            self._remind(now + limit, worker)
             text = (
                 f"worker {worker.id} on {worker.host} is silent for {now - worker.heard_at:.0f} s"
             )
@@ -301,7 +412,7 @@ class Workforce:
         else:
             if worker.idle_since + self._policy.idle_leave_s <= now:
                 self.drain(worker, "nothing left to do")
-            self._remind(worker.heard_at + limit, worker.id)
+            self._remind(worker.heard_at + limit, worker)
 
     def _hangs(self, worker: WorkerRecord, now: float) -> None:
         """Running for the scheduler, but never a word: look into it, and have it deleted."""
@@ -319,13 +430,21 @@ class Workforce:
         """A worker has no lease and there is none for it: it leaves if that goes on."""
         if worker.idle_since == math.inf and self._pools[worker.pool].limits.polled:
             worker.idle_since = now
-            self._remind(now + self._policy.idle_leave_s, worker.id)
+            self._remind(now + self._policy.idle_leave_s, worker)
 
     def drain(self, worker: WorkerRecord, why: str) -> None:
         """Lets a worker finish and leave."""
+        worker.asked_to_leave = True
+        if worker.state in (_S.UP, _S.SUSPECT):
+            self._leave_in_peace(worker, why)
+            self._emit(SendMessage(worker.id, Drain()))
+
+    def _leave_in_peace(self, worker: WorkerRecord, why: str) -> None:
+        """It gets nothing more to do; others may be wanted in its place."""
+        worker.capacity = 0
         if worker.state in (_S.UP, _S.SUSPECT):
             self._move(worker, _S.DRAINING, why)
-            self._emit(SendMessage(worker.id, Drain()))
+            self._pools[worker.pool].gather_at = -math.inf
 
     def dismiss(self) -> None:
         """The run is over: workers leave, those that have not come are deleted."""
@@ -338,7 +457,7 @@ class Workforce:
 
     # --- how many ---------------------------------------------------------------------------------
 
-    def _staff(self, pool: PoolRecord, input_ended: bool) -> None:
+    def _staff(self, pool: PoolRecord, input_ended: bool, now: float) -> None:
         """Asks for the workers that are wanted, deletes those that will not be needed."""
         if self.closing:
             return
@@ -347,6 +466,11 @@ class Workforce:
             if input_ended:
                 self._dismiss_coming(pool)
             return
+        if pool.deletions > self._policy.num_resubmits:
+            if pool.up + pool.coming + pool.requested == 0:
+                text = f"the run's workers were deleted from the scheduler {pool.deletions} times"
+                self._give_up(pool, Cause.CANCELED, text, False, now)
+            return
         each = pool.limits.children
         useful = min(pool.limits.max_workers, -(-pool.unfinished // each))
         count = min(useful - pool.up - pool.coming - pool.requested, -(-waits // each))
@@ -354,16 +478,20 @@ class Workforce:
             request, self._next_request = self._next_request, self._next_request + 1
             self._requests[request] = (pool.number, count)
             pool.requested += count
+            pool.asked_at = min(pool.asked_at, now)
             self._emit(SubmitWorkers(request, pool.number, count))
 
     def _dismiss_coming(self, pool: PoolRecord) -> None:
+        if not pool.coming:
+            return
         coming = [w for w in pool.workers.values() if w.state in _COMING]
         for worker in coming:
             self._move(worker, _S.GONE, "not needed any more")
         self._cancel(coming)
 
     def _poll(self, pool: PoolRecord, now: float) -> None:
-        live = [w.id for w in pool.workers.values() if w.state not in ENDED]
+        pool.departed = {w: until for w, until in pool.departed.items() if now < until}
+        live = [*pool.workers, *pool.departed]
         if not live:
             pool.poll_at = math.inf
             return
@@ -374,11 +502,13 @@ class Workforce:
 
     def _say_how_many(self, pool: PoolRecord) -> None:
         """Waiting in the scheduler's queue is no error, but it is said."""
+        if pool.up or not pool.coming:
+            return
         reasons = {w.native.text for w in pool.workers.values() if w.state in _COMING}
         reasons.discard("")
         why = f" ({'; '.join(sorted(reasons)[:2])})" if reasons else ""
         text = f"{pool.up} workers up, {pool.coming} pending{why}"
-        if pool.up == 0 and pool.coming and text != pool.said:
+        if text != pool.said:
             pool.said = text
             self._emit(Note("info", text))
 
@@ -416,11 +546,25 @@ class Workforce:
         pool.up += (to in LIVE - _COMING) - (before in LIVE - _COMING)
         pool.coming += (to in _COMING) - (before in _COMING)
         if to is not _S.UP:
-            pool.hungry.pop(worker.id, None)
+            for names in (pool.hungry, pool.starving, pool.loaded):
+                names.pop(worker.id, None)
+        if to in ENDED:
+            pool.workers.pop(worker.id, None)
 
-    def _remind(self, at: float, worker_id: str) -> None:
-        self._order += 1
-        heapq.heappush(self._timers, (at, self._order, worker_id))
+    def _remind(self, at: float, worker: WorkerRecord) -> None:
+        """Has the worker looked at then, or before: each has one reminder."""
+        if at < worker.reminder_at:
+            worker.reminder_at = at
+            self._order += 1
+            heapq.heappush(self._timers, (at, self._order, worker.id))
+
+
+def _nonsense(hello: Hello, worker: WorkerRecord) -> str:
+    if hello.pool != worker.pool:
+        return f"worker {worker.id} is of pool {worker.pool}, not {hello.pool}"
+    if hello.children < 1 or hello.capacity < 1:
+        return f"worker {worker.id} on {hello.host} has no process for jobs"
+    return ""
 
 
 def _cause(status: NativeStatus) -> Cause:

@@ -47,6 +47,13 @@ class Plan:
     cancel_at: float | None
     fates: dict[int, str]
     no_rerun: bool
+    pools: int = 1
+    mess: float = 0.0  # messages that arrive twice, or late
+    lies: float = 0.0  # of a worker that talks nonsense
+    restart: float = 0.0  # of an agent, under the same native id
+    wrong_version: float = 0.0
+    terminated: float = 0.0
+    lazily: bool = False
 
     @classmethod
     def draw(cls, rng: random.Random) -> Plan:
@@ -77,7 +84,14 @@ class Plan:
             stop_on_failure=rng.random() < 0.2,
             cancel_at=rng.uniform(0, 30) if rng.random() < 0.05 else None,
             fates=fates,
-            no_rerun=rng.random() < 0.1,
+            no_rerun=rng.random() < 0.15,
+            pools=rng.choice([1, 1, 1, 2, 3]),
+            mess=some(0.4, 0.2),
+            lies=some(0.3, 0.5),
+            restart=some(0.2, 0.2),
+            wrong_version=some(0.1, 0.5),
+            terminated=some(0.2, 0.2),
+            lazily=rng.random() < 0.3,
         )
 
 
@@ -86,6 +100,8 @@ class Node:
     """One worker: a real AgentCore, and children that only pretend."""
 
     worker: str
+    pool: int = 0
+    liar: bool = False
     state: ev.NativeState = ev.NativeState.PENDING
     incarnation: str = ""
     core: AgentCore | None = None
@@ -110,10 +126,11 @@ class Simulation:
             silent_after_s=90.0,
             stop_on_failure=self.plan.stop_on_failure,
             submit_deadline_s=600.0,
+            gridmap="1",
         )
         self.policy = policy
         limits = Limits(self.plan.workers, self.plan.children)
-        self.dispatcher = Dispatcher(policy, [limits])
+        self.dispatcher = Dispatcher(policy, [limits] * self.plan.pools)
         self.nodes: dict[str, Node] = {}
         self.ends: dict[int, str] = {}
         self.causes: dict[int, Cause] = {}
@@ -131,13 +148,7 @@ class Simulation:
         heapq.heappush(self._heap, (self.now + delay, self._order, call))
 
     def run(self) -> None:
-        spec = JobSpec("f", "c", rerunnable=not self.plan.no_rerun, reuse=self.plan.reuse)
-        left = self.plan.jobs
-        while left:
-            count = min(left, self.rng.randint(1, 10))
-            left -= count
-            self.tell(ev.JobsAdded(count, spec))
-        self.tell(ev.InputEnded())
+        self.add(self.plan.jobs)
         if self.plan.cancel_at is not None:
             self.after(self.plan.cancel_at, lambda: self.tell(ev.CancelRequested()))
         while self._heap:
@@ -146,6 +157,21 @@ class Simulation:
                 break
             call()
         self.check()
+
+    def add(self, left: int) -> None:
+        """The input: all at once, or as it comes."""
+        if not left:
+            self.tell(ev.InputEnded())
+            return
+        count = min(left, self.rng.randint(1, 10))
+        pool = self.rng.randrange(self.plan.pools)
+        rerunnable = not self.plan.no_rerun
+        spec = JobSpec("f", "c", pool, rerunnable=rerunnable, reuse=self.plan.reuse)
+        self.tell(ev.JobsAdded(count, spec))
+        if self.plan.lazily:
+            self.after(self.rng.uniform(0, 30), lambda: self.add(left - count))
+        else:
+            self.add(left - count)
 
     def tell(self, event: ev.DispatcherEvent) -> None:
         for effect in self.dispatcher.handle(event, self.now):
@@ -210,7 +236,8 @@ class Simulation:
         self._array += 1
         ids = tuple(f"{self._array}.{i + 1}" for i in range(effect.count))
         for worker in ids:
-            self.nodes[worker] = Node(worker)
+            liar = self.rng.random() < self.plan.lies
+            self.nodes[worker] = Node(worker, effect.pool, liar)
             self.after(self.rng.uniform(0.01, 1), lambda w=worker: self.start(w))
         submitted = ev.WorkersSubmitted(effect.request, ids)
         self.after(self.rng.uniform(0, 0.2), lambda: self.tell(submitted))
@@ -242,20 +269,67 @@ class Simulation:
             return
         if fate < self.plan.start_failure:
             return  # hangs before its first word
-        node.incarnation = f"i{self._order}"
-        hello = m.Hello(
-            "1", "3", m.PROTOCOL, worker, node.incarnation, 0, "host", 1, self.plan.children,
-            2 * self.plan.children,
-        )  # fmt: skip
-        node.core = AgentCore(self.plan.children, hello)
+        self.boot(node)
+        if self.rng.random() < self.plan.restart:
+            self.after(self.rng.expovariate(1 / 20), lambda: self.restart(node))
+        if self.rng.random() < self.plan.terminated:
+            warned = ev.TerminationWarned(self.rng.choice([15, 10]))
+            self.after(self.rng.expovariate(1 / 20), lambda: self.agent(node, warned))
+        if node.liar:
+            self.after(1.0, lambda: self.lie(node, 20))
         if self.rng.random() < self.plan.node_death:
             self.after(self.rng.expovariate(1 / 20), lambda: self.die(worker))
         if self.rng.random() < self.plan.agent_freeze:
             self.after(self.rng.expovariate(1 / 20), lambda: self.freeze(worker))
+
+    def boot(self, node: Node) -> None:
+        """An agent starts."""
+        node.incarnation = f"i{self._order}"
+        node.ticking_at = float("inf")
+        version = "0" if self.rng.random() < self.plan.wrong_version else "1"
+        children = self.plan.children
+        hello = m.Hello(
+            version, "3", m.PROTOCOL, node.worker, node.incarnation, node.pool, "host", 1,
+            children, 2 * children,
+        )  # fmt: skip
+        node.core = AgentCore(children, hello)
         self.agent(node, ev.Tick())
+
+    def restart(self, node: Node) -> None:
+        """The scheduler runs a worker again under its old id."""
+        if node.core is not None and node.state is ev.NativeState.RUNNING:
+            node.running.clear()
+            node.generation.update(range(1000))
+            self.boot(node)
+
+    def lie(self, node: Node, left: int) -> None:
+        """A confused agent says what makes no sense; none of it may harm another's jobs."""
+        if node.core is None or not left:
+            return
+        n = self.rng.choice
+        first, count = n([-(10**9), -1, 0, 1, 5, 10**9]), n([-5, 0, 1, 3, 10**9])
+        attempt = n([-1, 7, 10**9])
+        outcome = n([-1, 0, 1, 2, 5, 7, 9, 99])
+        seconds = n([-1.0, float("nan"), float("inf"), 0.0])
+        message = n(
+            [
+                m.Results([m.Result(first, count, attempt, outcome, seconds, -1, -1)]),
+                m.Heartbeat(
+                    n([-1, 0, 3]),
+                    [m.Held(first, count, attempt, n([0, 1, 9]), first, -1, seconds, False)],
+                    [m.Key(first, count, attempt)],
+                ),
+                m.Credit(n([-(10**9), 10**9])),
+                m.NeedBlob("nonsense"),
+            ]
+        )
+        self.to_monitor(node, message)
+        self.after(self.rng.expovariate(1 / 3), lambda: self.lie(node, left - 1))
 
     def die(self, worker: str) -> None:
         """A node loses power; the scheduler may or may not notice."""
+        if self.nodes[worker].core is None:
+            return
         self.vanish(worker)
         if self.rng.random() < 0.3:
             self.nodes[worker].state = ev.NativeState.RUNNING
@@ -276,6 +350,8 @@ class Simulation:
         if self.rng.random() < self.plan.loss:
             return
         self.after(self.rng.uniform(0.0001, 0.01), lambda: self.arrives(worker, message))
+        if self.rng.random() < self.plan.mess:
+            self.after(self.rng.uniform(0, 5), lambda: self.arrives(worker, message))
 
     def arrives(self, worker: str, message: m.ToAgent) -> None:
         node = self.nodes.get(worker)
@@ -296,6 +372,10 @@ class Simulation:
             self.after(delay, lambda: self.to_agent(node.worker, m.Blob(message.digest)))
             return
         event = ev.MessageReceived(node.worker, node.incarnation, message)
+        if self.rng.random() < self.plan.mess:
+            self.after(self.rng.uniform(0, 30), lambda: self.tell(event))
+            if self.rng.random() < 0.3:
+                delay = self.rng.uniform(0, 2)
         self.after(delay, lambda: self.tell(event))
 
     # --- nodes ------------------------------------------------------------------------------------
@@ -316,8 +396,8 @@ class Simulation:
             self.after(max(0.0, at - self.now), lambda: self._agent_tick(node, core))
 
     def _agent_tick(self, node: Node, core: AgentCore) -> None:
-        node.ticking_at = float("inf")
         if node.core is core:
+            node.ticking_at = float("inf")
             self.agent(node, ev.Tick())
 
     def act(self, node: Node, core: AgentCore, effect: do.AgentEffect) -> None:
@@ -391,6 +471,8 @@ class Simulation:
         assert self.ended, "the run never ended"
         assert set(self.ends) == set(range(plan.jobs)), "a job did not end"
         assert self.dispatcher.jobs.unfinished == 0
+        for pool in self.dispatcher.pools:
+            assert pool.unfinished == 0
         stopped = plan.cancel_at is not None or plan.stop_on_failure
         given_up = "failed" in [h for j, h in self.ends.items() if j not in self.attempts]
         for job, how in self.ends.items():
@@ -401,7 +483,7 @@ class Simulation:
                 assert self.dispatcher.jobs[job] is JobState.COMPLETED
             elif job in self.attempts:
                 self.check_failure(job)
-        if plan.no_rerun:
+        if plan.no_rerun and not plan.lies:  # who denies that it has a job makes it run again
             over = [job for job, n in self.starts.items() if n > 1]
             assert not over, f"jobs {over} are not rerunnable, and were started twice"
         alive = [n.worker for n in self.nodes.values() if n.core is not None]
@@ -409,13 +491,12 @@ class Simulation:
 
     def check_nobody_idles(self) -> None:
         """No worker stands idle while a job waits that it could run."""
-        pool = self.dispatcher.pools[0]
-        item = pool.queue.first()
-        if item is None or self.ended:
-            return
-        idle = [w.id for w in pool.workers.values() if w.state is WorkerState.UP and not w.leases]
-        idle = [w for w in idle if self.dispatcher.workers[w].capacity]
-        assert not idle, f"{self.now:.2f}: workers {idle} idle, {item} waits"
+        for pool in self.dispatcher.pools:
+            if pool.queue.first() is None or self.ended:
+                continue
+            up = [w for w in pool.workers.values() if w.state is WorkerState.UP]
+            idle = [w.id for w in up if w.capacity and not w.leases]
+            assert not idle, f"{self.now:.2f}: workers {idle} idle, {pool.queue.first()} waits"
 
     def check_failure(self, job: int) -> None:
         cause, attempts = self.causes[job], self.attempts[job]
@@ -427,9 +508,10 @@ class Simulation:
         elif cause is Cause.STALLED:
             assert fate == "stall" or self.plan.agent_freeze
         else:
-            assert cause in (Cause.DIED, Cause.SILENT, Cause.CANCELED)
+            assert cause in (Cause.DIED, Cause.SILENT, Cause.CANCELED, Cause.PREEMPTED)
             shaky = self.plan.node_death or self.plan.agent_freeze or self.plan.loss
-            shaky = shaky or self.plan.deletion or self.plan.disk_full
+            shaky = shaky or self.plan.deletion or self.plan.disk_full or self.plan.mess
+            shaky = shaky or self.plan.restart or self.plan.lies or self.plan.terminated
             assert fate in ("poison", "die_once", "stall") or shaky, f"job {job}: {cause}"
             most = 1 if self.plan.no_rerun else self.policy.num_resubmits + 1
             assert attempts == most, f"job {job} failed after {attempts} attempts"

@@ -1,0 +1,216 @@
+"""What workers say of their jobs: results and heartbeats.
+
+Nothing that a worker says may raise here or touch jobs that it was not given: a result counts only
+for jobs of a lease that this worker has, or had, and that have had no answer from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from gridmap.core.effects import Deliver, DispatcherEffect, Note, Sampled, SendMessage
+from gridmap.core.jobs import IN_FLIGHT, UNFINISHED
+from gridmap.core.leasing import Leasing
+from gridmap.core.messages import (
+    Ack,
+    Cancel,
+    Drain,
+    Heartbeat,
+    Held,
+    Key,
+    Outcome,
+    Phase,
+    Pulse,
+    Recall,
+    Result,
+    Results,
+)
+from gridmap.core.policy import CAUSE_OF, Policy
+from gridmap.core.records import LeaseRecord, PoolRecord, WorkerRecord
+from gridmap.core.spec import Span
+from gridmap.core.states import JobState, WorkerState
+from gridmap.core.workforce import Workforce
+from gridmap.errors import Cause
+
+_OUTCOMES = frozenset(int(outcome) for outcome in Outcome)
+
+Emit = Callable[[DispatcherEffect], None]
+
+
+class Inbox:
+    """Takes in results and inventories.
+
+    :param emit: takes each effect
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        pools: list[PoolRecord],
+        leasing: Leasing,
+        force: Workforce,
+        emit: Emit,
+    ) -> None:
+        self._policy = policy
+        self._pools = pools
+        self._leasing = leasing
+        self._jobs = leasing.jobs
+        self._force = force
+        self._emit = emit
+
+    # --- results ----------------------------------------------------------------------------------
+
+    def results(self, worker: WorkerRecord, message: Results, now: float) -> None:
+        """Takes results in; whatever they say, the worker may forget them afterwards."""
+        for index, item in enumerate(message.items):
+            self._result(worker, item, index, now)
+        self._emit(SendMessage(worker.id, Ack([item.key for item in message.items])))
+        if worker.state is WorkerState.UP:
+            self._pools[worker.pool].hungry[worker.id] = None
+
+    def _result(self, worker: WorkerRecord, item: Result, index: int, now: float) -> None:
+        lease = worker.lease_of(item.first, item.attempt)
+        late = lease is None
+        lease = lease or worker.former_lease_of(item.first, item.attempt)
+        span = Span(item.first, item.count)
+        if lease is None or item.count < 1 or not lease.covers(span):
+            return
+        if item.outcome not in _OUTCOMES or (late and item.outcome != Outcome.VALUE):
+            return
+        parts = lease.answered(span)
+        if item.outcome == Outcome.VALUE:
+            self._values(parts, item, index, worker)
+        elif item.outcome == Outcome.RETURNED:
+            self._returned(parts, lease, worker, now)
+        elif parts:
+            self._no_value(parts, lease, item, index, worker, now)
+        if late and not lease.open:
+            del worker.former[(lease.span.first, lease.attempt)]
+        elif not late and not lease.open:
+            self._leasing.close(worker, lease)
+
+    def _values(self, parts: list[Span], item: Result, index: int, worker: WorkerRecord) -> None:
+        """First value wins, however late it comes."""
+        if not parts:
+            return
+        worker.refusals = 0
+        self._force.worked(self._pools[worker.pool])
+        for part in parts:
+            for piece in self._jobs.spans(part, UNFINISHED):
+                self._leasing.end(piece, JobState.COMPLETED)
+                self._emit(Deliver(piece, index, piece.first - item.first, worker.id))
+        if math.isfinite(item.seconds):
+            pace = self._leasing.pace(self._jobs.spec(item.first).function)
+            pace.measured(item.count, item.seconds)
+
+    def _returned(
+        self, parts: list[Span], lease: LeaseRecord, worker: WorkerRecord, now: float
+    ) -> None:
+        """Given back unstarted, so uncharged; whoever does only that is of no use."""
+        whole = parts == [lease.span] and not lease.recalled
+        for part in parts:
+            self._leasing.queue_again(self._jobs.spans(part, IN_FLIGHT), lease)
+        if whole and worker.state is WorkerState.UP:
+            worker.refusals += 1
+            if worker.refusals >= self._policy.startup_failures:
+                self._force.gives_back_everything(worker, now)
+
+    def _no_value(
+        self,
+        parts: list[Span],
+        lease: LeaseRecord,
+        item: Result,
+        index: int,
+        worker: WorkerRecord,
+        now: float,
+    ) -> None:
+        """The first job ended so; should the result name more, they have not been run."""
+        job = item.first
+        rest = parts
+        if parts[0].first == job:
+            rest = [Span(job + 1, parts[0].count - 1), *parts[1:]]
+            if self._jobs[job] in IN_FLIGHT:
+                self._job_ended(job, lease, Outcome(item.outcome), index, worker, now)
+        for part in rest:
+            self._leasing.queue_again(self._jobs.spans(part, IN_FLIGHT), lease)
+
+    def _job_ended(
+        self,
+        job: int,
+        lease: LeaseRecord,
+        outcome: Outcome,
+        index: int,
+        worker: WorkerRecord,
+        now: float,
+    ) -> None:
+        if outcome is not Outcome.CANCELED:
+            self._force.worked(self._pools[worker.pool])
+            self._leasing.attempt_failed(job, lease, CAUSE_OF[outcome], index, worker, "", now)
+        elif lease.spec.rerunnable:  # stopped for the sake of its neighbours or of its worker
+            self._leasing.queue_again([Span(job, 1)], lease)
+        else:
+            text = f"stopped on {worker.host}, and it must not run twice"
+            self._leasing.attempt_failed(job, lease, Cause.PREEMPTED, -1, worker, text, now)
+
+    # --- heartbeats -------------------------------------------------------------------------------
+
+    def heartbeat(self, worker: WorkerRecord, message: Heartbeat) -> None:
+        """Compares the worker's inventory with ours: neither side may forget a lease for long."""
+        self._emit(SendMessage(worker.id, Pulse(message.seq)))
+        if message.seq <= worker.seq:
+            return  # older than what is known: it must not count as an absence
+        worker.seq = message.seq
+        if worker.state is WorkerState.DRAINING:  # the word may have been lost
+            self._emit(SendMessage(worker.id, Drain()))
+        present = self._held(worker, message.held)
+        for key in message.unacknowledged:
+            lease = worker.lease_of(key[0], key[2])
+            if lease is not None:
+                present.add((lease.span.first, lease.attempt))
+        for name, lease in list(worker.leases.items()):
+            lease.absent = 0 if name in present else lease.absent + 1
+            if lease.absent >= 2:
+                self._leasing.void(worker, lease)
+        if worker.state is WorkerState.UP:
+            self._pools[worker.pool].hungry.setdefault(worker.id)
+
+    def _held(self, worker: WorkerRecord, inventory: list[Held]) -> set[tuple[int, int]]:
+        """Takes in what it holds; returns the names of those leases that it was given."""
+        present: set[tuple[int, int]] = set()
+        strangers: set[Key] = set()
+        for held in inventory:
+            lease = worker.lease_of(held.first, held.attempt)
+            if lease is None:
+                strangers.add(Key(held.first, held.count, held.attempt))
+                continue
+            present.add((lease.span.first, lease.attempt))
+            if held.phase == Phase.RUNNING:
+                self._running(worker, lease, held)
+            elif lease.recalled:  # the word may have been lost
+                self._emit(SendMessage(worker.id, Recall([lease.key])))
+        unknown_twice = strangers & worker.strangers
+        worker.strangers = strangers
+        if unknown_twice:
+            self._emit(SendMessage(worker.id, Cancel(sorted(unknown_twice))))
+        return present
+
+    def _running(self, worker: WorkerRecord, lease: LeaseRecord, held: Held) -> None:
+        """Takes in what a running lease uses; a job that does nothing for too long is stopped."""
+        job = held.current
+        if not lease.holds(job):
+            lease.idle_job = -1
+            return
+        if self._jobs[job] is JobState.LEASED:
+            self._jobs.move(Span(job, 1), JobState.RUNNING)
+        self._emit(Sampled(job, worker.id, held.rss_bytes, held.cpu_fraction, held.running))
+        if not self._policy.is_idle(held):
+            lease.idle_job = -1
+            return
+        lease.idle_beats = lease.idle_beats + 1 if lease.idle_job == job else 1
+        lease.idle_job = job
+        if lease.idle_beats >= self._policy.max_idle_heartbeats:
+            text = f"job {job} on {worker.host} was idle for {lease.idle_beats} heartbeats"
+            lease.idle_job = -1  # counts anew: the word to stop it may get lost
+            self._emit(Note("warning", f"{text}: it is stopped"))
+            self._emit(SendMessage(worker.id, Cancel([lease.key], int(Outcome.STALLED))))

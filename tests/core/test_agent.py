@@ -1,0 +1,255 @@
+"""The rules of a node, each by its own example."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gridmap.core import effects as do
+from gridmap.core import events as ev
+from gridmap.core import messages as m
+from gridmap.core.agent import CHILD_END_S, CHILD_START_FAILURES, CHILD_START_S, AgentCore
+from gridmap.core.messages import Outcome
+from tests.core.bench import of
+
+HELLO = m.Hello("1", "3", m.PROTOCOL, "w", "i", 0, "node7", 1, 1, 2)
+
+
+class Node:
+    """An agent with one child that is ready, and both its blobs."""
+
+    def __init__(self, blobs: tuple[str, ...] = ("f", "c"), ready: bool = True) -> None:
+        self.now = 0.0
+        self.core = AgentCore(1, HELLO)
+        self.tell(ev.Tick())
+        self.hear(m.Welcome("run", 10.0, 300.0))
+        for digest in blobs:
+            self.tell(ev.BlobStored(digest))
+        if ready:
+            self.tell(ev.ChildReady(0))
+
+    def tell(self, event: ev.AgentEvent) -> list[Any]:
+        self.new = list(self.core.handle(event, self.now))
+        return self.new
+
+    def hear(self, message: m.ToAgent) -> list[Any]:
+        return self.tell(ev.MonitorSaid(message))
+
+    def wait(self, seconds: float) -> list[Any]:
+        until, effects = self.now + seconds, []
+        while self.core.next_deadline() <= until:
+            self.now = max(self.now, self.core.next_deadline())
+            effects += self.tell(ev.Tick())
+            self.core._heard_at = self.now  # the monitor lives
+        self.now = until
+        return effects
+
+    def work(self, first: int = 0, count: int = 1, attempt: int = 0, reuse: bool = True) -> None:
+        lease = m.Lease(first, count, attempt, "f", "c", reuse, [(0, count, 1)])
+        self.hear(m.Work([lease]))
+
+    def answers(self, child: int, first: int, count: int = 1, outcome: int = 0) -> list[Any]:
+        item = m.Result(first, count, 0, outcome, 0.1, 1, 1)
+        return self.tell(ev.ChildAnswered(child, [item]))
+
+
+def results(effects: list[Any]) -> list[tuple[int, int, Outcome]]:
+    said = [e.message for e in of(do.Say, effects) if isinstance(e.message, m.Results)]
+    return [(r.first, r.count, Outcome(r.outcome)) for x in said for r in x.items]
+
+
+def said(effects: list[Any], kind: type[Any]) -> list[Any]:
+    return [e.message for e in of(do.Say, effects) if isinstance(e.message, kind)]
+
+
+def test_hello_is_said_again_until_it_is_answered() -> None:
+    core = AgentCore(1, HELLO)
+    assert said(core.handle(ev.Tick(), 0.0), m.Hello)
+    assert not said(core.handle(ev.Tick(), 0.5), m.Hello)
+    assert said(core.handle(ev.Tick(), core.next_deadline()), m.Hello)
+    core.handle(ev.MonitorSaid(m.Welcome("run", 10.0, 300.0)), 2.0)
+    assert not said(core.handle(ev.Tick(), 9.0), m.Hello)
+
+
+def test_a_result_is_kept_and_said_again_until_it_is_acknowledged() -> None:
+    node = Node()
+    node.work()
+    node.answers(0, 0)
+    node.tell(ev.ChildFinished(0))
+    beat = said(node.tell(ev.UsageRead()), m.Heartbeat)[0]
+    assert (beat.held, beat.unacknowledged) == ([], [m.Key(0, 1, 0)])
+    assert results(node.wait(31)) == [(0, 1, Outcome.VALUE)]
+    assert of(do.DropResult, node.hear(m.Ack([m.Key(0, 1, 0)])))
+    assert results(node.wait(60)) == []
+    assert said(node.tell(ev.UsageRead()), m.Heartbeat)[0].unacknowledged == []
+
+
+def test_a_heartbeat_is_an_inventory() -> None:
+    node = Node()
+    node.work(0)
+    node.work(1)
+    assert of(do.ReadUsage, node.wait(10)) == [do.ReadUsage((0,))]
+    beat = said(node.tell(ev.UsageRead({0: ev.Usage(7, 0.5, True, 0)})), m.Heartbeat)[0]
+    assert beat.held == [
+        m.Held(1, 1, 0, 0, -1, 0, 0.0, False),
+        m.Held(0, 1, 0, 1, 0, 7, 0.5, True),
+    ]
+
+
+def test_a_lease_that_comes_twice_runs_once() -> None:
+    node = Node()
+    node.work()
+    node.answers(0, 0)
+    node.tell(ev.ChildFinished(0))
+    node.hear(m.Ack([m.Key(0, 1, 0)]))
+    node.work()
+    assert not of(do.GiveLease, node.new)
+
+
+def test_a_lease_waits_for_its_blobs() -> None:
+    node = Node(blobs=())
+    node.work()
+    assert [x.digest for x in said(node.new, m.NeedBlob)] == ["f", "c"]
+    assert len(said(node.wait(31), m.NeedBlob)) == 2
+    node.tell(ev.BlobStored("f"))
+    assert not of(do.GiveLease, node.new)
+    node.tell(ev.BlobStored("c"))
+    assert of(do.GiveLease, node.new)
+
+
+def test_a_blob_that_cannot_be_had_costs_one_job_and_gives_back_the_rest() -> None:
+    node = Node(blobs=("c",))
+    node.work(0, 5)
+    node.hear(m.Blob("f", found=False))
+    assert results(node.new) == [(0, 1, Outcome.DIED), (1, 4, Outcome.RETURNED)]
+    assert of(do.KeepDeath, node.new)[0].text and of(do.DropLease, node.new)
+
+
+def test_a_death_takes_one_job_with_it_and_the_rest_goes_back() -> None:
+    node = Node()
+    node.work(0, 5)
+    node.answers(0, 0)
+    node.tell(ev.ChildDied(0, 2, -1, 11))
+    assert results(node.new) == [
+        (1, 1, Outcome.RETURNED), (2, 1, Outcome.DIED), (3, 2, Outcome.RETURNED)
+    ]  # fmt: skip
+    assert of(do.KeepDeath, node.new)[0].signal == 11 and of(do.StartChild, node.new)
+
+
+def test_a_child_is_not_believed_about_jobs_that_it_was_not_given() -> None:
+    node = Node()
+    node.work(0, 2)
+    for first, count in ((7, 1), (-1, 1), (0, 9), (1, -1)):
+        assert results(node.answers(0, first, count)) == []
+    node.tell(ev.ChildFinished(0))
+    assert results(node.new) == [(0, 2, Outcome.RETURNED)]
+
+
+def test_children_that_die_while_starting_make_the_agent_leave_and_give_back_its_leases() -> None:
+    node = Node(ready=False)
+    node.work()
+    for child in range(CHILD_START_FAILURES):
+        assert not node.core.left
+        node.tell(ev.ChildDied(child, -1, 1))
+    assert results(node.new) == [(0, 1, Outcome.RETURNED)] and of(do.Leave, node.new)
+    assert "die while they start" in said(node.new, m.Bye)[0].reason
+
+
+def test_a_child_that_hangs_in_its_start_is_killed_and_one_that_cannot_be_killed_is_given_up() -> (
+    None
+):
+    node = Node(ready=False)
+    node.work()
+    assert not of(do.KillChild, node.wait(CHILD_START_S - 1))
+    assert of(do.KillChild, node.wait(2))
+    assert of(do.StartChild, node.wait(CHILD_END_S))
+    node.tell(ev.ChildReady(1))
+    assert of(do.GiveLease, node.new)
+    node.hear(m.Cancel([m.Key(0, 1, 0)], int(Outcome.STALLED)))
+    assert results(node.wait(CHILD_END_S + 1)) == [(0, 1, Outcome.STALLED)]
+
+
+def test_without_reuse_a_child_runs_one_job() -> None:
+    node = Node()
+    node.work(0, reuse=False)
+    node.answers(0, 0)
+    node.tell(ev.ChildFinished(0))
+    assert of(do.KillChild, node.new) == [do.KillChild(0)]
+    node.tell(ev.ChildDied(0, -1))
+    assert of(do.StartChild, node.new) == [do.StartChild(1)]
+
+
+def test_a_used_child_is_not_given_a_job_that_wants_a_fresh_one() -> None:
+    node = Node()
+    node.work(0)
+    node.answers(0, 0)
+    node.tell(ev.ChildFinished(0))
+    node.work(1, reuse=False)
+    assert of(do.KillChild, node.new) and not of(do.GiveLease, node.new)
+
+
+def test_a_recall_returns_what_has_not_started() -> None:
+    node = Node()
+    node.work(0)
+    node.work(1)
+    node.hear(m.Recall([m.Key(0, 1, 0), m.Key(1, 1, 0)]))
+    assert results(node.new) == [(1, 1, Outcome.RETURNED)]
+
+
+def test_a_stalled_job_is_killed_and_named() -> None:
+    node = Node()
+    node.work(0, 3)
+    node.hear(m.Cancel([m.Key(0, 3, 0)], int(Outcome.STALLED)))
+    assert of(do.KillChild, node.new) == [do.KillChild(0, int(Outcome.STALLED))]
+    node.tell(ev.ChildDied(0, 0, -1, 9, int(Outcome.STALLED)))
+    assert results(node.new) == [(0, 1, Outcome.STALLED), (1, 2, Outcome.RETURNED)]
+
+
+def test_drained_it_finishes_gives_back_and_waits_for_its_last_acknowledgment() -> None:
+    node = Node()
+    node.work(0)
+    node.work(1)
+    node.hear(m.Drain())
+    assert said(node.new, m.Credit) == [m.Credit(0)]
+    assert results(node.new) == [(1, 1, Outcome.RETURNED)] and not node.core.left
+    node.answers(0, 0)
+    node.tell(ev.ChildFinished(0))
+    assert not node.core.left
+    node.hear(m.Ack([m.Key(1, 1, 0)]))
+    node.hear(m.Ack([m.Key(0, 1, 0)]))
+    assert node.core.left and said(node.new, m.Bye) == [m.Bye("drained")]
+
+
+def test_it_does_not_wait_for_ever_for_an_acknowledgment_but_says_it_again() -> None:
+    node = Node()
+    node.work()
+    node.answers(0, 0)
+    node.tell(ev.ChildFinished(0))
+    node.hear(m.Drain())
+    effects = node.wait(40)
+    assert (0, 1, Outcome.VALUE) in results(effects) and of(do.Leave, effects)
+
+
+@pytest.mark.parametrize(("signal", "kills"), [(15, True), (10, False)])
+def test_sigterm_ends_what_runs_and_a_softer_warning_lets_it_finish(
+    signal: int, kills: bool
+) -> None:
+    node = Node()
+    node.work(0)
+    node.work(1)
+    node.tell(ev.TerminationWarned(signal))
+    assert results(node.new) == [(1, 1, Outcome.RETURNED)]
+    assert bool(of(do.KillChild, node.new)) is kills
+    if kills:  # it had started: whoever must not run twice has to know
+        node.tell(ev.ChildDied(0, 0, -1, 9, int(Outcome.CANCELED)))
+        assert results(node.new) == [(0, 1, Outcome.CANCELED)]
+
+
+def test_it_leaves_when_refused_and_when_nobody_speaks_to_it() -> None:
+    node = Node()
+    assert of(do.Leave, node.hear(m.Refuse("other version")))
+    assert node.core.next_deadline() == float("inf") and node.tell(ev.Tick()) == []
+    node = Node()
+    node.now = 301.0
+    assert of(do.Leave, node.tell(ev.Tick()))

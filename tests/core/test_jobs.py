@@ -1,0 +1,40 @@
+"""The queue of ranges."""
+
+from __future__ import annotations
+
+from gridmap.core.jobs import JobTable, Range, RangeQueue
+from gridmap.core.spec import JobSpec, Span
+
+SPEC = JobSpec("f", "c")
+
+
+def test_a_range_is_taken_in_parts_and_put_back_in_front() -> None:
+    queue = RangeQueue()
+    queue.put(Range(Span(0, 10), SPEC))
+    queue.put(Range(Span(10, 5), SPEC))
+    first = queue.take(4)
+    assert (first.span, queue.count) == (Span(0, 4), 11)
+    queue.put_back(first)
+    assert [queue.take(99).span for _ in range(3)] == [Span(0, 4), Span(4, 6), Span(10, 5)]
+    assert queue.count == 0 and queue.first() is None
+
+
+def test_a_range_that_backs_off_comes_back_in_time() -> None:
+    queue = RangeQueue()
+    queue.put_later(Range(Span(0, 1), SPEC), 5.0)
+    queue.put_later(Range(Span(1, 1), SPEC), 3.0)
+    assert (queue.next_wake(), queue.later, queue.count) == (3.0, 2, 0)
+    assert queue.wake(2.9) == []
+    assert [item.span for item in queue.wake(4.0)] == [Span(1, 1)]
+    assert (queue.next_wake(), queue.count) == (5.0, 1)
+    queue.clear()
+    assert (queue.next_wake(), queue.first(), queue.count) == (None, None, 0)
+
+
+def test_neighbours_of_one_kind_share_a_segment() -> None:
+    table = JobTable()
+    for name in ("f", "f", "g", "f"):
+        table.add(2, JobSpec(name, "c"))
+    assert list(table.segments(Span(0, 8))) == [Span(0, 4), Span(4, 2), Span(6, 2)]
+    assert list(table.segments(Span(3, 1))) == [Span(3, 1)]
+    assert [table.spec(job).function for job in range(8)] == list("ffffggff")
