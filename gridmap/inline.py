@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,29 +13,38 @@ if TYPE_CHECKING:
     from gridmap.job import Job
 
 
-def run_inline(jobs: Iterable[Job], on_error: str) -> list[Any]:
-    """Runs jobs here; returns their values in order.
+def run_inline(jobs: Iterable[Job], on_error: str) -> Iterator[Any]:
+    """Runs jobs here, each when its value is asked for; notes in them what happened.
 
     :param on_error: "raise" stops at the first failure, "finish" raises it after the last job,
         "return" puts exceptions in the place of values
     """
-    results: list[Any] = []
+    host = socket.gethostname()
     first: BaseException | None = None
     for job in jobs:
+        job.host_name = host
         with _at_home(job):
-            if on_error == "raise":
-                job.ret = job.function(*job.args, **job.kwlist)
-                results.append(job.ret)
-                continue
-            try:
-                job.ret = job.function(*job.args, **job.kwlist)
-            except Exception as error:
-                job.note_failure(error)
-                first = first or error
-            results.append(job.ret)
-    if first is not None and on_error == "finish":
+            error = _call(job)
+        if error is None or on_error == "return":
+            yield job.ret
+        elif on_error == "raise":
+            raise error
+        else:
+            first = first or error
+    if first is not None:
         raise first
-    return results
+
+
+def _call(job: Job) -> Exception | None:
+    """Calls the function; returns what it raised."""
+    try:
+        job.ret = job.function(*job.args, **job.kwlist)
+    except Exception as error:
+        job.note_failure(error)
+        return error
+    finally:
+        job.timestamp = time.time()
+    return None
 
 
 @contextlib.contextmanager
@@ -46,13 +57,20 @@ def _at_home(job: Job) -> Iterator[None]:
     if moved:
         os.chdir(job.working_dir)
     if changed and wanted is not None:
-        os.environ.clear()
-        os.environ.update(wanted)
+        _set_environment(wanted)
     try:
         yield
     finally:
         if moved:
             os.chdir(here)
         if changed:
-            os.environ.clear()
-            os.environ.update(variables)
+            _set_environment(variables)
+
+
+def _set_environment(wanted: dict[str, str]) -> None:
+    """Changes what differs, and nothing else: other threads may be reading."""
+    for name in set(os.environ) - set(wanted):
+        del os.environ[name]
+    for name, value in wanted.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value

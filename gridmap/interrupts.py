@@ -34,14 +34,15 @@ def register(run: Endable) -> None:
         _alive.clear()
         _pid = os.getpid()
     _alive[id(run)] = run
+    atexit.unregister(_end_all)
+    atexit.register(_end_all)  # the newest is called first, while the scheduler can be reached
     _handle_sigterm()
 
 
 def unregister(run: Endable) -> None:
     """This run has ended."""
     _alive.pop(id(run), None)
-    if not _alive:
-        _restore_sigterm()
+    restore()
 
 
 def _handle_sigterm() -> None:
@@ -54,9 +55,10 @@ def _handle_sigterm() -> None:
         _handling = True
 
 
-def _restore_sigterm() -> None:
+def restore() -> None:
+    """Gives SIGTERM back when no run is alive; only the main thread can, from others it waits."""
     global _handling
-    if not _handling or threading.current_thread() is not threading.main_thread():
+    if _alive or not _handling or threading.current_thread() is not threading.main_thread():
         return
     if signal.getsignal(signal.SIGTERM) is _terminated:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -73,13 +75,16 @@ def _terminated(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-@atexit.register
 def _end_all() -> None:
     if os.getpid() != _pid:
         return
-    runs = list(_alive.values())
-    for run in runs:
-        run.cancel("the program ended")
     deadline = time.monotonic() + EXIT_DEADLINE_S
-    for run in runs:
-        run.join(max(0.0, deadline - time.monotonic()))
+    while _alive and time.monotonic() < deadline:
+        try:
+            runs = list(_alive.values())
+            for run in runs:
+                run.cancel("the program ended")
+            for run in runs:
+                run.join(max(0.0, deadline - time.monotonic()))
+        except (KeyboardInterrupt, SystemExit):  # once more: it would take longer to start anew
+            continue

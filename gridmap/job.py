@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 import os
 import time
 import traceback
@@ -72,7 +73,7 @@ class Job:
     def __init__(
         self,
         f: Callable[..., Any],
-        args: Sequence[Any] = (),
+        args: Iterable[Any],
         kwlist: Mapping[str, Any] | None = None,
         cleanup: bool = True,
         mem_free: str = "1G",
@@ -96,9 +97,11 @@ class Job:
             raise TypeError(f"a Job needs something to call, not {f!r}")
         if isinstance(args, (str, bytes)) or not isinstance(args, Iterable):
             raise TypeError(f"the arguments of a Job are a list, not {args!r}")
+        if isinstance(resources, str):
+            raise TypeError(f"resources are a list of 'name=value', not the text {resources!r}")
         self.function = f
         self.args = list(args)
-        self.kwlist = dict(kwlist or {})
+        self.kwlist = _named("kwlist", kwlist)
         self.cleanup = cleanup
         self.mem_free = mem_free
         self.name = str(name).strip().replace(" ", "_")
@@ -106,7 +109,9 @@ class Job:
         self.queue: str = conf.DEFAULT_QUEUE if queue is None else queue
         self.interpreting_shell = interpreting_shell
         self.copy_env = copy_env
-        self.add_env = dict(add_env or {})
+        self.add_env: dict[str, str] = _named("add_env", add_env)
+        if not all(isinstance(value, str) for value in self.add_env.values()):
+            raise TypeError(f"the values of add_env are texts, not {add_env!r}")
         self.project = project
         self.validation_level = validation_level
         self.os_distribution = os_distribution
@@ -149,15 +154,16 @@ class Job:
     def note_failure(self, error: BaseException) -> None:
         """Takes note of how the job failed."""
         self.ret = error
+        self.cause_of_death = str(getattr(error, "cause", Cause.EXCEPTION))
         self.traceback = "".join(
             traceback.format_exception(type(error), error, error.__traceback__)
         )
 
     def full_environment(self) -> dict[str, str] | None:
-        """Returns the variables that the job sees; None for those of wherever it runs."""
-        if self.environment is None:
-            return None
-        return {**self.environment, **self.add_env}
+        """Returns the variables that the job sees here; None when it brings none of its own."""
+        if self.environment is not None:
+            return {**self.environment, **self.add_env}
+        return {**os.environ, **self.add_env} if self.add_env else None
 
     def resources_wanted(self, white_list: Iterable[str] | None = None) -> Resources:
         """Returns what the job asks of the scheduler.
@@ -267,7 +273,7 @@ def grid_map(
     )  # fmt: skip
     elements = _iterable(args_list)
     if call.inline:
-        results = run_inline(_as_jobs(job, elements), on_error)
+        results = list(run_inline(_as_jobs(job, elements), on_error))
     else:
         results = call.run_map(job, elements).results()
     if completion_mail:
@@ -302,7 +308,7 @@ def process_jobs(
     )  # fmt: skip
     checked = _checked_jobs(jobs)
     if call.inline:
-        return run_inline(checked, on_error)
+        return list(run_inline(call.noted(checked), on_error))
     return call.run_jobs(checked).results()
 
 
@@ -336,8 +342,10 @@ def grid_imap(
 ) -> Iterator[Any]:
     """Yields `f(x)` for each element, in order, as soon as it and those before it are there.
 
-    The input may be endless: it is read only `window` elements ahead of what has been yielded.
-    Closing or dropping the iterator ends the run.
+    The input may be endless: it is read, by the thread that takes the values, at most `window`
+    elements ahead of what has been yielded.  Should reading it fail, the values of what had been
+    read come first, then the error.  Closing or dropping the iterator ends the run.  With
+    on_error="finish" a call that failed yields nothing, and the first failure is raised at the end.
 
     :param window: most elements between the input and the output
     :param options: those of `grid_map`
@@ -366,8 +374,7 @@ def _imap(
         "on_error", "reuse", "backend",
     )  # fmt: skip
     given = {name: options.pop(name) for name in names if name in options}
-    if window < 1:
-        raise ValueError(f"window is {window}; it must be 1 or more")
+    window = _at_least_one("window", window)
     job = Job(f, [], **options)
     call = _Call.checked(**given)
     return call.stream(job, _iterable(iterable), window, ordered)
@@ -402,8 +409,8 @@ class _Call:
         from gridmap.run import ON_ERROR, Options
 
         config = settings()
-        if isinstance(white_list, str):
-            raise TypeError(f"white_list is a list of host names, not the text {white_list!r}")
+        if isinstance(white_list, str) or not isinstance(white_list, Iterable | None):
+            raise TypeError(f"white_list is a list of host names, not {white_list!r}")
         if on_error not in ON_ERROR:
             raise ValueError(f"on_error is {on_error!r}; it must be one of {', '.join(ON_ERROR)}")
         max_processes = _at_least_one("max_processes", max_processes)
@@ -433,8 +440,8 @@ class _Call:
     ) -> Iterator[Any]:
         from gridmap.run import stream
 
-        if self.inline and self.options.on_error == "raise":
-            return (run_inline([x], "raise")[0] for x in _as_jobs(job, elements))
+        if self.inline:
+            return run_inline(_as_jobs(job, elements), self.options.on_error)
         options = self._with_cleanup(job.cleanup)
         return stream(self._plan_map(job, elements), options, window, ordered)
 
@@ -450,7 +457,19 @@ class _Call:
             self.options.reuse,
         )
         options = self._with_cleanup(all(job.cleanup for job in jobs))
-        return Run(plan, options, _JobWatcher(jobs, self), jobs)
+        run = Run(plan, options, _JobWatcher(self.noted(jobs), self), jobs)
+        for job in jobs:
+            job.home_address = run.id
+        return run
+
+    def noted(self, jobs: list[Job]) -> list[Job]:
+        """Makes the jobs ready to tell of a new run."""
+        for number, job in enumerate(jobs):
+            job._start_anew()
+            job.uniq_id = str(number)
+            if self.white_list:
+                job.white_list = list(self.white_list)
+        return jobs
 
     def _plan_map(self, job: Job, elements: Iterable[Any]) -> Any:
         from gridmap.plan import Plan, Segment
@@ -540,11 +559,24 @@ def _checked_jobs(jobs: Any) -> list[Job]:
 
 
 def _at_least_one(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+    try:
+        number = operator.index(value)  # NumPy's whole numbers are some, too
+    except TypeError:
+        number = None
+    if isinstance(value, bool) or number is None:
         raise TypeError(f"{name} must be a whole number, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} is {value}; it must be 1 or more")
-    return value
+    if number < 1:
+        raise ValueError(f"{name} is {number}; it must be 1 or more")
+    return number
+
+
+def _named(option: str, given: Any) -> dict[str, Any]:
+    """Returns a dict of what has names."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise TypeError(f"{option} is a dict whose keys are names, not {given!r}")
+    return dict(given)
 
 
 def _checked_folder(temp_dir: str | None) -> str | None:
@@ -562,16 +594,20 @@ def _choose_backend(backend: str, local: bool, require_cluster: bool) -> str:
 
     :raises DRMAANotPresentException: a cluster is required and there is none
     """
-    if backend == "local" or local:
-        if require_cluster:
-            raise ValueError("require_cluster=True contradicts a local run")
-        return "local"
-    if backend not in ("auto", "drmaa"):
+    if backend not in BACKENDS:
         from gridmap.backends.registry import backend_names
 
         known = sorted({*BACKENDS, *backend_names()})
         if backend not in known:
             raise ValueError(f"backend is {backend!r}; it must be one of {', '.join(known)}")
+    if local and backend not in ("auto", "local"):
+        raise ValueError(f"local=True contradicts backend={backend!r}")
+    if backend == "local" or local:
+        if require_cluster:
+            what = "local=True" if local else f"backend={backend!r}"
+            raise ValueError(f"require_cluster=True contradicts {what}")
+        return "local"
+    if backend not in BACKENDS:
         return backend
     from gridmap.backends.drmaa import why_not
 
@@ -611,8 +647,6 @@ class _JobWatcher(_MapWatcher):
     def __init__(self, jobs: list[Job], call: _Call) -> None:
         self._jobs = jobs
         self._call = call
-        for job in jobs:
-            job._start_anew()
 
     def name(self, job: int) -> str:
         return self._jobs[job].name
@@ -650,8 +684,8 @@ def _note(job: Job, number: int, place: Any, attempts: int) -> None:
 
 
 def _note_error(job: Job, error: BaseException, cause: Cause) -> None:
-    job.cause_of_death = str(cause)
     job.note_failure(error)
+    job.cause_of_death = str(cause)
 
 
 # --- historic names -------------------------------------------------------------------------------

@@ -65,7 +65,9 @@ def pickle_one(obj: object, form: int = ONE, *, out_of_band: bool = True) -> Pic
 def _registered_by_value() -> bool:
     """True when the user asked cloudpickle to send some module by value."""
     cloudpickle = sys.modules.get("cloudpickle")
-    return cloudpickle is not None and bool(cloudpickle.list_registry_pickle_by_value())
+    # another thread may be importing it just now
+    registry = getattr(cloudpickle, "list_registry_pickle_by_value", None)
+    return registry is not None and bool(registry())
 
 
 def unpickle(data: Frame, buffers: Iterable[Frame] = ()) -> Any:

@@ -9,8 +9,9 @@ import secrets
 import shutil
 import socket
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +24,7 @@ from gridmap.core.dispatcher import Dispatcher
 from gridmap.core.messages import PROTOCOL
 from gridmap.core.policy import Limits, Policy
 from gridmap.core.states import JobState
-from gridmap.errors import Cause, GridMapError, JobUnpicklable
+from gridmap.errors import Cause, GridMapError, JobCanceled, JobUnpicklable
 from gridmap.failures import exception_of_end, exception_of_failure
 from gridmap.monitor.loop import Monitor
 from gridmap.monitor.sink import Delivery, End, Failure, Place, Sink, Values
@@ -36,8 +37,15 @@ log = logging.getLogger(__name__)
 
 ON_ERROR = ("raise", "finish", "return")
 CLOSE_DEADLINE_S = 15.0
+STREAM_BYTES = 256 << 20
+"""About so many bytes of arguments and values may a stream have under way."""
+
 LOCAL = "local"
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+class MonitorFailed(GridMapError):
+    """The loop that runs everything has a fault."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +87,21 @@ class Engine:
 
     It belongs to one thread at a time; `cancel` may be called from any.
 
+    :param max_items: most jobs whose arguments travel in one packet
     :raises PicklingError: something cannot be pickled; nothing was started
     :raises BackendError: the scheduler does not answer; nothing was started
     """
 
-    def __init__(self, plan: Plan, options: Options, watcher: Watcher) -> None:
+    def __init__(
+        self, plan: Plan, options: Options, watcher: Watcher, max_items: int = 4096
+    ) -> None:
         self.id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
         self.options = options
         self.watcher = watcher
         self.sink = Sink()
         self.total = 0
-        self._source: Iterator[Part] = parts(plan, one_pool=options.backend == LOCAL)
+        self.carried_bytes = 0
+        self._source: Iterator[Part] = parts(plan, options.backend == LOCAL, max_items)
         self._directory: RunDirectory | None = None
         self._monitor: Monitor | None = None
         self._plan = plan
@@ -106,7 +118,13 @@ class Engine:
         directory = self._directory
         monitor.at_end = lambda: _at_end(monitor, directory, dispatcher)
         interrupts.register(monitor)
-        monitor.start()
+        try:
+            monitor.start()
+        except BaseException:  # no more threads, or interrupted
+            if not monitor.started:
+                self._monitor = None
+                monitor.abandon()
+            raise
         for part in self._pending:
             monitor.add(*part)
         self._pending.clear()
@@ -123,18 +141,28 @@ class Engine:
         while not self._exhausted and fed < most_jobs and size < most_bytes:
             part = next(self._source, None)
             if part is None:
-                self._exhausted = True
-                if self._monitor is not None:
-                    self._monitor.end_input()
+                self.end_input()
                 break
             fed += part.packet.count
             size += part.nbytes
+            self.carried_bytes += part.nbytes
             self.total += part.packet.count
             if self._monitor is None:
                 self._pending.append(part)
             else:
                 self._monitor.add(*part)
         return fed
+
+    def end_input(self) -> None:
+        """Says that no more jobs will come."""
+        self._exhausted = True
+        if self._monitor is not None:
+            self._monitor.end_input()
+
+    @property
+    def started(self) -> bool:
+        """True once there is a monitor."""
+        return self._monitor is not None
 
     @property
     def exhausted(self) -> bool:
@@ -218,7 +246,7 @@ class Engine:
         items = self.sink.take(timeout_s)
         if not items and self.sink.ended:
             if self.sink.error is not None:
-                raise GridMapError(
+                raise MonitorFailed(
                     f"run {self.id}: the monitor failed, the run cannot go on"
                 ) from self.sink.error
             return None
@@ -227,6 +255,7 @@ class Engine:
     def _read(self, item: Delivery) -> Iterator[tuple[int, Any]]:
         watcher = self.watcher
         if isinstance(item, Values):
+            self.carried_bytes += sum(memoryview(frame).nbytes for frame in item.frames)
             for job, value in enumerate(_values(item), item.span.first):
                 if isinstance(value, Failed):
                     watcher.failed(job, value.error, Cause.UNPICKLABLE, 1, item.place)
@@ -251,7 +280,7 @@ class Engine:
     def status(self) -> RunStatus:
         """Returns the run at a glance."""
         if self._monitor is None:
-            return RunStatus(self.total, 0, 0, 0, 0, self.total, 0, 0, False)
+            return RunStatus(self.total, 0, 0, 0, 0, self.total, 0, 0, self.sink.ended)
         summary = self._monitor.ask(lambda dispatcher: dispatcher.summary())
         jobs = summary.jobs
         return RunStatus(
@@ -277,8 +306,10 @@ class Engine:
             return
         if not self.sink.ended:
             self.cancel("the run was closed")
+            self._source = iter(())
         if not self._monitor.join(timeout_s):
             log.warning("run %s did not end within %.0f s", self.id, timeout_s)
+        interrupts.restore()
 
     @property
     def monitor(self) -> Monitor:
@@ -328,10 +359,13 @@ class RunDirectory:
                 for name in (worker.log_stdout, worker.log_stderr):
                     if name and Path(name).parent == self.logs:
                         Path(name).unlink(missing_ok=True)
-        if self._keep_logs or failed:
+        if (self._keep_logs or failed) and self._has_logs():
             (self.path / "connection.json").unlink(missing_ok=True)
         else:
             self.remove()
+
+    def _has_logs(self) -> bool:
+        return self.logs.parent == self.path and any(self.logs.iterdir())
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
@@ -393,15 +427,20 @@ class Run:
     def __init__(self, plan: Plan, options: Options, watcher: Watcher, jobs: Sequence[Any]) -> None:
         self.jobs = jobs
         self._engine = Engine(plan, options, watcher)
-        self._values: list[Any] = []
-        self._first: BaseException | None = None
-        self._engine.feed(most_bytes=EAGER_BYTES)
-        if self._engine.total:
-            self._engine.start()
-            self._engine.feed()
-        else:
-            self._engine.sink.end()
-        self._values = [None] * self._engine.total
+        self._first: tuple[int, BaseException] | None = None
+        self._kept = 0
+        self._taking = threading.RLock()  # an interrupted thread may come again
+        try:
+            self._engine.feed(most_bytes=EAGER_BYTES)
+            if self._engine.total:
+                self._engine.start()
+                self._engine.feed()
+            else:
+                self._engine.sink.end()
+        except BaseException:
+            self._engine.close()
+            raise
+        self._values: list[Any] = [None] * self._engine.total
 
     @property
     def id(self) -> str:
@@ -416,40 +455,62 @@ class Run:
         return self._engine.status()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Waits until every job has ended.
+        """Waits until every job has ended; by then the jobs know what happened to them.
 
         :param timeout: seconds; None waits as long as it takes
         :returns: whether every job has ended
         """
-        return self._engine.sink.wait_for_end(timeout)
+        with contextlib.suppress(MonitorFailed):  # `results` tells
+            return self._gather(timeout)
+        return True
 
     def results(self) -> list[Any]:
         """Waits for every job; returns their values in the order of the jobs.
 
-        :raises BaseException: with on_error "raise" and "finish", the first failure, as itself;
-            with "return" it stands in its place of the list
+        :raises BaseException: with on_error "raise" and "finish", the first job's failure, as
+            itself; with "return" it stands in its place of the list
         :raises JobException: the run was canceled, or a job died
         """
         try:
-            while (ended := self._engine.take()) is not None:
-                for job, value in ended:
-                    self._keep(job, value)
+            self._gather(None)
+            self._engine.close()
         except BaseException:
             self._engine.cancel("the client was interrupted")
             self._engine.close()
             raise
-        self._engine.close()
+        if self._kept < len(self._values):
+            raise JobCanceled(f"run {self.id}: values were lost when the client was interrupted")
         if self._first is not None and self._engine.options.on_error != "return":
-            raise self._first
+            raise self._first[1]
         return list(self._values)
 
+    def _gather(self, timeout_s: float | None) -> bool:
+        """Takes what has ended; returns whether that is all. One thread does it at a time."""
+        deadline = None if timeout_s is None else time.monotonic() + max(0.0, timeout_s)
+        if not self._taking.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s)):
+            return self._engine.sink.ended
+        try:
+            while True:
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                ended = self._engine.take(left)
+                if ended is None:
+                    return True
+                for job, value in ended:
+                    self._keep(job, value)
+                if left == 0.0:
+                    return self._engine.sink.ended
+        finally:
+            self._taking.release()
+
     def _keep(self, job: int, value: Any) -> None:
+        self._kept += 1
         if not isinstance(value, Failed):
             self._values[job] = value
             return
         self._values[job] = value.error
-        if self._first is None and not value.consequence:
-            self._first = value.error
+        earlier = self._first is None or job < self._first[0]
+        if earlier and not value.consequence:
+            self._first = (job, value.error)
 
     def cancel(self) -> None:
         """Ends every job that has not ended; `results` then raises JobCanceled."""
@@ -485,46 +546,112 @@ def stream(plan: Plan, options: Options, window: int, ordered: bool) -> Iterator
 
     :param window: most jobs between the input and what has been yielded
     """
-    engine = Engine(plan, options, Watcher())
-    engine._source = parts(plan, options.backend == LOCAL, max_items=max(1, window // 4))
-    ready: dict[int, Any] = {}
-    next_job = under_way = 0
-    failed: list[BaseException] = []
+    most_items = max(1, window // 4)
+    inputs = [_Input(segment.elements) for segment in plan.segments]
+    for segment, source in zip(plan.segments, inputs, strict=True):
+        if not isinstance(segment.elements, (list, tuple, range)):
+            segment.elements = source
+    engine = Engine(plan, options, Watcher(), most_items)
+    order = _Order(options.on_error, ordered)
+    yielded = 0
+    unpicklable: Exception | None = None
     try:
-        under_way += engine.feed(most_jobs=min(window, 64))
-        if not engine.total:
-            return
-        engine.start()
         while True:
-            if not engine.exhausted and under_way < window:
-                under_way += engine.feed(most_jobs=1)
-            wait_s = 0.0 if not engine.exhausted and under_way < window else None
-            ended = engine.take(wait_s)
+            under_way = engine.total - yielded
+            room = not engine.exhausted and _room(engine, under_way, window, most_items)
+            if room:
+                try:
+                    engine.feed(most_jobs=1)
+                except Exception as error:
+                    unpicklable = error
+                    engine.end_input()
+                if not engine.started:
+                    if not engine.total:
+                        break
+                    engine.start()
+                    continue
+            ended = engine.take(0.0 if room else None)
             if ended is None:
                 break
             for job, value in ended:
-                if ordered:
-                    ready[job] = value
-                    continue
-                under_way -= 1
-                yield from _value_or_failure(value, options, failed)
-            while next_job in ready:
-                under_way -= 1
-                yield from _value_or_failure(ready.pop(next_job), options, failed)
-                next_job += 1
+                for ready in order.put(job, value):
+                    yielded += 1
+                    yield from ready
     finally:
         engine.close()
-    if failed:
-        raise failed[0]
+    for failure in (order.first, unpicklable, *(source.error for source in inputs)):
+        if failure is not None:
+            raise failure
 
 
-def _value_or_failure(value: Any, options: Options, failed: list[BaseException]) -> Iterator[Any]:
-    """Yields what stands for a job; a failure is raised at once, kept, or yielded like a value."""
-    if not isinstance(value, Failed):
-        yield value
-    elif options.on_error == "return":
-        yield value.error
-    elif options.on_error == "finish":
-        failed.append(value.error)
-    elif not value.consequence:
-        raise value.error
+class _Input:
+    """An input that ends where reading it fails, and keeps the error for later."""
+
+    def __init__(self, elements: Iterable[Any]) -> None:
+        self._elements = elements
+        self.error: Exception | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            yield from self._elements
+        except Exception as error:
+            self.error = error
+
+
+def _room(engine: Engine, under_way: int, window: int, most_items: int) -> bool:
+    """True when one more packet may be read from the input."""
+    if under_way + most_items > window:
+        return under_way == 0
+    # of large arguments or values fewer are under way
+    few = under_way <= 2 * engine.options.processes
+    return few or under_way * engine.carried_bytes <= engine.total * STREAM_BYTES
+
+
+class _Order:
+    """Says what a stream yields for each job, and when.
+
+    :param ordered: in the order of the jobs, rather than as they end
+    """
+
+    def __init__(self, on_error: str, ordered: bool) -> None:
+        self._failed: dict[int, BaseException] = {}
+        self._on_error = on_error
+        self._ordered = ordered
+        self._waiting: dict[int, Any] = {}
+        self._next = 0
+
+    @property
+    def first(self) -> BaseException | None:
+        """The failure of the first job, in the order of the input, that has failed so far."""
+        return self._failed[min(self._failed)] if self._failed else None
+
+    def put(self, job: int, value: Any) -> Iterator[tuple[Any, ...]]:
+        """Takes what became of a job; returns, for each job whose turn it is, nothing or a value.
+
+        :raises BaseException: the first failure, with on_error="raise", when its turn has come
+        """
+        if isinstance(value, Failed) and not value.consequence and self._on_error != "return":
+            self._failed[job] = value.error
+        if not self._ordered:
+            yield self._seen(value)
+            return
+        self._waiting[job] = value
+        while self._next in self._waiting:
+            if self._blocked(self._waiting[self._next]):
+                return
+            yield self._seen(self._waiting.pop(self._next))
+            self._next += 1
+
+    def _blocked(self, value: Any) -> bool:
+        """True for a job that was stopped because of a failure that has not been heard of yet."""
+        stopped = isinstance(value, Failed) and self._on_error == "raise"
+        return stopped and not self._failed
+
+    def _seen(self, value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, Failed):
+            return (value,)
+        if self._on_error == "return":
+            return (value.error,)
+        if self._on_error == "raise" and self.first is not None:
+            raise self.first
+        return ()

@@ -29,6 +29,7 @@ from gridmap.core.messages import Bye, Credit, Heartbeat, Hello, Results
 from gridmap.core.policy import Limits, Policy
 from gridmap.core.records import PoolRecord, WorkerRecord
 from gridmap.core.spec import Span
+from gridmap.core.staffing import Staffing
 from gridmap.core.states import JobState
 from gridmap.core.workforce import Workforce
 from gridmap.errors import Cause
@@ -61,8 +62,10 @@ class Dispatcher:
         self.pools = [PoolRecord(number, limit) for number, limit in enumerate(limits)]
         self._leasing = Leasing(policy, self.pools, self._emit, self._halt)
         self.jobs = self._leasing.jobs
+        give_up = self._leasing.give_up
+        self._staffing = Staffing(policy, self.pools, self._emit, give_up)
         self._force = Workforce(
-            policy, self.pools, self._emit, self._leasing.lost, self._leasing.give_up
+            policy, self.pools, self._staffing, self._emit, self._leasing.lost, give_up
         )
         self._force.run = run
         self._inbox = Inbox(policy, self.pools, self._leasing, self._force, self._emit)
@@ -88,7 +91,7 @@ class Dispatcher:
         elif isinstance(event, WorkersSubmitted):
             self._force.submitted(event, now)
         elif isinstance(event, SubmissionFailed):
-            self._force.submission_failed(event, now)
+            self._staffing.failed(event, now)
         elif isinstance(event, WorkersPolled):
             self._force.polled(event, now)
         elif isinstance(event, WorkerDiagnosed):

@@ -95,7 +95,7 @@ class Inbox:
         if not parts:
             return
         worker.refusals = 0
-        self._force.worked(self._pools[worker.pool])
+        self._pools[worker.pool].worked()
         for part in parts:
             for piece in self._jobs.spans(part, UNFINISHED):
                 self._leasing.end(piece, JobState.COMPLETED)
@@ -145,7 +145,7 @@ class Inbox:
         now: float,
     ) -> None:
         if outcome is not Outcome.CANCELED:
-            self._force.worked(self._pools[worker.pool])
+            self._pools[worker.pool].worked()
             self._leasing.attempt_failed(job, lease, CAUSE_OF[outcome], index, worker, "", now)
         elif lease.spec.rerunnable:  # stopped for the sake of its neighbours or of its worker
             self._leasing.queue_again([Span(job, 1)], lease)

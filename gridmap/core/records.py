@@ -176,6 +176,10 @@ class PoolRecord:
     departed: dict[str, float] = field(default_factory=dict)
     said: str = ""
 
+    def worked(self) -> None:
+        """A result came: whatever failed to start before, this pool works."""
+        self.strikes = self.useless = 0
+
     def waits(self) -> int:
         """Returns how many jobs wait, those that back off counted as one a range."""
         return self.queue.count + self.queue.later

@@ -9,16 +9,13 @@ from collections.abc import Callable, Sequence
 from gridmap.core.effects import (
     CancelWorkers,
     DiagnoseWorker,
-    DispatcherEffect,
     Note,
     PollWorkers,
     SendMessage,
-    SubmitWorkers,
 )
 from gridmap.core.events import (
     NativeState,
     NativeStatus,
-    SubmissionFailed,
     WorkerDiagnosed,
     WorkersPolled,
     WorkersSubmitted,
@@ -26,6 +23,7 @@ from gridmap.core.events import (
 from gridmap.core.messages import PROTOCOL, Drain, Hello, Refuse, Welcome
 from gridmap.core.policy import Policy
 from gridmap.core.records import ENDED, LIVE, PoolRecord, WorkerRecord
+from gridmap.core.staffing import Emit, GiveUp, Staffing
 from gridmap.core.states import WorkerState
 from gridmap.errors import Cause
 
@@ -36,29 +34,33 @@ MOST_LEASES_PER_CHILD = 8
 
 _OVER = frozenset({NativeState.DONE, NativeState.FAILED, NativeState.DELETED})
 
-Emit = Callable[[DispatcherEffect], None]
 Lose = Callable[[WorkerRecord, Cause, str, float], None]
-GiveUp = Callable[[PoolRecord, Cause, str, bool, float], None]
 
 
 class Workforce:
     """Decides about workers; tells whoever owns the jobs what was lost with one.
 
+    :param staffing: asks for workers
     :param emit: takes each effect
     :param lose: called with a worker whose leases are void from now on
     :param give_up: called when no worker of a pool can be had: (pool, cause, text, refused, now)
     """
 
     def __init__(
-        self, policy: Policy, pools: Sequence[PoolRecord], emit: Emit, lose: Lose, give_up: GiveUp
+        self,
+        policy: Policy,
+        pools: Sequence[PoolRecord],
+        staffing: Staffing,
+        emit: Emit,
+        lose: Lose,
+        give_up: GiveUp,
     ) -> None:
         self._policy = policy
         self._pools = pools
         self._emit = emit
         self._lose = lose
         self._give_up = give_up
-        self._requests: dict[int, tuple[int, int]] = {}
-        self._next_request = 0
+        self._staffing = staffing
         self._timers: list[tuple[float, int, str]] = []
         self._order = 0
         self.workers: dict[str, WorkerRecord] = {}
@@ -85,7 +87,7 @@ class Workforce:
             return None
         worker = self.workers.get(worker_id)
         if worker is None:
-            if all(number != hello.pool for number, _ in self._requests.values()):
+            if not self._staffing.expects(hello.pool):
                 self._emit(SendMessage(worker_id, Refuse("not a worker of this run")))
                 return None
             worker = self._enlist(worker_id, hello.pool)
@@ -173,7 +175,7 @@ class Workforce:
             return
         self._emit(Note("info", f"worker {worker.id} on {worker.host} left: {reason}"))
         if not warned:
-            self._useless(pool, f"worker {worker.id}: {reason}", now)
+            self._staffing.useless(pool, f"worker {worker.id}: {reason}", now)
         elif pool.limits.polled:  # the scheduler may say that somebody deleted it
             pool.departed[worker.id] = now + self._policy.silent_after_s
             pool.submit_not_before = max(
@@ -185,7 +187,7 @@ class Workforce:
         """A worker ran nothing of what it was given, several times."""
         text = f"worker {worker.id} on {worker.host} gives back whatever it is given"
         self.drain(worker, text)
-        self._useless(self._pools[worker.pool], text, now)
+        self._staffing.useless(self._pools[worker.pool], text, now)
 
     def _throw_out(self, worker: WorkerRecord, why: str, now: float) -> None:
         text = f"worker {worker.id} {why}"
@@ -193,29 +195,13 @@ class Workforce:
         if worker.state not in ENDED:
             self._end(worker, _S.GONE, text, now)
         self._cancel([worker])
-        self._useless(self._pools[worker.pool], text, now)
-
-    def _useless(self, pool: PoolRecord, text: str, now: float) -> None:
-        """A worker said Hello and did nothing else; a few of them in a row are enough."""
-        pool.useless += 1
-        if pool.useless >= self._policy.startup_failures and pool.up == 0:
-            head = f"{pool.useless} workers in a row came and ran nothing. "
-            self._give_up(pool, Cause.NEVER_STARTED, head + text, False, now)
-            return
-        self._emit(Note("warning", text))
-        delay = self._policy.backoff_s(pool.useless)
-        pool.submit_not_before = max(pool.submit_not_before, now + delay)
-        pool.gather_at = now
-
-    def worked(self, pool: PoolRecord) -> None:
-        """A result came: whatever failed to start before, this pool works."""
-        pool.strikes = pool.useless = 0
+        self._staffing.useless(self._pools[worker.pool], text, now)
 
     # --- what the scheduler says ------------------------------------------------------------------
 
     def submitted(self, event: WorkersSubmitted, now: float) -> None:
         """Takes note of new workers; those that are not wanted any more are deleted again."""
-        asked = self._answered(event.request, now)
+        asked = self._staffing.answered(event.request, now)
         if asked is None:  # an answer that nobody waits for any more
             strangers = tuple(w for w in event.workers if w not in self.workers)
             self._emit(CancelWorkers(strangers))
@@ -233,31 +219,6 @@ class Workforce:
             pool.gather_at = now
         self._poll_soon(pool, now)
 
-    def _answered(self, request: int, now: float) -> tuple[PoolRecord, int] | None:
-        """The scheduler has answered a request; returns whose it was and for how many workers."""
-        if request not in self._requests:
-            return None
-        number, count = self._requests.pop(request)
-        pool = self._pools[number]
-        pool.requested -= count
-        pool.asked_at = now if pool.requested else math.inf
-        return pool, count
-
-    def _not_answered(self, pool: PoolRecord, now: float) -> None:
-        """The scheduler has said neither yes nor no: what it may say later is not waited for."""
-        waited = now - pool.asked_at
-        self._requests = {r: x for r, x in self._requests.items() if x[0] != pool.number}
-        pool.requested, pool.asked_at = 0, math.inf
-        text = f"the scheduler did not answer a submission within {waited:.0f} s"
-        self._no_more(pool, Cause.NEVER_STARTED, text, now)
-
-    def _no_more(self, pool: PoolRecord, cause: Cause, text: str, now: float) -> None:
-        """More workers are not to be had; those that are there, or may yet come, have to do."""
-        if pool.up + pool.coming == 0:
-            self._give_up(pool, cause, text, True, now)
-        else:
-            self._emit(Note("warning", f"no more workers: {text}"))
-
     def _enlist(self, worker_id: str, pool_number: int) -> WorkerRecord:
         worker = WorkerRecord(worker_id, pool_number)
         self.workers[worker_id] = worker
@@ -265,29 +226,6 @@ class Workforce:
         pool.workers[worker_id] = worker
         pool.coming += 1
         return worker
-
-    def submission_failed(self, event: SubmissionFailed, now: float) -> None:
-        """Tries again later what may succeed later, for a bounded time; else gives up."""
-        asked = self._answered(event.request, now)
-        if asked is None:
-            return
-        pool, _ = asked
-        pool.submit_failures += 1
-        pool.submit_failing_since = min(pool.submit_failing_since, now)
-        waited = now - pool.submit_failing_since
-        if not event.transient:
-            self._no_more(pool, Cause.REFUSED, event.reason, now)
-            return
-        if waited >= self._policy.submit_deadline_s and pool.up + pool.coming == 0:
-            text = f"the scheduler did not take workers for {waited:.0f} s: {event.reason}"
-            self._give_up(pool, Cause.NEVER_STARTED, text, True, now)
-            return
-        delay = max(1.0, self._policy.backoff_s(pool.submit_failures))
-        pool.submit_not_before = now + delay
-        pool.gather_at = now
-        self._emit(
-            Note("warning", f"no workers yet, asking again in {delay:.0f} s: {event.reason}")
-        )
 
     def polled(self, event: WorkersPolled, now: float) -> None:
         """Takes the scheduler's word; what it leaves out stays as it was."""
@@ -301,7 +239,7 @@ class Workforce:
             worker.native = status
             if status.state in _OVER:
                 if status.state is NativeState.DELETED:
-                    self._deleted(worker)
+                    self._staffing.deleted(worker)
                 self._over(worker, status, now)
             elif worker.state in _COMING and status.state is not NativeState.UNKNOWN:
                 self._seen(worker, status, now)
@@ -311,7 +249,7 @@ class Workforce:
         if status.state not in _OVER or departed.pop(worker.id, None) is None:
             return
         if status.state is NativeState.DELETED:
-            self._deleted(worker)
+            self._staffing.deleted(worker)
 
     def _seen(self, worker: WorkerRecord, status: NativeStatus, now: float) -> None:
         self._move(worker, _S.PENDING, f"the scheduler says {status.state.value}")
@@ -329,32 +267,13 @@ class Workforce:
         if coming and status.state is not NativeState.DELETED and not self.closing:
             self._emit(DiagnoseWorker(worker.id))
 
-    def _deleted(self, worker: WorkerRecord) -> None:
-        """Somebody deleted a worker; those asked for before count as one wave with it."""
-        pool = self._pools[worker.pool]
-        if worker.canceled or (0 <= worker.request <= pool.deleted_request):
-            return
-        pool.deletions += 1
-        pool.deleted_request = self._next_request - 1
-        text = f"worker {worker.id} was deleted from the scheduler, maybe others of the run too"
-        self._emit(Note("warning", text))
-
     def diagnosed(self, event: WorkerDiagnosed, now: float) -> None:
         """A worker that never worked has been looked into."""
         worker = self.workers.get(event.worker)
         if worker is not None and not worker.incarnation:
-            self._strike(self._pools[worker.pool], f"worker {worker.id}: {event.text}", now)
-
-    def _strike(self, pool: PoolRecord, text: str, now: float) -> None:
-        pool.strikes += 1
-        if pool.strikes >= self._policy.startup_failures and pool.up == 0:
-            head = f"{pool.strikes} workers in a row ended or hung before they did anything. "
-            self._give_up(pool, Cause.NEVER_STARTED, head + text, False, now)
-            return
-        self._emit(Note("warning", f"did not start: {text}"))
-        delay = self._policy.backoff_s(pool.strikes)
-        pool.submit_not_before = max(pool.submit_not_before, now + delay)
-        pool.gather_at = now
+            self._staffing.strike(
+                self._pools[worker.pool], f"worker {worker.id}: {event.text}", now
+            )
 
     # --- time -------------------------------------------------------------------------------------
 
@@ -380,8 +299,7 @@ class Workforce:
             if now >= max(pool.gather_at, pool.submit_not_before):
                 pool.gather_at = math.inf
                 self._staff(pool, input_ended, now)
-            if now >= pool.asked_at + self._policy.submit_deadline_s:
-                self._not_answered(pool, now)
+            self._staffing.look(pool, now)
             if now >= pool.poll_at:
                 self._poll(pool, now)
 
@@ -461,25 +379,10 @@ class Workforce:
         """Asks for the workers that are wanted, deletes those that will not be needed."""
         if self.closing:
             return
-        waits = pool.waits()
-        if not waits:
-            if input_ended:
-                self._dismiss_coming(pool)
-            return
-        if pool.deletions > self._policy.num_resubmits:
-            if pool.up + pool.coming + pool.requested == 0:
-                text = f"the run's workers were deleted from the scheduler {pool.deletions} times"
-                self._give_up(pool, Cause.CANCELED, text, False, now)
-            return
-        each = pool.limits.children
-        useful = min(pool.limits.max_workers, -(-pool.unfinished // each))
-        count = min(useful - pool.up - pool.coming - pool.requested, -(-waits // each))
-        if count > 0:
-            request, self._next_request = self._next_request, self._next_request + 1
-            self._requests[request] = (pool.number, count)
-            pool.requested += count
-            pool.asked_at = min(pool.asked_at, now)
-            self._emit(SubmitWorkers(request, pool.number, count))
+        if pool.waits():
+            self._staffing.ask(pool, now)
+        elif input_ended:
+            self._dismiss_coming(pool)
 
     def _dismiss_coming(self, pool: PoolRecord) -> None:
         if not pool.coming:

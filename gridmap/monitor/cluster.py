@@ -40,6 +40,7 @@ class ClusterTransport:
         self._submitter: Submitter | None = None
         self._peer_of: dict[str, bytes] = {}
         self._worker_of: dict[bytes, tuple[str, str]] = {}
+        self._known: frozenset[str] = frozenset()
 
     def begin(self, post: Post) -> None:
         self._submitter = Submitter(self._run, self._backend, post)
@@ -109,11 +110,12 @@ class ClusterTransport:
         self._scheduler.diagnose(worker)
 
     def left_behind(self, workers: Mapping[str, WorkerRecord]) -> tuple[str, ...]:
+        self._known = frozenset(workers)
         return tuple(w.id for w in workers.values() if w.state not in ENDED and not w.canceled)
 
     def close(self, deadline_s: float) -> None:
         self._link.close(LINGER_MS)
         if self._submitter is None:
             self._backend.close()
-        elif not self._submitter.close(deadline_s):
+        elif not self._submitter.close(deadline_s, self._known):
             log.warning("run %s: the scheduler does not answer; workers may be left", self._run)

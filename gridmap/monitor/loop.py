@@ -14,6 +14,7 @@ import contextlib
 import logging
 import math
 import os
+import queue
 import select
 import threading
 import time
@@ -35,7 +36,7 @@ from gridmap.core.spec import JobSpec
 from gridmap.data import Frame, Packet
 from gridmap.errors import GridMapError
 from gridmap.monitor.perform import Performer
-from gridmap.monitor.sink import Sink
+from gridmap.monitor.sink import Sink, get
 from gridmap.monitor.transport import Transport
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,9 @@ class Monitor:
         self._canceled = False
         self.at_end: Callable[[], None] = lambda: None
         self._pid = os.getpid()
+        # Thread.join marks a thread that still runs as ended when a signal interrupts it (3.11)
+        self._over: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._is_over = False
         self._thread = threading.Thread(
             target=self._main, name=f"gridmap-monitor-{run}", daemon=True
         )
@@ -85,6 +89,17 @@ class Monitor:
     def start(self) -> None:
         """Starts the thread."""
         self._thread.start()
+
+    @property
+    def started(self) -> bool:
+        """True once there is a thread."""
+        return self._thread.ident is not None
+
+    def abandon(self) -> None:
+        """Ends a monitor that never had a thread."""
+        self._transport.close(CLOSE_DEADLINE_S)
+        self._release()
+        self.at_end()
 
     def add(self, spec: JobSpec, packet: Packet, blobs: Mapping[str, list[Frame]]) -> None:
         """Adds consecutive jobs and the blobs that they need."""
@@ -111,29 +126,29 @@ class Monitor:
 
     def ask(self, question: Callable[[Dispatcher], Any], timeout_s: float = 5.0) -> Any:
         """Returns what `question` returns of the dispatcher; it is put in the monitor's thread."""
-        answer: list[Any] = []
-        done = threading.Event()
-
-        def call() -> None:
-            answer.append(question(self._dispatcher))
-            done.set()
-
-        self._post(call)
-        while not done.wait(0.05):
-            timeout_s -= 0.05
-            if not self._thread.is_alive():
-                return question(self._dispatcher)
-            if timeout_s <= 0:
-                raise GridMapError("the monitor of the run does not answer")
-        return answer[0]
+        answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._post(lambda: answers.put(question(self._dispatcher)))
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                return answers.get(timeout=0.05)
+            except queue.Empty:
+                if self._is_over:
+                    return question(self._dispatcher)
+                if time.monotonic() > deadline:
+                    raise GridMapError("the monitor of the run does not answer") from None
 
     def join(self, timeout_s: float) -> bool:
         """Waits until the run's workers are gone; returns whether they are."""
         if os.getpid() != self._pid or threading.current_thread() is self._thread:
             return True
-        if self._thread.ident is not None:
-            self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        if self.started and not self._is_over:
+            with contextlib.suppress(queue.Empty):
+                get(self._over, timeout_s)
+                self._over.put(None)  # others may wait
+        if self._is_over:
+            self._thread.join(timeout_s)  # it has nothing left to do
+        return self._is_over or not self.started
 
     def _post(self, call: Callable[[], None]) -> None:
         self._commands.append(call)
@@ -163,12 +178,19 @@ class Monitor:
                 self._transport.close(CLOSE_DEADLINE_S)
             except Exception:
                 log.exception("could not end the run's workers")
-            with self._lock:
-                self._closed = True
-                os.close(self._wake_read)
-                os.close(self._wake_write)
+            self._release()
             self._sink.end(error)
-            self.at_end()
+            try:
+                self.at_end()
+            finally:
+                self._is_over = True
+                self._over.put(None)
+
+    def _release(self) -> None:
+        with self._lock:
+            self._closed = True
+            os.close(self._wake_read)
+            os.close(self._wake_write)
 
     def _serve(self) -> None:
         poller = _Poller(self._wake_read)
@@ -181,9 +203,12 @@ class Monitor:
         wait_s = CANCEL_DISMISSAL_S if self._canceled else DISMISSAL_S
         until = time.monotonic() + wait_s
         while time.monotonic() < until:
-            if not self._transport.left_behind(self._dispatcher.workers):
+            if self._all_left():
                 return
             self._turn(poller, until)
+
+    def _all_left(self) -> bool:
+        return not self._transport.left_behind(self._dispatcher.workers)
 
     def _turn(self, poller: _Poller, until: float) -> None:
         """Takes in what there is, then waits for more or for the next deadline."""
@@ -197,7 +222,7 @@ class Monitor:
             self._transport.tick(now)
         if now >= self._dispatcher.next_deadline():
             self._handle(Tick())
-        if self._commands or (self._dispatcher.ended and until == math.inf):
+        if self._commands or (self._dispatcher.ended and (until == math.inf or self._all_left())):
             return
         deadline = min(self._transport.next_deadline(), self._dispatcher.next_deadline(), until)
         wait_s = min(max(0.0, deadline - time.monotonic()), LONGEST_SLEEP_S)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import threading
+import contextlib
+import enum
+import math
+import queue
 import time
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TypeVar
 
 from gridmap.core.messages import Outcome
 from gridmap.core.spec import Span
@@ -75,54 +78,69 @@ class Sample:
 Delivery = Values | Failure | End | Sample
 
 
-@dataclass
-class Sink:
-    """A queue of deliveries that says when there will be no more."""
+SIGNALS_LATEST_S = 0.5
+"""A signal that comes just before a thread begins to wait does not wake it; it looks so often."""
 
-    _items: deque[Delivery] = field(default_factory=deque)
-    _changed: threading.Condition = field(default_factory=threading.Condition)
-    ended: bool = False
-    error: BaseException | None = None
+T = TypeVar("T")
+
+
+def get(source: queue.SimpleQueue[T], timeout_s: float | None) -> T:
+    """Returns the next item, and lets signal handlers run while it waits.
+
+    :param timeout_s: None waits as long as it takes
+    :raises queue.Empty: there was none in time
+    """
+    deadline = math.inf if timeout_s is None else time.monotonic() + max(0.0, timeout_s)
+    while True:
+        left_s = deadline - time.monotonic()
+        try:
+            return source.get(timeout=max(0.0, min(left_s, SIGNALS_LATEST_S)))
+        except queue.Empty:
+            if left_s <= SIGNALS_LATEST_S:
+                raise
+
+
+class _End(enum.Enum):
+    """Stands behind the last delivery."""
+
+    END = 0
+
+
+class Sink:
+    """A queue of deliveries that says when there will be no more.
+
+    A signal's handler may raise in a thread that waits here, at any point; the queue has no lock
+    that such a thread could keep and that would then hold up the monitor.
+    """
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Delivery | _End] = queue.SimpleQueue()
+        self.ended = False
+        self.error: BaseException | None = None
 
     def put(self, item: Delivery) -> None:
         """Adds one delivery; wakes whoever waits."""
-        with self._changed:
-            self._items.append(item)
-            self._changed.notify_all()
+        self._queue.put(item)
 
     def end(self, error: BaseException | None = None) -> None:
         """Says that nothing more comes.
 
         :param error: the monitor itself failed, and why
         """
-        with self._changed:
-            self.ended = True
-            self.error = self.error or error
-            self._changed.notify_all()
-
-    def nudge(self) -> None:
-        """Wakes whoever waits, since something else than a delivery has changed."""
-        with self._changed:
-            self._changed.notify_all()
-
-    def wait_for_end(self, timeout_s: float | None) -> bool:
-        """Waits until nothing more comes; returns whether that is so."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self.ended, timeout_s)
+        self.error = self.error or error
+        self.ended = True
+        self._queue.put(_End.END)
 
     def take(self, timeout_s: float | None = None) -> list[Delivery]:
         """Returns all deliveries, waiting for the first; none at the end or after the time.
 
         Signal handlers of the waiting thread run in the meantime.
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        with self._changed:
-            while not self._items and not self.ended:
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    break
-                if not self._changed.wait(left) and deadline is not None:
-                    break
-            items = list(self._items)
-            self._items.clear()
-            return items
+        items: list[Delivery] = []
+        with contextlib.suppress(queue.Empty):
+            item = get(self._queue, timeout_s)
+            while not isinstance(item, _End):
+                items.append(item)
+                item = self._queue.get_nowait()
+            self._queue.put(item)  # others may wait, or ask again
+        return items

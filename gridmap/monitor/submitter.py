@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import queue
+import shlex
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from gridmap.backends.base import Backend, SubmitRequest
 from gridmap.core.events import (
@@ -38,6 +39,9 @@ class Submitter:
         self._post = post
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._polling = False
+        self._closing = False
+        self._started: dict[str, SubmitRequest] = {}
+        self._canceled: set[str] = set()
         self._thread = threading.Thread(
             target=self._main, name=f"gridmap-submitter-{run}", daemon=True
         )
@@ -47,6 +51,8 @@ class Submitter:
         """Starts workers; answered by WorkersSubmitted or SubmissionFailed."""
 
         def call() -> None:
+            if self._closing:
+                return
             try:
                 ids = tuple(self._backend.submit(wanted))
             except BackendError as error:
@@ -55,6 +61,7 @@ class Submitter:
                 log.exception("the backend failed")
                 self._post(SubmissionFailed(request, f"{type(error).__name__}: {error}", False))
             else:
+                self._started.update(dict.fromkeys(ids, wanted))
                 self._post(WorkersSubmitted(request, ids))
 
         self._calls.put(call)
@@ -85,6 +92,8 @@ class Submitter:
                 text = self._backend.diagnose(worker)
             except Exception as error:
                 text = f"no diagnosis of worker {worker}: {error}"
+            if worker in self._started:
+                text += f"\nits command: {shlex.join(self._started[worker].command)}"
             self._post(WorkerDiagnosed(worker, text))
 
         self._calls.put(call)
@@ -95,6 +104,7 @@ class Submitter:
             self._calls.put(lambda: self._cancel(workers))
 
     def _cancel(self, workers: tuple[str, ...]) -> None:
+        self._canceled.update(workers)
         deadline = time.monotonic() + CANCEL_DEADLINE_S
         while True:
             try:
@@ -107,11 +117,23 @@ class Submitter:
                     return
             time.sleep(CANCEL_INTERVAL_S)
 
-    def close(self, deadline_s: float) -> bool:
-        """Lets what has been asked for be done, and ends; returns whether that was in time."""
+    def close(self, deadline_s: float, known: Collection[str] = ()) -> bool:
+        """Lets what has been asked for be done, and ends; returns whether that was in time.
+
+        No worker is started any more, and those of an answer that nobody heard are deleted.
+
+        :param known: the workers whose start has been heard of
+        """
+        self._closing = True
+        self._calls.put(lambda: self._cancel_strays(frozenset(known)))
         self._calls.put(None)
         self._thread.join(deadline_s)
         return not self._thread.is_alive()
+
+    def _cancel_strays(self, known: frozenset[str]) -> None:
+        strays = tuple(self._started.keys() - known - self._canceled)
+        if strays:
+            self._cancel(strays)
 
     def _main(self) -> None:
         while (call := self._calls.get()) is not None:

@@ -1,0 +1,48 @@
+"""The examples, unchanged, on Grid Engine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def run(example: str, root: Path, folder: Path) -> list[str]:
+    """Returns the lines that it prints; where it fell back to local processes it fails."""
+    done = subprocess.run(
+        [sys.executable, str(root / "examples" / example)],
+        cwd=folder,
+        env={**os.environ, "GRIDMAP_MAX_WORKERS": "3", "GRIDMAP_RUN_DIR": str(folder / "runs")},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    assert "running on this machine" not in done.stderr
+    assert (folder / "runs").is_dir() and not list((folder / "runs").iterdir())
+    return done.stdout.splitlines()
+
+
+def test_map_reduce(root: Path, tmp_path: Path) -> None:
+    lines = run("map_reduce.py", root, tmp_path)
+    assert len(lines) == 11
+    assert {"self", "if", "the", "return"} <= {line.split()[-1] for line in lines[1:]}
+
+
+def test_manual(root: Path, tmp_path: Path) -> None:
+    results = dict(line.split() for line in run("manual.py", root, tmp_path))
+    assert float(results["fine"]) == pytest.approx(1 / 3, abs=1e-8)
+    assert float(results["coarse"]) == pytest.approx(1 / 3, abs=1e-6)
+    assert float(results["pi"]) == pytest.approx(3.14159265, abs=1e-6)
+
+
+def test_grid_search(root: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    lines = run("grid_search.py", root, tmp_path)
+    accuracies = [float(line.split()[1]) for line in lines]
+    assert len(accuracies) == 9
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert accuracies[0] > 0.95

@@ -1,0 +1,109 @@
+"""The thread in which calls to the scheduler block."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+from gridmap.backends.base import SubmitRequest
+from gridmap.core.events import DispatcherEvent, WorkerDiagnosed, WorkersSubmitted
+from gridmap.core.spec import Resources
+from gridmap.errors import BackendError
+from gridmap.monitor.submitter import Submitter
+
+REQUEST = SubmitRequest("tag", "name", ("/bin/python", "a b"), 2, Resources(), "/logs", "/")
+DEADLINE_S = 5.0
+
+
+class SlowBackend:
+    """Starts workers only when it is told to go on."""
+
+    name = "slow"
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.go_on = threading.Event()
+        self.submitted: list[str] = []
+        self.canceled: list[str] = []
+        self.closed = False
+        self.refuses = 0
+
+    def submit(self, request: SubmitRequest) -> list[str]:
+        self.asked.set()
+        assert self.go_on.wait(DEADLINE_S)
+        ids = [f"{len(self.submitted) + n}" for n in range(request.count)]
+        self.submitted += ids
+        return ids
+
+    def status(self, ids: Sequence[str]) -> dict[str, object]:
+        return {}
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        if self.refuses:
+            self.refuses -= 1
+            raise BackendError("busy", transient=True)
+        self.canceled += ids
+
+    def find(self, run_tag: str) -> list[str]:
+        return []
+
+    def diagnose(self, native_id: str) -> str:
+        return "nothing"
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def started(backend: SlowBackend) -> tuple[Submitter, list[DispatcherEvent]]:
+    events: list[DispatcherEvent] = []
+    return Submitter("run", backend, events.append), events  # type: ignore[arg-type]
+
+
+def test_workers_that_start_while_the_run_ends_are_deleted() -> None:
+    backend = SlowBackend()
+    submitter, _ = started(backend)
+    submitter.submit(1, REQUEST)
+    submitter.submit(2, REQUEST)
+    assert backend.asked.wait(DEADLINE_S)
+    # the first call is under way, the second has not been made
+    closing = threading.Thread(target=submitter.close, args=(DEADLINE_S,))
+    closing.start()
+    deadline = time.monotonic() + DEADLINE_S
+    while not submitter._closing:
+        assert time.monotonic() < deadline
+    backend.go_on.set()
+    closing.join(DEADLINE_S)
+    assert backend.submitted == ["0", "1"]
+    assert sorted(backend.canceled) == ["0", "1"]
+    assert backend.closed
+
+
+def test_workers_that_are_known_or_canceled_are_left_alone() -> None:
+    backend = SlowBackend()
+    backend.go_on.set()
+    backend.refuses = 1
+    submitter, events = started(backend)
+    submitter.submit(1, REQUEST)
+    submitter.submit(2, REQUEST)
+    submitter.cancel(("1",))
+    deadline = time.monotonic() + DEADLINE_S
+    while not backend.canceled:
+        assert time.monotonic() < deadline
+    assert events == [WorkersSubmitted(1, ("0", "1")), WorkersSubmitted(2, ("2", "3"))]
+    assert submitter.close(DEADLINE_S, known=["0", "2"])
+    assert backend.canceled == ["1", "3"]
+
+
+def test_a_diagnosis_names_the_command() -> None:
+    backend = SlowBackend()
+    backend.go_on.set()
+    submitter, events = started(backend)
+    submitter.submit(1, REQUEST)
+    submitter.diagnose("0")
+    deadline = time.monotonic() + DEADLINE_S
+    while len(events) < 2:
+        assert time.monotonic() < deadline
+    assert events[1] == WorkerDiagnosed("0", "nothing\nits command: /bin/python 'a b'")
+    assert submitter.close(DEADLINE_S, known=["0", "1"])
+    assert backend.canceled == []
