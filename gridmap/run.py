@@ -219,7 +219,7 @@ class Engine:
         self._directory = directory
         pools = self._plan.pools
         most = max(1, options.max_workers // max(1, len(pools)))
-        limits = [Limits(most, 1) for _ in pools]
+        limits = [Limits(most, 1, walltime_s=pool.walltime_s or 0.0) for pool in pools]
         return limits, ClusterTransport(self.id, backend, link, self._request)
 
     def _request(self, pool: int, count: int) -> SubmitRequest:
@@ -372,9 +372,11 @@ class RunDirectory:
 
 
 def _at_end(monitor: Monitor, directory: RunDirectory | None, dispatcher: Dispatcher) -> None:
-    interrupts.unregister(monitor)
-    if directory is not None:
-        directory.end(dispatcher)
+    try:
+        if directory is not None:
+            directory.end(dispatcher)
+    finally:
+        interrupts.unregister(monitor)
 
 
 def _backend_settings(backend: str, settings: Settings) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from gridmap.core.events import (
     UsageRead,
 )
 from gridmap.core.messages import (
+    OUT_OF_TIME,
     Ack,
     Blob,
     Bye,
@@ -60,6 +61,7 @@ from gridmap.core.messages import (
     Welcome,
     Work,
 )
+from gridmap.core.policy import fits
 
 HELLO_INTERVAL_S = 1.0
 """Time between two Hellos while nobody has answered."""
@@ -132,6 +134,8 @@ class AgentCore:
         self._seq = 0
         self._draining_since: float | None = None
         self._reason = "drained"
+        self._born_at: float | None = None
+        self._longest_s = 0.0
         self.left = False
 
     # --- the two calls ----------------------------------------------------------------------------
@@ -141,6 +145,8 @@ class AgentCore:
         if self.left:
             return []
         out: list[AgentEffect] = []
+        if self._born_at is None:
+            self._born_at = now
         if isinstance(event, MonitorSaid):
             self._monitor_said(event.message, now, out)
         elif isinstance(event, ChildAnswered):
@@ -287,6 +293,7 @@ class AgentCore:
             if item.attempt == lease.attempt and child.position <= item.first < last <= stop:
                 child.position = last
                 known.append(item)
+                self._longest_s = max(self._longest_s, item.seconds / item.count)
         self._report(known, now, out)
 
     def _finished(self, number: int, now: float, out: list[AgentEffect]) -> None:
@@ -364,6 +371,9 @@ class AgentCore:
                 out.append(StartChild(number))
         if not self._waiting:
             return
+        if not self._has_time(now):
+            self._drain(OUT_OF_TIME, now, out)
+            return
         idle = [c for c in self._children.values() if c.state is _ChildState.IDLE]
         for child in idle:
             lease = next((x for x in self._waiting if self._has_blobs(x)), None)
@@ -379,6 +389,13 @@ class AgentCore:
             child.position = lease.first
             child.given_at = now
             out.append(GiveLease(child.number, lease))
+
+    def _has_time(self, now: float) -> bool:
+        """Returns whether another job may start before the scheduler ends this worker."""
+        if self._welcome is None or not self._welcome.walltime_s or self._born_at is None:
+            return True
+        left_s = self._born_at + self._welcome.walltime_s - now
+        return fits(left_s, self._longest_s)
 
     def _has_blobs(self, lease: Lease) -> bool:
         return all(not d or d in self._blobs for d in (lease.function, lease.context))

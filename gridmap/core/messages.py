@@ -15,6 +15,10 @@ PROTOCOL = 1
 """Number of this vocabulary; both ends must agree on it."""
 
 
+OUT_OF_TIME = "out of time"
+"""The reason of an agent that leaves before the scheduler ends it."""
+
+
 class Outcome(enum.IntEnum):
     """How an attempt at a range of jobs ended. All but VALUE and RETURNED speak of one job."""
 
@@ -180,6 +184,7 @@ class Welcome:
     run: str
     heartbeat_s: float
     grace_s: float  # how long to go on without a word from the monitor
+    walltime_s: float = 0.0  # the scheduler ends the worker after so long; 0: never
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,9 @@ CAUSE_OF: dict[Outcome, Cause] = {
 HOPELESS = frozenset({Cause.EXCEPTION, Cause.UNPICKLABLE, Cause.REFUSED})
 """Causes that another attempt would only repeat."""
 
+WALLTIME_MARGIN = 1.5
+"""A job is expected to take at most so many times the longest so far."""
+
 SMOOTHING = 0.3
 """Weight of the newest measurement in the mean duration of a function's calls."""
 
@@ -32,11 +35,24 @@ class Limits:
     :param max_workers: most workers at a time
     :param children: processes for jobs in each worker
     :param polled: the backend has to be asked how its workers are
+    :param walltime_s: the scheduler ends a worker after so long; 0: never
     """
 
     max_workers: int = 1
     children: int = 1
     polled: bool = True
+    walltime_s: float = 0.0
+
+
+def fits(left_s: float, longest_s: float) -> bool:
+    """Returns whether a worker should start another job before the scheduler ends it.
+
+    :param left_s: time until then
+    :param longest_s: longest job so far on this worker; 0 when it has run none
+
+    Held by tests/core/test_policy.py::test_a_job_starts_only_where_it_fits_before_the_walltime.
+    """
+    return longest_s <= 0 or left_s > WALLTIME_MARGIN * longest_s
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from gridmap.core.events import (
     WorkersPolled,
     WorkersSubmitted,
 )
-from gridmap.core.messages import PROTOCOL, Drain, Hello, Refuse, Welcome
+from gridmap.core.messages import OUT_OF_TIME, PROTOCOL, Drain, Hello, Refuse, Welcome
 from gridmap.core.policy import Policy
 from gridmap.core.records import ENDED, LIVE, PoolRecord, WorkerRecord
 from gridmap.core.staffing import Emit, GiveUp, Staffing
@@ -129,7 +129,9 @@ class Workforce:
             pool.hungry[worker.id] = None
             pool.strikes = 0
         self._remind(now + self._policy.silent_after_s, worker)
-        welcome = Welcome(self.run, self._policy.heartbeat_s, self._policy.grace_s)
+        policy = self._policy
+        walltime_s = pool.limits.walltime_s
+        welcome = Welcome(self.run, policy.heartbeat_s, policy.grace_s, walltime_s)
         self._emit(SendMessage(worker.id, welcome))
 
     def _mismatch(self, hello: Hello) -> str:
@@ -169,11 +171,13 @@ class Workforce:
         """A worker said Bye; when drained or warned, it has let everything end first."""
         pool = self._pools[worker.pool]
         warned = reason.startswith("warned")
-        peaceful = warned or reason == "drained"
+        peaceful = warned or reason in ("drained", OUT_OF_TIME)
         self._end(worker, _S.GONE, reason, now, Cause.PREEMPTED if peaceful else Cause.DIED)
         if self.closing or (reason == "drained" and worker.asked_to_leave):
             return
         self._emit(Note("info", f"worker {worker.id} on {worker.host} left: {reason}"))
+        if reason == OUT_OF_TIME:
+            return
         if not warned:
             self._staffing.useless(pool, f"worker {worker.id}: {reason}", now)
         elif pool.limits.polled:  # the scheduler may say that somebody deleted it

@@ -155,6 +155,7 @@ def _words(message: m.Bye | m.Refuse | m.Drain, frames: int) -> None:
 def _welcome(message: m.Welcome, frames: int) -> None:
     _time(message.heartbeat_s, "heartbeat_s")
     _time(message.grace_s, "grace_s")
+    _time(message.walltime_s, "walltime_s")
     if not message.heartbeat_s:
         raise _bad("heartbeat_s is 0")
     _announced(0, frames)

@@ -54,6 +54,7 @@ class Plan:
     wrong_version: float = 0.0
     terminated: float = 0.0
     lazily: bool = False
+    walltime_s: float = 0.0
 
     @classmethod
     def draw(cls, rng: random.Random) -> Plan:
@@ -92,6 +93,7 @@ class Plan:
             wrong_version=some(0.1, 0.5),
             terminated=some(0.2, 0.2),
             lazily=rng.random() < 0.3,
+            walltime_s=rng.uniform(45, 300) if some(0.2, 1.0) else 0.0,
         )
 
 
@@ -129,7 +131,7 @@ class Simulation:
             gridmap="1",
         )
         self.policy = policy
-        limits = Limits(self.plan.workers, self.plan.children)
+        limits = Limits(self.plan.workers, self.plan.children, walltime_s=self.plan.walltime_s)
         self.dispatcher = Dispatcher(policy, [limits] * self.plan.pools)
         self.nodes: dict[str, Node] = {}
         self.ends: dict[int, str] = {}
@@ -270,6 +272,9 @@ class Simulation:
         if fate < self.plan.start_failure:
             return  # hangs before its first word
         self.boot(node)
+        if self.plan.walltime_s:
+            failed = ev.NativeState.FAILED
+            self.after(self.plan.walltime_s, lambda: self.vanish(worker, failed))
         if self.rng.random() < self.plan.restart:
             self.after(self.rng.expovariate(1 / 20), lambda: self.restart(node))
         if self.rng.random() < self.plan.terminated:
@@ -512,6 +517,7 @@ class Simulation:
             shaky = self.plan.node_death or self.plan.agent_freeze or self.plan.loss
             shaky = shaky or self.plan.deletion or self.plan.disk_full or self.plan.mess
             shaky = shaky or self.plan.restart or self.plan.lies or self.plan.terminated
+            shaky = shaky or self.plan.walltime_s
             assert fate in ("poison", "die_once", "stall") or shaky, f"job {job}: {cause}"
             most = 1 if self.plan.no_rerun else self.policy.num_resubmits + 1
             assert attempts == most, f"job {job} failed after {attempts} attempts"

@@ -253,3 +253,17 @@ def test_it_leaves_when_refused_and_when_nobody_speaks_to_it() -> None:
     node = Node()
     node.now = 301.0
     assert of(do.Leave, node.tell(ev.Tick()))
+
+
+def test_it_leaves_before_the_walltime_would_cut_a_job() -> None:
+    node = Node()
+    node.hear(m.Welcome("run", 10.0, 300.0, walltime_s=60.0))
+    node.work(0)
+    node.work(1)
+    node.wait(40.0)
+    long = m.Result(0, 1, 0, int(Outcome.VALUE), 40.0, 1, 1)
+    effects = node.tell(ev.ChildAnswered(0, [long])) + node.tell(ev.ChildFinished(0))
+    assert results(effects) == [(0, 1, Outcome.VALUE), (1, 1, Outcome.RETURNED)]
+    assert not of(do.GiveLease, effects)
+    effects = node.hear(m.Ack([m.Key(0, 1, 0), m.Key(1, 1, 0)]))
+    assert said(effects, m.Bye) == [m.Bye(m.OUT_OF_TIME)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gridmap.core.messages import Held
-from gridmap.core.policy import Pace, Policy
+from gridmap.core.policy import Pace, Policy, fits
 from gridmap.errors import Cause
 
 POLICY = Policy(num_resubmits=3, chunk_target_s=0.1, backoff_first_s=0.1, backoff_most_s=30)
@@ -62,3 +62,9 @@ def test_chunks_are_about_a_tenth_of_a_second_of_work() -> None:
     assert POLICY.chunk_size(pace, remaining=100_000, children=4) == 10
     pace.measured(1, 10.0)
     assert POLICY.chunk_size(pace, remaining=100_000, children=4) == 1
+
+
+def test_a_job_starts_only_where_it_fits_before_the_walltime() -> None:
+    assert fits(left_s=0.1, longest_s=0.0), "the first job of a worker is always tried"
+    assert fits(left_s=16.0, longest_s=10.0)
+    assert not fits(left_s=15.0, longest_s=10.0)

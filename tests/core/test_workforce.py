@@ -285,3 +285,17 @@ def test_a_silent_draining_worker_is_lost() -> None:
     bench.said("w", m.Credit(0))
     bench.wait(91)
     assert bench.d.workers["w"].state is W.LOST
+
+
+def test_a_worker_that_is_out_of_time_is_replaced_at_once_and_blamed_for_nothing() -> None:
+    bench = Bench(Limits(1, 1, walltime_s=3600.0), jobs=20)
+    for number in range(5):
+        bench.start(f"w{number}")
+        assert m.Welcome("run", 10.0, 300.0, 3600.0) in [
+            e.message for e in of(do.SendMessage, bench.new)
+        ]
+        effects = bench.said(f"w{number}", m.Credit(0))
+        effects += bench.said(f"w{number}", m.Bye(m.OUT_OF_TIME)) + bench.wait(1.0)
+        assert of(do.SubmitWorkers, effects)
+    assert not bench.d.ended
+    assert not of(do.DeliverFailure, bench.all) and not of(do.DeliverEnd, bench.all)

@@ -84,7 +84,7 @@ EXAMPLES: dict[type[Any], st.SearchStrategy[Any]] = {
     m.Results: st.builds(m.Results, st.lists(results(), max_size=4)),
     m.Bye: st.builds(m.Bye, names),
     m.Welcome: st.builds(
-        m.Welcome, names, st.floats(0, allow_infinity=False, exclude_min=True), finite
+        m.Welcome, names, st.floats(0, allow_infinity=False, exclude_min=True), finite, finite
     ),
     m.Refuse: st.builds(m.Refuse, names),
     m.Work: st.builds(m.Work, st.lists(leases(), max_size=3)),
@@ -339,6 +339,7 @@ BAD: dict[str, tuple[Any, int]] = {
     "heartbeat interval 0": (m.Welcome("r", 0.0, 1.0), 0),
     "heartbeat interval NaN": (m.Welcome("r", math.nan, 1.0), 0),
     "grace infinite": (m.Welcome("r", 1.0, math.inf), 0),
+    "walltime negative": (m.Welcome("r", 1.0, 1.0, -1.0), 0),
     "no children": (replaced(HELLO, children=0), 0),
     "pid negative": (replaced(HELLO, pid=-1), 0),
     "pid beyond 64 bits": (replaced(HELLO, pid=2**63), 0),
