@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import logging
-import operator
 import os
-import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gridmap import conf, data
-from gridmap.conf import Settings, settings
+from gridmap import conf
+from gridmap.call import Call, at_least_one, checked_elements
+from gridmap.conf import settings
 from gridmap.core.spec import Resources
 from gridmap.errors import Cause, DRMAANotPresentException, JobException
 from gridmap.inline import run_inline
-from gridmap.monitor.watcher import Watcher
-
-if TYPE_CHECKING:
-    from gridmap.run import Run
+from gridmap.run import Run
+from gridmap.stories import as_jobs
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +34,6 @@ __all__ = [
     "submit",
 ]
 
-BACKENDS = ("auto", "drmaa", "local")
 WINDOW = 4096
 
 
@@ -267,13 +263,13 @@ def grid_map(
         add_env, project, validation_level, os_distribution, os_minor, par_env, gpu, h_vmem, h_rt,
         resources,
     )  # fmt: skip
-    call = _Call.checked(
+    call = Call.checked(
         temp_dir, white_list, local, max_processes, require_cluster, max_workers, on_error, reuse,
         backend, quiet,
     )  # fmt: skip
-    elements = _iterable(args_list)
+    elements = checked_elements(args_list)
     if call.inline:
-        results = list(run_inline(_as_jobs(job, elements), on_error))
+        results = list(run_inline(as_jobs(job, elements), on_error))
     else:
         results = call.run_map(job, elements).results()
     if completion_mail:
@@ -302,7 +298,7 @@ def process_jobs(
     :raises TypeError: something in `jobs` is no Job
     :raises ValueError: a Job stands in `jobs` twice
     """
-    call = _Call.checked(
+    call = Call.checked(
         temp_dir, white_list, local, max_processes, require_cluster, max_workers, on_error, reuse,
         backend, quiet,
     )  # fmt: skip
@@ -330,7 +326,7 @@ def submit(
 
     The parameters and errors are those of `process_jobs`.
     """
-    call = _Call.checked(
+    call = Call.checked(
         temp_dir, white_list, local, max_processes, require_cluster, max_workers, on_error, reuse,
         backend, quiet,
     )  # fmt: skip
@@ -374,171 +370,19 @@ def _imap(
         "on_error", "reuse", "backend",
     )  # fmt: skip
     given = {name: options.pop(name) for name in names if name in options}
-    window = _at_least_one("window", window)
+    window = at_least_one("window", window)
     job = Job(f, [], **options)
-    call = _Call.checked(**given)
-    return call.stream(job, _iterable(iterable), window, ordered)
+    call = Call.checked(**given)
+    return call.stream(job, checked_elements(iterable), window, ordered)
 
 
-# --- behind the doors -----------------------------------------------------------------------------
-
-
-class _Call:
-    """One call of a door, its options checked."""
-
-    def __init__(self, config: Settings, options: Any, white_list: list[str]) -> None:
-        self.settings = config
-        self.options = options
-        self.white_list = white_list
-        self.inline = False
-
-    @classmethod
-    def checked(
-        cls,
-        temp_dir: str | None = None,
-        white_list: Iterable[str] | None = None,
-        local: bool = False,
-        max_processes: int = 1,
-        require_cluster: bool = False,
-        max_workers: int | None = None,
-        on_error: str = "raise",
-        reuse: bool = True,
-        backend: str = "auto",
-        quiet: bool = True,
-    ) -> _Call:
-        from gridmap.run import ON_ERROR, Options
-
-        config = settings()
-        if isinstance(white_list, str) or not isinstance(white_list, Iterable | None):
-            raise TypeError(f"white_list is a list of host names, not {white_list!r}")
-        if on_error not in ON_ERROR:
-            raise ValueError(f"on_error is {on_error!r}; it must be one of {', '.join(ON_ERROR)}")
-        max_processes = _at_least_one("max_processes", max_processes)
-        workers = config.max_workers if max_workers is None else max_workers
-        chosen = _choose_backend(backend, local, require_cluster)
-        options = Options(
-            settings=config,
-            backend=chosen,
-            processes=max_processes,
-            max_workers=_at_least_one("max_workers", workers),
-            on_error=on_error,
-            reuse=reuse,
-            log_dir=_checked_folder(temp_dir) if chosen != "local" else None,
-        )
-        call = cls(config, options, list(white_list or []))
-        call.inline = chosen == "local" and max_processes == 1 and reuse
-        return call
-
-    def run_map(self, job: Job, elements: Iterable[Any]) -> Run:
-        from gridmap.run import Run
-
-        watcher = _MapWatcher(job, self)
-        return Run(self._plan_map(job, elements), self._with_cleanup(job.cleanup), watcher, [job])
-
-    def stream(
-        self, job: Job, elements: Iterable[Any], window: int, ordered: bool
-    ) -> Iterator[Any]:
-        from gridmap.run import stream
-
-        if self.inline:
-            return run_inline(_as_jobs(job, elements), self.options.on_error)
-        options = self._with_cleanup(job.cleanup)
-        return stream(self._plan_map(job, elements), options, window, ordered)
-
-    def run_jobs(self, jobs: list[Job]) -> Run:
-        from gridmap.plan import Plan
-        from gridmap.run import Run
-
-        name = jobs[0].name if jobs else "gridmap"
-        plan = Plan(
-            list(_segments(jobs, self.white_list)),
-            name,
-            lambda number: f"job {number} ({jobs[number].name})",
-            self.options.reuse,
-        )
-        options = self._with_cleanup(all(job.cleanup for job in jobs))
-        run = Run(plan, options, _JobWatcher(self.noted(jobs), self), jobs)
-        for job in jobs:
-            job.home_address = run.id
-        return run
-
-    def noted(self, jobs: list[Job]) -> list[Job]:
-        """Makes the jobs ready to tell of a new run."""
-        for number, job in enumerate(jobs):
-            job._start_anew()
-            job.uniq_id = str(number)
-            if self.white_list:
-                job.white_list = list(self.white_list)
-        return jobs
-
-    def _plan_map(self, job: Job, elements: Iterable[Any]) -> Any:
-        from gridmap.plan import Plan, Segment
-
-        wanted = job.resources_wanted(self.white_list)
-        segment = Segment(job.function, _context(job), wanted, elements)
-        return Plan([segment], job.name, lambda number: f"call {number}", self.options.reuse)
-
-    def _with_cleanup(self, cleanup: bool) -> Any:
-        import dataclasses
-
-        return dataclasses.replace(self.options, keep_logs=not cleanup)
-
-    @property
-    def sends_mail(self) -> bool:
-        return self.options.backend != "local" and self.settings.send_error_mail
-
-
-def _segments(jobs: list[Job], white_list: list[str]) -> Iterator[Any]:
-    """Cuts a list of jobs where the function, the context or the resources change."""
-    from gridmap.plan import Segment
-
-    segment: Segment | None = None
-    before: Job | None = None
-    for job in jobs:
-        wanted = job.resources_wanted(white_list or None)
-        element = data.Arguments(job.args, job.kwlist) if job.kwlist else job.args
-        same = (
-            segment is not None
-            and before is not None
-            and job.function is before.function
-            and wanted == segment.resources
-            and (job.working_dir, job.add_env) == (before.working_dir, before.add_env)
-            and job.environment == before.environment
-        )
-        if same and segment is not None:
-            assert isinstance(segment.elements, list)
-            segment.elements.append(element)
-        else:
-            if segment is not None:
-                yield segment
-            segment = Segment(job.function, _context(job), wanted, [element])
-        before = job
-    if segment is not None:
-        yield segment
-
-
-def _context(job: Job) -> data.Context:
-    from gridmap.plan import client_sys_path
-
-    return data.Context(job.environment, job.working_dir, client_sys_path(), job.add_env)
-
-
-def _as_jobs(job: Job, elements: Iterable[Any]) -> Iterator[Job]:
-    """Yields a job for each call of a map, lazily."""
-    import copy
-
-    for number, element in enumerate(elements):
-        one = copy.copy(job)
-        one.args = element if isinstance(element, list) else [element]
-        one.name = f"{job.name}{number}"
-        yield one
-
-
-def _iterable(args_list: Any) -> Iterable[Any]:
-    if not isinstance(args_list, Iterable):
-        kind = type(args_list).__name__
-        raise TypeError(f"args_list must be iterable, one element a call; it is a {kind}")
-    return args_list
+def _named(option: str, given: Any) -> dict[str, Any]:
+    """Returns a dict of what has names."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise TypeError(f"{option} is a dict whose keys are names, not {given!r}")
+    return dict(given)
 
 
 def _checked_jobs(jobs: Any) -> list[Job]:
@@ -556,136 +400,6 @@ def _checked_jobs(jobs: Any) -> list[Job]:
                 "each run of a function needs a Job of its own"
             )
     return checked
-
-
-def _at_least_one(name: str, value: Any) -> int:
-    try:
-        number = operator.index(value)  # NumPy's whole numbers are some, too
-    except TypeError:
-        number = None
-    if isinstance(value, bool) or number is None:
-        raise TypeError(f"{name} must be a whole number, not {value!r}")
-    if number < 1:
-        raise ValueError(f"{name} is {number}; it must be 1 or more")
-    return number
-
-
-def _named(option: str, given: Any) -> dict[str, Any]:
-    """Returns a dict of what has names."""
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
-        raise TypeError(f"{option} is a dict whose keys are names, not {given!r}")
-    return dict(given)
-
-
-def _checked_folder(temp_dir: str | None) -> str | None:
-    """Returns a folder of the user's choice if it can be written; the default is not needed."""
-    if temp_dir is None or temp_dir == conf.DEFAULT_TEMP_DIR:
-        return None
-    folder = os.path.abspath(os.path.expanduser(temp_dir))
-    if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
-        raise OSError(f"temp_dir {temp_dir!r} is no folder that can be written here")
-    return folder
-
-
-def _choose_backend(backend: str, local: bool, require_cluster: bool) -> str:
-    """Returns the backend to use; running locally for want of a cluster is said.
-
-    :raises DRMAANotPresentException: a cluster is required and there is none
-    """
-    if backend not in BACKENDS:
-        from gridmap.backends.registry import backend_names
-
-        known = sorted({*BACKENDS, *backend_names()})
-        if backend not in known:
-            raise ValueError(f"backend is {backend!r}; it must be one of {', '.join(known)}")
-    if local and backend not in ("auto", "local"):
-        raise ValueError(f"local=True contradicts backend={backend!r}")
-    if backend == "local" or local:
-        if require_cluster:
-            what = "local=True" if local else f"backend={backend!r}"
-            raise ValueError(f"require_cluster=True contradicts {what}")
-        return "local"
-    if backend not in BACKENDS:
-        return backend
-    from gridmap.backends.drmaa import why_not
-
-    reason = why_not()
-    if not reason:
-        return "drmaa"
-    if require_cluster or backend == "drmaa":
-        raise DRMAANotPresentException(reason)
-    log.warning("no cluster, running on this machine: %s", reason)
-    return "local"
-
-
-class _MapWatcher(Watcher):
-    """Knows the names of a map's calls; sends mail when one fails."""
-
-    def __init__(self, job: Job, call: _Call) -> None:
-        self._job = job
-        self._call = call
-
-    def name(self, job: int) -> str:
-        return f"{self._job.name}{job}"
-
-    def failed(
-        self, job: int, error: BaseException, cause: Cause, attempts: int, place: Any
-    ) -> None:
-        if attempts and self._call.sends_mail:
-            one = next(_as_jobs(self._job, [None]))
-            one.name = self.name(job)
-            _note(one, job, place, attempts)
-            _note_error(one, error, cause)
-            send_error_mail(one)
-
-
-class _JobWatcher(_MapWatcher):
-    """Notes in each Job what happened to it."""
-
-    def __init__(self, jobs: list[Job], call: _Call) -> None:
-        self._jobs = jobs
-        self._call = call
-
-    def name(self, job: int) -> str:
-        return self._jobs[job].name
-
-    def sampled(self, sample: Any) -> None:
-        job = self._jobs[sample.job]
-        memory, percent = sample.rss_bytes / 1e6, sample.cpu_fraction * 100
-        job.track_mem.append(memory)
-        job.track_cpu.append((percent, sample.running))
-        job.timestamp = time.time()
-        job.host_name = sample.place.host
-        job.heart_beat = {"memory": memory, "cpu_load": (percent, sample.running)}
-
-    def ended(self, job: int, value: Any, attempts: int, place: Any) -> None:
-        one = self._jobs[job]
-        one.ret = value
-        _note(one, job, place, attempts)
-
-    def failed(
-        self, job: int, error: BaseException, cause: Cause, attempts: int, place: Any
-    ) -> None:
-        one = self._jobs[job]
-        _note(one, job, place, attempts)
-        _note_error(one, error, cause)
-        if attempts and self._call.sends_mail:
-            send_error_mail(one)
-
-
-def _note(job: Job, number: int, place: Any, attempts: int) -> None:
-    job.uniq_id = str(number)
-    job.id = place.worker
-    job.host_name = place.host or job.host_name
-    job.log_stdout_fn, job.log_stderr_fn = place.log_stdout, place.log_stderr
-    job.num_resubmits = max(0, attempts - 1)
-
-
-def _note_error(job: Job, error: BaseException, cause: Cause) -> None:
-    job.note_failure(error)
-    job.cause_of_death = str(cause)
 
 
 # --- historic names -------------------------------------------------------------------------------
@@ -753,11 +467,7 @@ class JobMonitor:
 
 
 def __getattr__(name: str) -> Any:
-    """Settings are read when they are asked for; Run is loaded when it is needed."""
-    if name == "Run":
-        from gridmap.run import Run
-
-        return Run
+    """Settings are read when they are asked for."""
     if name in conf.__dict__.get("__annotations__", {}):
         return getattr(conf, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

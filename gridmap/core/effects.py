@@ -64,12 +64,14 @@ class Deliver:
 
     :param item: index of the Result among those of the message being handled
     :param skip: leave out so many values of that Result's packet
+    :param attempts: tries that it took, those that were not charged left out
     """
 
     span: Span
     item: int
     skip: int
     worker: str
+    attempts: int = 1
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,8 @@ class Inbox:
         for part in parts:
             for piece in self._jobs.spans(part, UNFINISHED):
                 self._leasing.end(piece, JobState.COMPLETED)
-                self._emit(Deliver(piece, index, piece.first - item.first, worker.id))
+                skip, attempts = piece.first - item.first, self._leasing.attempts(piece)
+                self._emit(Deliver(piece, index, skip, worker.id, attempts))
         if math.isfinite(item.seconds):
             pace = self._leasing.pace(self._jobs.spec(item.first).function)
             pace.measured(item.count, item.seconds)

@@ -50,6 +50,10 @@ class Leasing:
 
     # --- giving -----------------------------------------------------------------------------------
 
+    def attempts(self, span: Span) -> int:
+        """Returns how often the first of these jobs was tried; one that failed once is alone."""
+        return self._charged.get(span.first, 0) + 1
+
     def wake(self, pool: PoolRecord, now: float) -> None:
         """Queues the jobs that have backed off long enough."""
         for item in pool.queue.wake(now):

@@ -89,7 +89,8 @@ class Performer:
     def _deliver(self, effect: do.Deliver) -> None:
         self.payloads.ended(effect.span)
         frames = self._frames[effect.item]
-        self._sink.put(Values(effect.span, frames, effect.skip, self._place(effect.worker)))
+        place = self._place(effect.worker)
+        self._sink.put(Values(effect.span, frames, effect.skip, effect.attempts, place))
 
     def _failure(self, effect: do.DeliverFailure) -> None:
         self.payloads.ended(Span(effect.job, 1))

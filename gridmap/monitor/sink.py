@@ -29,11 +29,15 @@ class Place:
 
 @dataclass(frozen=True)
 class Values:
-    """Values of consecutive jobs: those of a packet from `skip` on."""
+    """Values of consecutive jobs: those of a packet from `skip` on.
+
+    :param attempts: tries that each took
+    """
 
     span: Span
     frames: list[Frame]
     skip: int
+    attempts: int
     place: Place
 
 

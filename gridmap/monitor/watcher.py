@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from gridmap.errors import Cause
@@ -17,8 +18,8 @@ class Watcher:
     def sampled(self, sample: Sample) -> None:
         """A running job was measured."""
 
-    def ended(self, job: int, value: Any, attempts: int, place: Place) -> None:
-        """A job has its value."""
+    def ended(self, first: int, values: Sequence[Any], attempts: int, place: Place) -> None:
+        """Consecutive jobs have their values."""
 
     def failed(
         self, job: int, error: BaseException, cause: Cause, attempts: int, place: Place

@@ -170,6 +170,7 @@ class AgentRuntime:
 
     def close(self, deadline_s: float = 5.0) -> None:
         """Ends all children and removes everything; twice does no harm."""
+        self._blobs.close()  # first: were we killed here, the forkserver would still remove them
         self._forkserver.close(deadline_s)
         for child in self._children.values():
             child.close()
@@ -177,7 +178,6 @@ class AgentRuntime:
         self._by_fd.clear()
         self._arguments.clear()
         self._payloads.clear()
-        self._blobs.close()
 
     # --- events -----------------------------------------------------------------------------------
 

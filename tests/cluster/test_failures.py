@@ -136,6 +136,7 @@ def test_workers_that_are_killed_or_deleted_are_replaced(tmp_path, arrays, caplo
         assert run.results() == [n * n for n in range(count)]
     assert len(arrays()) in (2, 3)
     assert caplog.text.count("resubmission 1 of 3") == 2
+    assert sum(job.num_resubmits for job in jobs) == 2
 
 
 def test_a_worker_is_deleted_while_it_waits(tmp_path, arrays) -> None:

@@ -380,3 +380,11 @@ def test_the_next_deadline_is_when_a_job_has_backed_off() -> None:
     bench.result("w", 0, Outcome.DIED)
     bench.tell(ev.Tick())
     assert bench.d.next_deadline() <= bench.now + 4.0
+
+
+def test_a_value_tells_how_many_attempts_it_took() -> None:
+    bench = running(policy=GOING_ON)
+    bench.result("w", 0, Outcome.DIED)
+    bench.wait(1.0)
+    bench.result("w", 0, attempt=1)
+    assert [e.attempts for e in of(do.Deliver, bench.all)] == [2]

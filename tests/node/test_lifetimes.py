@@ -44,7 +44,7 @@ def test_close_works_where_the_user_ignores_sigchld() -> None:
         for launch in (False, True):
             with Driver(launch=launch) as node:
                 assert node.run(abs, [-1])[0][1] == 1
-                died = node.run(lambda x: os._exit(3), [0])[0]
+                died = node.run(lambda x: os._exit(3), [0], first=1)[0]
                 assert died[0] is Outcome.DIED and died[1].exit_status == 3
                 pid = node.forkserver.pid
             assert not alive(pid)

@@ -139,7 +139,7 @@ def test_a_warned_worker_gives_its_job_back_and_leaves(monitor: Monitor, tmp_pat
     monitor.until(runs)
     worker.send_signal(signal.SIGTERM)
     monitor.until(lambda: isinstance(monitor.said[-1], m.Bye))
-    assert monitor.outcomes.of[0][0] is m.Outcome.RETURNED
+    assert monitor.outcomes.of[0][0] is m.Outcome.CANCELED
     assert worker.wait(10) == 0
 
 

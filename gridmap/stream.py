@@ -1,0 +1,130 @@
+"""Results as they come, from an input that is read only so far ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from gridmap.engine import Engine, Failed, Options
+from gridmap.monitor.watcher import Watcher
+from gridmap.plan import Plan
+
+STREAM_BYTES = 256 << 20
+"""About so many bytes of arguments and values may a stream have under way."""
+
+
+def stream(plan: Plan, options: Options, window: int, ordered: bool) -> Iterator[Any]:
+    """Yields values as they come; takes from the input only so far ahead.
+
+    :param window: most jobs between the input and what has been yielded
+    """
+    most_items = max(1, window // 4)
+    inputs = [_Input(segment.elements) for segment in plan.segments]
+    for segment, source in zip(plan.segments, inputs, strict=True):
+        if not isinstance(segment.elements, (list, tuple, range)):
+            segment.elements = source
+    engine = Engine(plan, options, Watcher(), most_items)
+    order = _Order(options.on_error, ordered)
+    yielded = 0
+    unpicklable: Exception | None = None
+    try:
+        while True:
+            under_way = engine.total - yielded
+            room = not engine.exhausted and _room(engine, under_way, window, most_items)
+            if room:
+                try:
+                    engine.feed(most_jobs=1)
+                except Exception as error:
+                    unpicklable = error
+                    engine.end_input()
+                if not engine.started:
+                    if not engine.total:
+                        break
+                    engine.start()
+                    continue
+            ended = engine.take(0.0 if room else None)
+            if ended is None:
+                break
+            for batch in ended:
+                for job, value in enumerate(batch.values, batch.first):
+                    for ready in order.put(job, value):
+                        yielded += 1
+                        yield from ready
+    finally:
+        engine.close()
+    for failure in (order.first, unpicklable, *(source.error for source in inputs)):
+        if failure is not None:
+            raise failure
+
+
+class _Input:
+    """An input that ends where reading it fails, and keeps the error for later."""
+
+    def __init__(self, elements: Iterable[Any]) -> None:
+        self._elements = elements
+        self.error: Exception | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            yield from self._elements
+        except Exception as error:
+            self.error = error
+
+
+def _room(engine: Engine, under_way: int, window: int, most_items: int) -> bool:
+    """True when one more packet may be read from the input."""
+    if under_way + most_items > window:
+        return under_way == 0
+    # of large arguments or values fewer are under way
+    few = under_way <= 2 * engine.options.processes
+    return few or under_way * engine.carried_bytes <= engine.total * STREAM_BYTES
+
+
+class _Order:
+    """Says what a stream yields for each job, and when.
+
+    :param ordered: in the order of the jobs, rather than as they end
+    """
+
+    def __init__(self, on_error: str, ordered: bool) -> None:
+        self._failed: dict[int, BaseException] = {}
+        self._on_error = on_error
+        self._ordered = ordered
+        self._waiting: dict[int, Any] = {}
+        self._next = 0
+
+    @property
+    def first(self) -> BaseException | None:
+        """The failure of the first job, in the order of the input, that has failed so far."""
+        return self._failed[min(self._failed)] if self._failed else None
+
+    def put(self, job: int, value: Any) -> Iterator[tuple[Any, ...]]:
+        """Takes what became of a job; returns, for each job whose turn it is, nothing or a value.
+
+        :raises BaseException: the first failure, with on_error="raise", when its turn has come
+        """
+        if isinstance(value, Failed) and not value.consequence and self._on_error != "return":
+            self._failed[job] = value.error
+        if not self._ordered:
+            yield self._seen(value)
+            return
+        self._waiting[job] = value
+        while self._next in self._waiting:
+            if self._blocked(self._waiting[self._next]):
+                return
+            yield self._seen(self._waiting.pop(self._next))
+            self._next += 1
+
+    def _blocked(self, value: Any) -> bool:
+        """True for a job that was stopped because of a failure that has not been heard of yet."""
+        stopped = isinstance(value, Failed) and self._on_error == "raise"
+        return stopped and not self._failed
+
+    def _seen(self, value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, Failed):
+            return (value,)
+        if self._on_error == "return":
+            return (value.error,)
+        if self._on_error == "raise" and self.first is not None:
+            raise self.first
+        return ()
