@@ -66,9 +66,13 @@ elif how == "imap":
 
 
 def pending(pid: int) -> bool:
-    """Returns whether a process has yet to notice a signal."""
-    masks = re.findall(r"^S[hi][dg]Pnd:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.M)
-    return any(int(mask, 16) for mask in masks)
+    """Returns whether a process has yet to notice a signal; one that has ended never will."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    masks = re.findall(r"^S[hi][dg]Pnd:\s*(\w+)", status, re.M)
+    return "State:\tZ" not in status and any(int(mask, 16) for mask in masks)
 
 
 @pytest.fixture
