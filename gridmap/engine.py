@@ -106,7 +106,9 @@ class Engine:
     # --- starting ---------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Starts workers and the monitor; whatever has been pickled goes to it."""
+        """Starts workers and the monitor, once; whatever has been pickled goes to it."""
+        if self._monitor is not None:
+            return
         limits, transport = self._make_transport()
         dispatcher = Dispatcher(_policy(self.options), limits, self.id)
         self._monitor = monitor = Monitor(self.id, dispatcher, transport, self.sink)
@@ -153,11 +155,6 @@ class Engine:
         self._exhausted = True
         if self._monitor is not None:
             self._monitor.end_input()
-
-    @property
-    def started(self) -> bool:
-        """True once there is a monitor."""
-        return self._monitor is not None
 
     @property
     def exhausted(self) -> bool:

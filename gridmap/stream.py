@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from gridmap.engine import Engine, Failed, Options
+from gridmap.errors import PicklingError
 from gridmap.monitor.watcher import Watcher
 from gridmap.plan import Plan
+
+FILL_S = 0.05
+"""How long a stream reads its input before it looks for values again."""
 
 STREAM_BYTES = 256 << 20
 """About so many bytes of arguments and values may a stream have under way."""
@@ -26,22 +32,18 @@ def stream(plan: Plan, options: Options, window: int, ordered: bool) -> Iterator
     engine = Engine(plan, options, Watcher(), most_items)
     order = _Order(options.on_error, ordered)
     yielded = 0
-    unpicklable: Exception | None = None
+    unpicklable: PicklingError | None = None
     try:
         while True:
-            under_way = engine.total - yielded
-            room = not engine.exhausted and _room(engine, under_way, window, most_items)
-            if room:
-                try:
-                    engine.feed(most_jobs=1)
-                except Exception as error:
-                    unpicklable = error
-                    engine.end_input()
-                if not engine.started:
-                    if not engine.total:
-                        break
-                    engine.start()
-                    continue
+            room = False
+            try:
+                room = _fill(engine, yielded, window, most_items)
+            except PicklingError as error:
+                unpicklable = error
+                engine.end_input()
+            if not engine.total:
+                break
+            engine.start()
             ended = engine.take(0.0 if room else None)
             if ended is None:
                 break
@@ -69,6 +71,22 @@ class _Input:
             yield from self._elements
         except Exception as error:
             self.error = error
+
+
+def _fill(engine: Engine, yielded: int, window: int, most_items: int) -> bool:
+    """Reads from the input as far as it may, but not for long: there may be values to yield.
+
+    :returns: whether there is room for more
+    """
+    until = math.inf
+    while not engine.exhausted and _room(engine, engine.total - yielded, window, most_items):
+        engine.feed(most_jobs=1)
+        if engine.total:
+            engine.start()  # takes a while, the first time
+        until = min(until, time.monotonic() + FILL_S)
+        if time.monotonic() >= until:
+            return True
+    return False
 
 
 def _room(engine: Engine, under_way: int, window: int, most_items: int) -> bool:

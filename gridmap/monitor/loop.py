@@ -72,7 +72,8 @@ class Monitor:
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
-        self._lock = threading.Lock()  # between closing the pipe and writing to it
+        # between closing the pipe and writing to it; a garbage collection there may cancel a run
+        self._lock = threading.RLock()
         self._closed = False
         self._canceled = False
         self.at_end: Callable[[], None] = lambda: None
