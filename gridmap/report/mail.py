@@ -197,7 +197,8 @@ def deliver(mail: EmailMessage, server: str) -> None:
         # A server that sends a byte now and then never runs into the timeout of one step.
         watchdog = threading.Timer(DEADLINE_S, _hang_up, (smtp,))
         watchdog.daemon = True
-        watchdog.start()
+        with contextlib.suppress(RuntimeError):  # the program ends, and waits EXIT_WAIT_S at most
+            watchdog.start()
         try:
             smtp.connect(server)
             smtp.send_message(mail)
