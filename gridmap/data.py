@@ -26,7 +26,6 @@ from gridmap.packets import (
     pack_arguments,
     pickled_calls,
     plain_calls,
-    unpack_arguments,
     unpack_values,
 )
 from gridmap.pickling import (
@@ -63,7 +62,6 @@ __all__ = [
     "pickled_calls",
     "plain_calls",
     "split_frames",
-    "unpack_arguments",
     "unpack_death",
     "unpack_exception",
     "unpack_function",

@@ -179,14 +179,14 @@ class Engine:
     def _make_cluster_transport(self) -> tuple[list[Limits], Transport]:
         from gridmap.backends.registry import open_backend
         from gridmap.monitor.cluster import ClusterTransport
+        from gridmap.monitor.submitter import open_in_time
         from gridmap.wire.keys import Connection, RunKeys, write_connection
         from gridmap.wire.link import MonitorLink
 
         options = self.options
         with contextlib.ExitStack() as undo:
-            backend = open_backend(
-                options.backend, **_backend_settings(options.backend, options.settings)
-            )
+            settings = _backend_settings(options.backend, options.settings)
+            backend = open_in_time(lambda: open_backend(options.backend, **settings))
             undo.callback(backend.close)
             directory = RunDirectory(options.settings.run_dir, self.id, options.log_dir)
             undo.callback(directory.remove)
@@ -252,7 +252,9 @@ class Engine:
             if batch.failures:
                 for job, value in enumerate(batch.values, batch.first):
                     if isinstance(value, Failed):
-                        watcher.failed(job, value.error, Cause.UNPICKLABLE, 1, item.place)
+                        watcher.failed(
+                            job, value.error, Cause.UNPICKLABLE, item.attempts, item.place
+                        )
             watcher.ended(batch.first, batch.values, item.attempts, item.place)
             return batch
         if isinstance(item, Failure):
@@ -367,7 +369,7 @@ def _value(item: Values, index: int) -> Any:
     except Exception as error:
         job = item.span.first + index
         message = f"the value of job {job} cannot be read here: {type(error).__name__}: {error}"
-        failed = JobUnpicklable(message, job=job, attempts=1, host=item.place.host)
+        failed = JobUnpicklable(message, job=job, attempts=item.attempts, host=item.place.host)
         failed.__cause__ = error
         return Failed(failed)
 

@@ -239,14 +239,6 @@ def _read_call(part: _Part) -> Call:
     return args, kwargs
 
 
-def unpack_arguments(frames: Sequence[Frame], skip: int, take: int) -> Iterator[Call]:
-    """Returns the arguments of each job: positional and by keyword."""
-    plain = plain_calls(frames, skip, take)
-    if plain is not None:
-        return ((args, {}) for args in plain)
-    return (read() for read in pickled_calls(frames, skip, take))
-
-
 class ValuePacker:
     """Collects the values of consecutive jobs, each as it was when its call returned."""
 

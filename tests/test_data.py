@@ -7,7 +7,7 @@ import pickle
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,9 +42,17 @@ class Stubborn(Exception):
         self.sum = first + second
 
 
+def unpacked(frames: Sequence[data.Frame], skip: int, take: int) -> list[data.Call]:
+    """Returns the arguments of each job, positional and by keyword, as a child gets them."""
+    plain = data.plain_calls(frames, skip, take)
+    if plain is not None:
+        return [(args, {}) for args in plain]
+    return [read() for read in data.pickled_calls(frames, skip, take)]
+
+
 def calls_of(elements: Any, **options: Any) -> list[data.Call]:
     packets = list(data.pack_arguments(elements, **options))
-    return [c for p in packets for c in data.unpack_arguments(p.frames, 0, p.count)]
+    return [c for p in packets for c in unpacked(p.frames, 0, p.count)]
 
 
 def expected_call(element: Any) -> tuple[list[Any], dict[str, Any]]:
@@ -68,7 +76,7 @@ def test_a_part_of_a_packet_is_that_part_of_its_jobs(elements: list[Any], draw: 
     skip = draw.draw(st.integers(0, len(elements) - 1))
     take = draw.draw(st.integers(1, len(elements) - skip))
 
-    got = list(data.unpack_arguments(packet.frames, skip, take))
+    got = unpacked(packet.frames, skip, take)
 
     wanted = [expected_call(x) for x in elements[skip : skip + take]]
     assert [(list(args), kwargs) for args, kwargs in got] == wanted
@@ -101,7 +109,7 @@ def test_large_arrays_travel_out_of_band_and_arrive_writable() -> None:
     assert np.shares_memory(np.frombuffer(packet.frames[1], dtype=array.dtype), array)
 
     frames = [bytes(frame) for frame in packet.frames]  # as a wire hands them over
-    ((got,), _) = next(data.unpack_arguments(frames, 0, 1))
+    (((got,), _),) = unpacked(frames, 0, 1)
 
     got[0] = 7  # raises if it is read-only
     assert got[1:].tolist() == array[1:].tolist() and array[0] == 0
@@ -196,7 +204,7 @@ def test_a_class_of_main_travels_by_value(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "__main__", main)
     (packet,) = data.pack_arguments([main.Mine()])
     monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
-    ((got,), _) = next(data.unpack_arguments(packet.frames, 0, 1))
+    (((got,), _),) = unpacked(packet.frames, 0, 1)
     assert got.x == 5
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gridmap.backends.base import Backend, SubmitRequest
-from gridmap.core.messages import Hello, ToAgent
+from gridmap.core.messages import Blob, Hello, ToAgent
 from gridmap.core.records import ENDED, WorkerRecord
 from gridmap.data import Frame
 from gridmap.errors import WireError
 from gridmap.monitor.submitter import Submitter
 from gridmap.monitor.transport import Post, Received
-from gridmap.wire.link import MonitorLink
+from gridmap.wire.codec import Payload
+from gridmap.wire.link import MonitorLink, share
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class ClusterTransport:
         self._peer_of: dict[str, bytes] = {}
         self._worker_of: dict[bytes, tuple[str, str]] = {}
         self._known: frozenset[str] = frozenset()
+        self._shared: dict[str, list[Payload]] = {}
 
     def begin(self, post: Post) -> None:
         self._submitter = Submitter(self._run, self._backend, post)
@@ -72,8 +74,13 @@ class ClusterTransport:
         peer = self._peer_of.get(worker)
         if peer is None:
             return
+        payload: Sequence[Payload] = frames
+        if isinstance(message, Blob):  # many ask for the same: their queues share one copy
+            payload = self._shared.setdefault(message.digest, [])
+            if not payload:
+                payload.extend(map(share, frames))
         try:
-            if not self._link.send(peer, message, frames):
+            if not self._link.send(peer, message, payload):
                 log.debug("worker %s cannot be reached", worker)
         except WireError as error:
             log.error("a message to worker %s was not sent: %s", worker, error)

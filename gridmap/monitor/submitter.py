@@ -18,13 +18,53 @@ from gridmap.core.events import (
     WorkersSubmitted,
 )
 from gridmap.errors import BackendError
+from gridmap.monitor.sink import get
 
 log = logging.getLogger(__name__)
 
 CANCEL_DEADLINE_S = 30.0
 CANCEL_INTERVAL_S = 0.5
 
+OPEN_DEADLINE_S = 60.0
+
 Post = Callable[[DispatcherEvent], None]
+
+
+def open_in_time(opener: Callable[[], Backend], deadline_s: float = OPEN_DEADLINE_S) -> Backend:
+    """Returns the backend that `opener` connects, in a thread of its own, so that the caller can
+    be interrupted; one that comes too late is closed.
+
+    :raises BackendError: the scheduler did not answer in time
+    """
+    opened: queue.SimpleQueue[Backend | BaseException] = queue.SimpleQueue()
+    decision = threading.Semaphore()  # for whoever comes first: it is in time, or too late
+
+    def main() -> None:
+        try:
+            backend = opener()
+        except BaseException as error:
+            opened.put(error)
+            return
+        if decision.acquire(blocking=False):
+            opened.put(backend)
+        else:
+            backend.close()
+
+    threading.Thread(target=main, name="gridmap-opener", daemon=True).start()
+    try:
+        answer = get(opened, deadline_s)
+    except BaseException as error:
+        if not decision.acquire(blocking=False):  # it came at this very moment
+            late = opened.get()
+            if not isinstance(late, BaseException):
+                late.close()
+        if isinstance(error, queue.Empty):
+            text = f"the scheduler did not answer within {deadline_s:.0f} s"
+            raise BackendError(text, transient=True) from None
+        raise
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
 
 
 class Submitter:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Sequence
+
+import pytest
 
 from gridmap.backends.base import SubmitRequest
 from gridmap.core.events import DispatcherEvent, WorkerDiagnosed, WorkersSubmitted
 from gridmap.core.spec import Resources
 from gridmap.errors import BackendError
-from gridmap.monitor.submitter import Submitter
+from gridmap.monitor.submitter import Submitter, open_in_time
 
 REQUEST = SubmitRequest("tag", "name", ("/bin/python", "a b"), 2, Resources(), "/logs", "/")
 DEADLINE_S = 5.0
@@ -107,3 +110,51 @@ def test_a_diagnosis_names_the_command() -> None:
     assert events[1] == WorkerDiagnosed("0", "nothing\nits command: /bin/python 'a b'")
     assert submitter.close(DEADLINE_S, known=["0", "1"])
     assert backend.canceled == []
+
+
+def test_a_scheduler_that_does_not_answer_is_not_waited_for_for_ever() -> None:
+    backend, go_on, closed = SlowBackend(), threading.Event(), threading.Event()
+    backend.close = closed.set  # type: ignore[method-assign]
+
+    def opener() -> SlowBackend:
+        assert go_on.wait(DEADLINE_S)
+        return backend
+
+    with pytest.raises(BackendError, match="did not answer within 0 s") as raised:
+        open_in_time(opener, 0.05)  # type: ignore[arg-type]
+
+    assert raised.value.transient
+    go_on.set()
+    assert closed.wait(DEADLINE_S)  # it came after all, and nobody wants it
+
+
+def test_whoever_waits_for_the_scheduler_can_be_interrupted() -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def opener() -> SlowBackend:
+        entered.set()
+        go_on.wait(DEADLINE_S)
+        return SlowBackend()
+
+    def interrupt() -> None:
+        assert entered.wait(DEADLINE_S)
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    helper = threading.Thread(target=interrupt)
+    helper.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            open_in_time(opener, DEADLINE_S)  # type: ignore[arg-type]
+    finally:
+        signal.signal(signal.SIGINT, before)
+        helper.join()
+        go_on.set()
+
+
+def test_what_connecting_raises_is_raised() -> None:
+    def opener() -> SlowBackend:
+        raise BackendError("no such cell")
+
+    with pytest.raises(BackendError, match="no such cell"):
+        open_in_time(opener)  # type: ignore[arg-type]
