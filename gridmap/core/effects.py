@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gridmap.core.messages import FromAgent, Key, Lease, Outcome, Result, ToAgent
@@ -232,3 +233,6 @@ AgentEffect = (
     | ReadUsage
     | Leave
 )
+
+Emit = Callable[[DispatcherEffect], None]
+"""Takes one effect of the dispatcher."""

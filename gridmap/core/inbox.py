@@ -7,9 +7,8 @@ for jobs of a lease that this worker has, or had, and that have had no answer fr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
-from gridmap.core.effects import Deliver, DispatcherEffect, Note, Sampled, SendMessage
+from gridmap.core.effects import Deliver, Emit, Note, Sampled, SendMessage
 from gridmap.core.jobs import IN_FLIGHT, UNFINISHED
 from gridmap.core.leasing import Leasing
 from gridmap.core.messages import (
@@ -34,8 +33,6 @@ from gridmap.core.workforce import Workforce
 from gridmap.errors import Cause
 
 _OUTCOMES = frozenset(int(outcome) for outcome in Outcome)
-
-Emit = Callable[[DispatcherEffect], None]
 
 
 class Inbox:

@@ -11,7 +11,7 @@ from gridmap.core.effects import (
     Assign,
     DeliverEnd,
     DeliverFailure,
-    DispatcherEffect,
+    Emit,
     Note,
     SendMessage,
 )
@@ -28,7 +28,6 @@ DONORS_LOOKED_AT = 64
 
 _J = JobState
 
-Emit = Callable[[DispatcherEffect], None]
 Halt = Callable[[JobState, Cause, str], None]
 
 

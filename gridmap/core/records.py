@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gridmap.core.events import NativeState, NativeStatus
@@ -12,6 +13,7 @@ from gridmap.core.messages import Key
 from gridmap.core.policy import Limits
 from gridmap.core.spec import JobSpec, Span
 from gridmap.core.states import WORKER_TRANSITIONS, InvalidTransition, WorkerState
+from gridmap.errors import Cause
 
 LIVE = frozenset({WorkerState.REQUESTED, WorkerState.PENDING, WorkerState.UP, WorkerState.SUSPECT})
 """States of workers that work or may yet come to work."""
@@ -187,3 +189,10 @@ class PoolRecord:
     def expected_children(self) -> int:
         """Returns how many processes for jobs there are or will be soon."""
         return (self.up + self.coming + self.requested) * self.limits.children
+
+
+Lose = Callable[[WorkerRecord, Cause, str, float], None]
+"""Takes back what a worker held: (worker, cause, text, now)."""
+
+GiveUp = Callable[[PoolRecord, Cause, str, bool, float], None]
+"""Ends what waits for a pool that can have no workers: (pool, cause, text, refused, now)."""

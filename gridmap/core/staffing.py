@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from gridmap.core.effects import DispatcherEffect, Note, SubmitWorkers
+from gridmap.core.effects import Emit, Note, SubmitWorkers
 from gridmap.core.events import SubmissionFailed
 from gridmap.core.policy import Policy
-from gridmap.core.records import PoolRecord, WorkerRecord
+from gridmap.core.records import GiveUp, PoolRecord, WorkerRecord
 from gridmap.errors import Cause
-
-Emit = Callable[[DispatcherEffect], None]
-GiveUp = Callable[[PoolRecord, Cause, str, bool, float], None]
 
 
 class Staffing:
     """Keeps the requests to the scheduler, and counts what speaks against another one.
 
     :param emit: takes each effect
-    :param give_up: called when no worker of a pool can be had: (pool, cause, text, refused, now)
+    :param give_up: called when no worker of a pool can be had
     """
 
     def __init__(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from gridmap.core.effects import (
     CancelWorkers,
     DiagnoseWorker,
+    Emit,
     Note,
     PollWorkers,
     SendMessage,
@@ -22,8 +23,8 @@ from gridmap.core.events import (
 )
 from gridmap.core.messages import OUT_OF_TIME, PROTOCOL, Drain, Hello, Refuse, Welcome
 from gridmap.core.policy import Policy
-from gridmap.core.records import ENDED, LIVE, PoolRecord, WorkerRecord
-from gridmap.core.staffing import Emit, GiveUp, Staffing
+from gridmap.core.records import ENDED, LIVE, GiveUp, Lose, PoolRecord, WorkerRecord
+from gridmap.core.staffing import Staffing
 from gridmap.core.states import WorkerState
 from gridmap.errors import Cause
 
@@ -34,8 +35,6 @@ MOST_LEASES_PER_CHILD = 8
 
 _OVER = frozenset({NativeState.DONE, NativeState.FAILED, NativeState.DELETED})
 
-Lose = Callable[[WorkerRecord, Cause, str, float], None]
-
 
 class Workforce:
     """Decides about workers; tells whoever owns the jobs what was lost with one.
@@ -43,7 +42,7 @@ class Workforce:
     :param staffing: asks for workers
     :param emit: takes each effect
     :param lose: called with a worker whose leases are void from now on
-    :param give_up: called when no worker of a pool can be had: (pool, cause, text, refused, now)
+    :param give_up: called when no worker of a pool can be had
     """
 
     def __init__(
