@@ -11,7 +11,7 @@ from gridmap.core import events as ev
 from gridmap.core import messages as m
 from gridmap.core.agent import CHILD_END_S, CHILD_START_FAILURES, CHILD_START_S, AgentCore
 from gridmap.core.messages import Outcome
-from tests.core.bench import of
+from tests.core.stage import of
 
 HELLO = m.Hello("1", "3", m.PROTOCOL, "w", "i", 0, "node7", 1, 1, 2)
 

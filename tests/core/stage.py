@@ -16,7 +16,7 @@ T = TypeVar("T")
 SPEC = JobSpec("f", "c")
 
 
-class Bench:
+class Stage:
     """Drives one dispatcher; keeps every effect."""
 
     def __init__(
