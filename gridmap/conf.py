@@ -20,6 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from gridmap.report.addresses import guess_recipient, guess_server
+
 # For type checkers and people; the values come from __getattr__.
 USE_MEM_FREE: bool
 DEFAULT_QUEUE: str
@@ -125,18 +127,6 @@ def _run_dir() -> str:
     return os.path.join(data, "gridmap", "runs")
 
 
-def _smtp_server() -> str:
-    from gridmap.report import mail
-
-    return mail.guess_server()
-
-
-def _recipient() -> str:
-    from gridmap.report import mail
-
-    return mail.guess_recipient()
-
-
 class Setting(NamedTuple):
     """One row of the table.
 
@@ -177,7 +167,7 @@ TABLE: tuple[Setting, ...] = (
         "SMTP_SERVER",
         "smtp_server",
         text,
-        _smtp_server,
+        guess_server,
         "mail server, host or host:port; default: the last three parts of this host's name",
     ),
     Setting(
@@ -187,7 +177,7 @@ TABLE: tuple[Setting, ...] = (
         "ERROR_MAIL_RECIPIENT",
         "error_mail_recipient",
         text,
-        _recipient,
+        guess_recipient,
         "who gets the mails; default: $USER at the last two parts of this host's name",
     ),
     Setting(
@@ -308,7 +298,7 @@ def settings() -> Settings:
     values = {setting.field: _given(setting, None) for setting in TABLE}
     for setting in TABLE:
         if values[setting.field] is None:
-            guessed = setting.default in (_smtp_server, _recipient)
+            guessed = setting.default in (guess_server, guess_recipient)
             values[setting.field] = "" if guessed else _default(setting)
     return Settings(**values)
 

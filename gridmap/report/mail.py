@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import getpass
 import logging
-import os
 import smtplib
 import socket
 import threading
@@ -23,6 +21,7 @@ from email.message import EmailMessage
 from typing import TYPE_CHECKING, Any
 
 from gridmap.report import plots
+from gridmap.report.addresses import guess_recipient, guess_server
 
 if TYPE_CHECKING:
     from gridmap.conf import Settings
@@ -67,12 +66,12 @@ class Failure:
 def failure_of(job: Any) -> Failure:
     """Returns what is to be said of a public Job, of which any attribute may be missing."""
     ret = getattr(job, "ret", None)
-    number = getattr(job, "id", None)
+    number = str(getattr(job, "uniq_id", ""))
     logs = (getattr(job, "log_stdout_fn", ""), getattr(job, "log_stderr_fn", ""))
     return Failure(
         name=str(getattr(job, "name", "") or "job"),
         cause=str(getattr(job, "cause_of_death", "") or "exception"),
-        number=number if isinstance(number, int) else None,
+        number=int(number) if number.isdecimal() else None,
         host=str(getattr(job, "host_name", "") or ""),
         error=f"{type(ret).__name__}: {ret}" if isinstance(ret, BaseException) else "",
         traceback=str(getattr(job, "traceback", "") or ""),
@@ -87,32 +86,6 @@ def _series(values: Any) -> tuple[float, ...]:
     # A point is a number, or (number, running) as get_cpu_load gives it.
     points = [value[0] if isinstance(value, Sequence) else value for value in values or ()]
     return tuple(float(point) for point in points)
-
-
-# --- guesses --------------------------------------------------------------------------------------
-
-
-def _host_parts() -> list[str]:
-    name = socket.gethostname()
-    if "." not in name:  # only then is the name server asked
-        name = socket.getfqdn()
-    return name.split(".")
-
-
-def guess_server() -> str:
-    """Returns the last three parts of this host's name; may ask a name server."""
-    return ".".join(_host_parts()[-3:])
-
-
-def guess_recipient() -> str:
-    """Returns the user at the last two parts of this host's name; may ask a name server."""
-    user = os.environ.get("USER", "")
-    if not user:
-        try:
-            user = getpass.getuser()
-        except (KeyError, OSError):
-            user = str(os.getuid())
-    return f"{user}@{'.'.join(_host_parts()[-2:])}"
 
 
 # --- the text -------------------------------------------------------------------------------------

@@ -260,7 +260,8 @@ def test_a_broken_matplotlib_costs_the_plots_only(
 def test_failure_of_a_job() -> None:
     job = SimpleNamespace(
         name="fit_3",
-        id=3,
+        id="4711.1",
+        uniq_id="3",
         ret=JobDied("killed"),
         cause_of_death=Cause.MEMORY,
         traceback="Traceback ...",
