@@ -17,6 +17,7 @@ from gridmap.core.events import (
     InputEnded,
     JobsAdded,
     MessageReceived,
+    PollFailed,
     SubmissionFailed,
     WorkerDiagnosed,
     WorkersPolled,
@@ -27,6 +28,7 @@ from gridmap.core.jobs import Range
 from gridmap.core.leasing import Leasing
 from gridmap.core.messages import Bye, Credit, Heartbeat, Hello, Results
 from gridmap.core.policy import Limits, Policy
+from gridmap.core.polling import Polling
 from gridmap.core.records import PoolRecord, WorkerRecord
 from gridmap.core.spec import Span
 from gridmap.core.staffing import Staffing
@@ -64,8 +66,15 @@ class Dispatcher:
         self.jobs = self._leasing.jobs
         give_up = self._leasing.give_up
         self._staffing = Staffing(policy, self.pools, self._emit, give_up)
+        self._polling = Polling(policy, self.pools, self._emit, give_up)
         self._force = Workforce(
-            policy, self.pools, self._staffing, self._emit, self._leasing.lost, give_up
+            policy,
+            self.pools,
+            self._staffing,
+            self._polling,
+            self._emit,
+            self._leasing.lost,
+            give_up,
         )
         self._force.run = run
         self._inbox = Inbox(policy, self.pools, self._leasing, self._force, self._emit)
@@ -94,6 +103,8 @@ class Dispatcher:
             self._staffing.failed(event, now)
         elif isinstance(event, WorkersPolled):
             self._force.polled(event, now)
+        elif isinstance(event, PollFailed):
+            self._polling.failed(event)
         elif isinstance(event, WorkerDiagnosed):
             self._force.diagnosed(event, now)
         elif isinstance(event, CancelRequested):

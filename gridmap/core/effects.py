@@ -31,7 +31,7 @@ class CancelWorkers:
 
 @dataclass(frozen=True)
 class PollWorkers:
-    """Ask the scheduler about these workers."""
+    """Ask the scheduler about these workers; answered with WorkersPolled or PollFailed."""
 
     workers: tuple[str, ...]
 

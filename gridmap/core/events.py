@@ -92,6 +92,14 @@ class WorkersPolled:
 
 
 @dataclass(frozen=True)
+class PollFailed:
+    """The scheduler did not say how the workers are; `reason` has its own words."""
+
+    reason: str
+    transient: bool
+
+
+@dataclass(frozen=True)
 class WorkerDiagnosed:
     """All that could be found out about a worker that does not work: accounting, log tail."""
 
@@ -192,6 +200,7 @@ DispatcherEvent = (
     | WorkersSubmitted
     | SubmissionFailed
     | WorkersPolled
+    | PollFailed
     | WorkerDiagnosed
     | CancelRequested
 )

@@ -18,6 +18,9 @@ from gridmap.errors import Cause
 LIVE = frozenset({WorkerState.REQUESTED, WorkerState.PENDING, WorkerState.UP, WorkerState.SUSPECT})
 """States of workers that work or may yet come to work."""
 
+COMING = frozenset({WorkerState.REQUESTED, WorkerState.PENDING})
+"""States of workers that have not said Hello."""
+
 ENDED = frozenset({WorkerState.GONE, WorkerState.LOST})
 
 
@@ -170,6 +173,7 @@ class PoolRecord:
     submit_failing_since: float = math.inf
     poll_at: float = math.inf
     poll_every_s: float = 0.0
+    unanswered_since: float = math.inf  # first poll without an answer while all have yet to come
     asked_at: float = math.inf  # when the request was made that has no answer yet
     strikes: int = 0
     useless: int = 0

@@ -11,7 +11,6 @@ from gridmap.core.effects import (
     DiagnoseWorker,
     Emit,
     Note,
-    PollWorkers,
     SendMessage,
 )
 from gridmap.core.events import (
@@ -23,13 +22,13 @@ from gridmap.core.events import (
 )
 from gridmap.core.messages import OUT_OF_TIME, PROTOCOL, Drain, Hello, Refuse, Welcome
 from gridmap.core.policy import Policy
-from gridmap.core.records import ENDED, LIVE, GiveUp, Lose, PoolRecord, WorkerRecord
+from gridmap.core.polling import Polling
+from gridmap.core.records import COMING, ENDED, LIVE, GiveUp, Lose, PoolRecord, WorkerRecord
 from gridmap.core.staffing import Staffing
 from gridmap.core.states import WorkerState
 from gridmap.errors import Cause
 
 _S = WorkerState
-_COMING = frozenset({_S.REQUESTED, _S.PENDING})
 MOST_LEASES_PER_CHILD = 8
 """However much a worker offers to take at once."""
 
@@ -40,6 +39,7 @@ class Workforce:
     """Decides about workers; tells whoever owns the jobs what was lost with one.
 
     :param staffing: asks for workers
+    :param polling: asks the scheduler how they are
     :param emit: takes each effect
     :param lose: called with a worker whose leases are void from now on
     :param give_up: called when no worker of a pool can be had
@@ -50,6 +50,7 @@ class Workforce:
         policy: Policy,
         pools: Sequence[PoolRecord],
         staffing: Staffing,
+        polling: Polling,
         emit: Emit,
         lose: Lose,
         give_up: GiveUp,
@@ -60,6 +61,7 @@ class Workforce:
         self._lose = lose
         self._give_up = give_up
         self._staffing = staffing
+        self._polling = polling
         self._timers: list[tuple[float, int, str]] = []
         self._order = 0
         self.workers: dict[str, WorkerRecord] = {}
@@ -127,6 +129,7 @@ class Workforce:
             pool.workers[worker.id] = worker
             pool.hungry[worker.id] = None
             pool.strikes = 0
+            pool.unanswered_since = math.inf
         self._remind(now + self._policy.silent_after_s, worker)
         policy = self._policy
         walltime_s = pool.limits.walltime_s
@@ -149,7 +152,7 @@ class Workforce:
 
     def _refuse(self, worker: WorkerRecord, text: str, now: float) -> None:
         self._emit(SendMessage(worker.id, Refuse(text)))
-        if worker.state in _COMING:
+        if worker.state in COMING:
             self._move(worker, _S.GONE, "refused")
             pool = self._pools[worker.pool]
             if pool.up == 0:
@@ -184,7 +187,7 @@ class Workforce:
             pool.submit_not_before = max(
                 pool.submit_not_before, now + 2 * self._policy.poll_first_s
             )
-            self._poll_soon(pool, now)
+            self._polling.soon(pool, now)
 
     def gives_back_everything(self, worker: WorkerRecord, now: float) -> None:
         """A worker ran nothing of what it was given, several times."""
@@ -220,7 +223,7 @@ class Workforce:
         if len(event.workers) < count:
             pool.submit_not_before = max(pool.submit_not_before, now + self._policy.poll_most_s)
             pool.gather_at = now
-        self._poll_soon(pool, now)
+        self._polling.soon(pool, now)
 
     def _enlist(self, worker_id: str, pool_number: int) -> WorkerRecord:
         worker = WorkerRecord(worker_id, pool_number)
@@ -232,6 +235,7 @@ class Workforce:
 
     def polled(self, event: WorkersPolled, now: float) -> None:
         """Takes the scheduler's word; what it leaves out stays as it was."""
+        self._polling.answered(event.status)
         for worker_id, status in event.status.items():
             worker = self.workers.get(worker_id)
             if worker is None:
@@ -244,7 +248,7 @@ class Workforce:
                 if status.state is NativeState.DELETED:
                     self._staffing.deleted(worker)
                 self._over(worker, status, now)
-            elif worker.state in _COMING and status.state is not NativeState.UNKNOWN:
+            elif worker.state in COMING and status.state is not NativeState.UNKNOWN:
                 self._seen(worker, status, now)
 
     def _over_after_bye(self, worker: WorkerRecord, status: NativeStatus) -> None:
@@ -264,7 +268,7 @@ class Workforce:
 
     def _over(self, worker: WorkerRecord, status: NativeStatus, now: float) -> None:
         """The scheduler is done with a worker; find out why if it never worked."""
-        coming = worker.state in _COMING
+        coming = worker.state in COMING
         text = status.text or f"the scheduler says {status.state.value}"
         self._end(worker, _S.GONE, text, now, _cause(status))
         if coming and status.state is not NativeState.DELETED and not self.closing:
@@ -286,7 +290,7 @@ class Workforce:
         for pool in self._pools:
             wanted = max(pool.gather_at, pool.submit_not_before)
             unanswered = pool.asked_at + self._policy.submit_deadline_s
-            deadline = min(deadline, wanted, pool.poll_at, unanswered)
+            deadline = min(deadline, wanted, unanswered, self._polling.next_deadline(pool))
         return deadline
 
     def keep_time(self, now: float, input_ended: bool) -> None:
@@ -303,12 +307,11 @@ class Workforce:
                 pool.gather_at = math.inf
                 self._staff(pool, input_ended, now)
             self._staffing.look(pool, now)
-            if now >= pool.poll_at:
-                self._poll(pool, now)
+            self._polling.keep_time(pool, now)
 
     def _look_at(self, worker: WorkerRecord, now: float) -> None:
         limit = self._policy.silent_after_s
-        if worker.state in _COMING:
+        if worker.state in COMING:
             if now >= worker.running_since + self._policy.startup_deadline_s:
                 self._hangs(worker, now)
             elif worker.running_since < math.inf:  # it went back to the queue meanwhile
@@ -324,7 +327,7 @@ class Workforce:
                 return
             self._move(worker, _S.SUSPECT, f"silent for {now - worker.heard_at:.0f} s")
             worker.suspect_since = now
-            self._poll_soon(self._pools[worker.pool], now)
+            self._polling.soon(self._pools[worker.pool], now)
             self._remind(now + limit, worker)
             text = (
                 f"worker {worker.id} on {worker.host} is silent for {now - worker.heard_at:.0f} s"
@@ -372,7 +375,7 @@ class Workforce:
         self.closing = True
         for worker in self.workers.values():
             self.drain(worker, "the run is over")
-        self._cancel([w for w in self.workers.values() if w.state in _COMING])
+        self._cancel([w for w in self.workers.values() if w.state in COMING])
         for pool in self._pools:
             pool.gather_at = pool.poll_at = math.inf
 
@@ -390,38 +393,10 @@ class Workforce:
     def _dismiss_coming(self, pool: PoolRecord) -> None:
         if not pool.coming:
             return
-        coming = [w for w in pool.workers.values() if w.state in _COMING]
+        coming = [w for w in pool.workers.values() if w.state in COMING]
         for worker in coming:
             self._move(worker, _S.GONE, "not needed any more")
         self._cancel(coming)
-
-    def _poll(self, pool: PoolRecord, now: float) -> None:
-        pool.departed = {w: until for w, until in pool.departed.items() if now < until}
-        live = [*pool.workers, *pool.departed]
-        if not live:
-            pool.poll_at = math.inf
-            return
-        pool.poll_at = now + pool.poll_every_s
-        pool.poll_every_s = min(pool.poll_every_s * 1.5, self._policy.poll_most_s)
-        self._emit(PollWorkers(tuple(live)))
-        self._say_how_many(pool)
-
-    def _say_how_many(self, pool: PoolRecord) -> None:
-        """Waiting in the scheduler's queue is no error, but it is said."""
-        if pool.up or not pool.coming:
-            return
-        reasons = {w.native.text for w in pool.workers.values() if w.state in _COMING}
-        reasons.discard("")
-        why = f" ({'; '.join(sorted(reasons)[:2])})" if reasons else ""
-        text = f"{pool.up} workers up, {pool.coming} pending{why}"
-        if text != pool.said:
-            pool.said = text
-            self._emit(Note("info", text))
-
-    def _poll_soon(self, pool: PoolRecord, now: float) -> None:
-        if pool.limits.polled:
-            pool.poll_every_s = self._policy.poll_first_s
-            pool.poll_at = min(pool.poll_at, now + pool.poll_every_s)
 
     # --- ends -------------------------------------------------------------------------------------
 
@@ -449,8 +424,8 @@ class Workforce:
         pool = self._pools[worker.pool]
         before = worker.state
         worker.move(to, why)
-        pool.up += (to in LIVE - _COMING) - (before in LIVE - _COMING)
-        pool.coming += (to in _COMING) - (before in _COMING)
+        pool.up += (to in LIVE - COMING) - (before in LIVE - COMING)
+        pool.coming += (to in COMING) - (before in COMING)
         if to is not _S.UP:
             for names in (pool.hungry, pool.starving, pool.loaded):
                 names.pop(worker.id, None)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from gridmap.backends.base import Backend, SubmitRequest
 from gridmap.core.events import (
     DispatcherEvent,
+    PollFailed,
     SubmissionFailed,
     WorkerDiagnosed,
     WorkersPolled,
@@ -78,7 +79,8 @@ class Submitter:
         self._backend = backend
         self._post = post
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._polling = False
+        self._lock = threading.Lock()
+        self._asked: dict[str, None] = {}  # to be polled next, in the order of asking
         self._closing = False
         self._started: dict[str, SubmitRequest] = {}
         self._canceled: set[str] = set()
@@ -107,22 +109,28 @@ class Submitter:
         self._calls.put(call)
 
     def poll(self, workers: tuple[str, ...]) -> None:
-        """Asks how workers are; answered by WorkersPolled, or, if nobody answers, not at all."""
-        if self._polling:
-            return  # the last question has no answer yet
-        self._polling = True
+        """Asks how workers are, all that wait for an answer in one call.
 
-        def call() -> None:
-            try:
-                status = dict(self._backend.status(workers))
-            except Exception as error:
-                log.debug("no answer about the workers: %s", error)
-            else:
-                self._post(WorkersPolled(status))
-            finally:
-                self._polling = False
+        Answered by WorkersPolled or PollFailed; not at all while the scheduler blocks.
+        """
+        with self._lock:
+            waiting = bool(self._asked)
+            self._asked.update(dict.fromkeys(workers))
+        if workers and not waiting:
+            self._calls.put(self._poll)
 
-        self._calls.put(call)
+    def _poll(self) -> None:
+        with self._lock:
+            workers, self._asked = tuple(self._asked), {}
+        try:
+            status = dict(self._backend.status(workers))
+        except BackendError as error:
+            self._post(PollFailed(str(error), error.transient))
+        except Exception as error:
+            log.debug("the backend failed", exc_info=True)
+            self._post(PollFailed(f"{type(error).__name__}: {error}", False))
+        else:
+            self._post(WorkersPolled(status))
 
     def diagnose(self, worker: str) -> None:
         """Finds out about a worker; answered by WorkerDiagnosed."""

@@ -54,7 +54,7 @@ class Transport(Protocol):
         """Deletes workers."""
 
     def poll(self, workers: tuple[str, ...]) -> None:
-        """Asks how they are; answered by WorkersPolled, or not at all."""
+        """Asks how they are; answered by WorkersPolled or PollFailed, or not at all."""
 
     def diagnose(self, worker: str) -> None:
         """Finds out what is wrong with a worker; answered by WorkerDiagnosed."""

@@ -78,7 +78,7 @@ class Plan:
             agent_freeze=some(0.2, 0.1),
             start_failure=some(0.2, 0.4),
             submit_failure=some(0.2, 0.7),
-            poll_failure=some(0.5, 0.9),
+            poll_failure=1.0 if rng.random() < 0.03 else some(0.5, 0.9),
             deletion=some(0.1, 0.1),
             disk_full=some(0.1, 0.3),
             reuse=rng.random() < 0.8,
@@ -246,6 +246,9 @@ class Simulation:
 
     def poll(self, workers: tuple[str, ...]) -> None:
         if self.rng.random() < self.plan.poll_failure:
+            if self.rng.random() < 0.5:  # else it does not even say that it cannot
+                failed = ev.PollFailed("no qmaster", transient=True)
+                self.after(self.rng.uniform(0, 2), lambda: self.tell(failed))
             return
         told = [w for w in workers if self.rng.random() < 0.8]
         status = {w: ev.NativeStatus(self.nodes[w].state) for w in told}

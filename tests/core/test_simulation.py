@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 
 import pytest
 
-from tests.core.simulation import Simulation
+from tests.core.simulation import Plan, Simulation
 
 HISTORIES = int(os.environ.get("GRIDMAP_HISTORIES", "2000"))
 BATCH = 100
@@ -24,6 +25,16 @@ def test_every_job_ends_exactly_once(first: int) -> None:
                 f"seed {seed} fails: {error!r}\nreplay: Simulation({seed}).run()\n"
                 f"{simulation.plan}\n{story}"
             )
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_every_job_ends_though_the_scheduler_never_says_how_the_workers_are(seed: int) -> None:
+    plan = Plan.draw(random.Random(seed))
+    plan.poll_failure = 1.0
+    plan.start_failure = 0.5
+    simulation = Simulation(seed, plan)
+    simulation.run()
+    assert simulation.now < 20_000
 
 
 def test_a_seed_replays_the_same_history() -> None:

@@ -5,12 +5,20 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from gridmap.backends.base import SubmitRequest
-from gridmap.core.events import DispatcherEvent, WorkerDiagnosed, WorkersSubmitted
+from gridmap.core.events import (
+    DispatcherEvent,
+    NativeState,
+    NativeStatus,
+    PollFailed,
+    WorkerDiagnosed,
+    WorkersPolled,
+    WorkersSubmitted,
+)
 from gridmap.core.spec import Resources
 from gridmap.errors import BackendError
 from gridmap.monitor.submitter import Submitter, open_in_time
@@ -31,6 +39,8 @@ class SlowBackend:
         self.canceled: list[str] = []
         self.closed = False
         self.refuses = 0
+        self.polls: list[tuple[str, ...]] = []
+        self.silent: list[Exception] = []
 
     def submit(self, request: SubmitRequest) -> list[str]:
         self.asked.set()
@@ -39,8 +49,11 @@ class SlowBackend:
         self.submitted += ids
         return ids
 
-    def status(self, ids: Sequence[str]) -> dict[str, object]:
-        return {}
+    def status(self, ids: Sequence[str]) -> dict[str, NativeStatus]:
+        self.polls.append(tuple(ids))
+        if self.silent:
+            raise self.silent.pop(0)
+        return {worker: NativeStatus(NativeState.RUNNING) for worker in ids}
 
     def cancel(self, ids: Sequence[str]) -> None:
         if self.refuses:
@@ -63,6 +76,13 @@ def started(backend: SlowBackend) -> tuple[Submitter, list[DispatcherEvent]]:
     return Submitter("run", backend, events.append), events  # type: ignore[arg-type]
 
 
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 def test_workers_that_start_while_the_run_ends_are_deleted() -> None:
     backend = SlowBackend()
     submitter, _ = started(backend)
@@ -72,9 +92,7 @@ def test_workers_that_start_while_the_run_ends_are_deleted() -> None:
     # the first call is under way, the second has not been made
     closing = threading.Thread(target=submitter.close, args=(DEADLINE_S,))
     closing.start()
-    deadline = time.monotonic() + DEADLINE_S
-    while not submitter._closing:
-        assert time.monotonic() < deadline
+    wait_for(lambda: submitter._closing)
     backend.go_on.set()
     closing.join(DEADLINE_S)
     assert backend.submitted == ["0", "1"]
@@ -90,9 +108,7 @@ def test_workers_that_are_known_or_canceled_are_left_alone() -> None:
     submitter.submit(1, REQUEST)
     submitter.submit(2, REQUEST)
     submitter.cancel(("1",))
-    deadline = time.monotonic() + DEADLINE_S
-    while not backend.canceled:
-        assert time.monotonic() < deadline
+    wait_for(lambda: bool(backend.canceled))
     assert events == [WorkersSubmitted(1, ("0", "1")), WorkersSubmitted(2, ("2", "3"))]
     assert submitter.close(DEADLINE_S, known=["0", "2"])
     assert backend.canceled == ["1", "3"]
@@ -104,9 +120,7 @@ def test_a_diagnosis_names_the_command() -> None:
     submitter, events = started(backend)
     submitter.submit(1, REQUEST)
     submitter.diagnose("0")
-    deadline = time.monotonic() + DEADLINE_S
-    while len(events) < 2:
-        assert time.monotonic() < deadline
+    wait_for(lambda: len(events) == 2)
     assert events[1] == WorkerDiagnosed("0", "nothing\nits command: /bin/python 'a b'")
     assert submitter.close(DEADLINE_S, known=["0", "1"])
     assert backend.canceled == []
@@ -158,3 +172,33 @@ def test_what_connecting_raises_is_raised() -> None:
 
     with pytest.raises(BackendError, match="no such cell"):
         open_in_time(opener)  # type: ignore[arg-type]
+
+
+def test_a_poll_that_fails_is_told_in_the_scheduler_s_words() -> None:
+    backend = SlowBackend()
+    backend.silent = [BackendError("qmaster is down", transient=True), ValueError("no such field")]
+    submitter, events = started(backend)
+    for count in (1, 2, 3):
+        submitter.poll(("0",))
+        wait_for(lambda n=count: len(events) == n)
+    assert events == [
+        PollFailed("qmaster is down", True),
+        PollFailed("ValueError: no such field", False),
+        WorkersPolled({"0": NativeStatus(NativeState.RUNNING)}),
+    ]
+    assert submitter.close(DEADLINE_S)
+
+
+def test_polls_that_wait_for_the_scheduler_become_one() -> None:
+    backend = SlowBackend()
+    submitter, events = started(backend)
+    submitter.submit(1, REQUEST)
+    assert backend.asked.wait(DEADLINE_S)
+    submitter.poll(("0", "1"))
+    submitter.poll(("1", "2"))  # of another pool
+    backend.go_on.set()
+    wait_for(lambda: len(events) == 2)
+    submitter.poll(("0",))
+    wait_for(lambda: len(events) == 3)
+    assert backend.polls == [("0", "1", "2"), ("0",)]
+    assert submitter.close(DEADLINE_S, known=["0", "1"])
