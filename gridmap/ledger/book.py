@@ -1,0 +1,388 @@
+"""The ledger of a run on disk: what must outlive its client.
+
+    ledger.sqlite   facts, in rows that are only added; locked by its one writer while that lives
+    ledger.data     payloads, one after the other; a row says where its own lie
+
+A payload is on disk before the row that speaks of it, so whatever the writer dies of, what can be
+read was true. SQLite works in exclusive mode: it needs no shared memory, which network file systems
+do not have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gridmap.core.spec import JobSpec, Span
+from gridmap.core.states import JobState
+from gridmap.errors import Cause, GridMapError
+from gridmap.ledger.facts import (
+    EndFact,
+    FailureFact,
+    Facts,
+    Header,
+    LeaseFact,
+    PartFact,
+    ValuesFact,
+    WorkerFact,
+)
+from gridmap.pickling import Frame
+
+LEDGER_NAME = "ledger.sqlite"
+DATA_NAME = "ledger.data"
+FORMAT = 1
+
+_TABLES = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL);
+CREATE TABLE blobs (digest TEXT PRIMARY KEY, at INTEGER, sizes BLOB);
+CREATE TABLE parts (first INTEGER PRIMARY KEY, count INTEGER, spec BLOB, at INTEGER, sizes BLOB);
+CREATE TABLE requests (id INTEGER PRIMARY KEY, pool INTEGER, count INTEGER);
+CREATE TABLE answers (request INTEGER PRIMARY KEY);
+CREATE TABLE workers (native_id TEXT PRIMARY KEY, pool INTEGER, request INTEGER);
+CREATE TABLE leases (worker TEXT, first INTEGER, count INTEGER, attempt INTEGER);
+CREATE TABLE vals (first INTEGER, count INTEGER, skip INTEGER, attempts INTEGER, worker TEXT,
+    host TEXT, at INTEGER, sizes BLOB);
+CREATE TABLE failures (job INTEGER PRIMARY KEY, cause TEXT, outcome INTEGER, attempts INTEGER,
+    text TEXT, worker TEXT, host TEXT, log_stdout TEXT, log_stderr TEXT, at INTEGER, sizes BLOB);
+CREATE TABLE ends (first INTEGER, count INTEGER, state INTEGER, cause TEXT, text TEXT,
+    refused INTEGER);
+CREATE TABLE charges (job INTEGER PRIMARY KEY, attempts INTEGER);
+"""
+
+_CLOSE_DEADLINE_S = 10.0
+_LOCK_S = 0.2
+"""Others hold the lock for a moment when they look whether somebody holds it."""
+
+
+class LedgerError(GridMapError):
+    """A ledger cannot be made, read or written; the message says which and why."""
+
+
+class LedgerInUse(LedgerError):
+    """The run is under way: its monitor lives and holds the ledger."""
+
+
+class _Row:
+    """One row to be added, and the payload that goes with it."""
+
+    __slots__ = ("frames", "statement", "values")
+
+    def __init__(
+        self, statement: str, values: tuple[Any, ...], frames: Sequence[Frame] | None = None
+    ) -> None:
+        self.statement = statement
+        self.values = values
+        self.frames = frames
+
+
+class Book:
+    """Adds facts to a ledger, in a thread of its own; it alone writes.
+
+    Facts are collected, and written when `flush` is called, together with all that has been
+    collected by the time the disk is ready for more.
+
+    :param folder: the run directory
+    :param broken: called in the writer's thread, once, with the reason why nothing can be added any
+        more; from then on facts are forgotten and count as written
+    :raises LedgerInUse: somebody else writes it
+    :raises LedgerError: it cannot be made or read
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        header: Header | None = None,
+        broken: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        self._folder = Path(folder)
+        self._broken = broken
+        self._rows: list[_Row] = []
+        self._work: queue.SimpleQueue[tuple[list[_Row], Callable[[], None]] | None] = (
+            queue.SimpleQueue()
+        )
+        self.error = ""
+        self._size = 0
+        self._data = -1
+        self._connection = _connect(self._folder, header is None)
+        try:
+            self._open(header)
+        except BaseException:
+            self._release()
+            raise
+        self._thread = threading.Thread(
+            target=self._main, name=f"gridmap-ledger-{self._folder.name}", daemon=True
+        )
+        self._thread.start()
+
+    def _open(self, header: Header | None) -> None:
+        path = self._folder / DATA_NAME
+        try:
+            if header is not None:
+                self._connection.executescript(_TABLES)
+                self._connection.execute(f"PRAGMA user_version = {FORMAT}")
+                row = "INSERT INTO facts VALUES ('header', ?)"
+                self._connection.execute(row, (msgspec.msgpack.encode(header),))
+                self._connection.commit()
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._data = os.open(path, flags, 0o600)
+            self._size = os.lseek(self._data, 0, os.SEEK_END)
+        except (sqlite3.Error, OSError) as error:
+            raise LedgerError(f"cannot write the run's ledger in {self._folder}: {error}") from error
+
+    # --- facts ------------------------------------------------------------------------------------
+
+    def part(self, span: Span, spec: JobSpec, frames: Sequence[Frame]) -> None:
+        """Jobs were added."""
+        packed = msgspec.msgpack.encode(spec)
+        self._add("INSERT INTO parts VALUES (?, ?, ?, ?, ?)", (*span, packed), frames)
+
+    def blob(self, digest: str, frames: Sequence[Frame]) -> None:
+        """A blob that jobs need."""
+        self._add("INSERT OR IGNORE INTO blobs VALUES (?, ?, ?)", (digest,), frames)
+
+    def input_ended(self) -> None:
+        """No more jobs will be added."""
+        self._add("INSERT OR IGNORE INTO facts VALUES ('input_ended', x'')", ())
+
+    def requested(self, request: int, pool: int, count: int) -> None:
+        """The scheduler is about to be asked for workers."""
+        self._add("INSERT OR REPLACE INTO requests VALUES (?, ?, ?)", (request, pool, count))
+
+    def answered(self, request: int, pool: int, workers: Iterable[str]) -> None:
+        """The scheduler answered a request with these workers, or refused it with none."""
+        self._add("INSERT OR REPLACE INTO answers VALUES (?)", (request,))
+        for native_id in workers:
+            self._add("INSERT OR IGNORE INTO workers VALUES (?, ?, ?)", (native_id, pool, request))
+
+    def leased(self, fact: LeaseFact) -> None:
+        """A worker was given jobs."""
+        self._add(
+            "INSERT INTO leases VALUES (?, ?, ?, ?)", (fact.worker, *fact.span, fact.attempt)
+        )
+
+    def values(self, fact: ValuesFact) -> None:
+        """Jobs have their values."""
+        *plain, frames = fact
+        _, *rest = plain
+        self._add(
+            "INSERT INTO vals VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*fact.span, *rest), frames
+        )
+
+    def failed(self, fact: FailureFact) -> None:
+        """A job failed for good."""
+        job, cause, *rest, frames = fact
+        self._add(
+            "INSERT OR IGNORE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (job, str(cause), *rest),
+            frames,
+        )
+
+    def ended(self, fact: EndFact) -> None:
+        """Jobs ended together."""
+        values = (*fact.span, int(fact.state), str(fact.cause), fact.text, int(fact.refused))
+        self._add("INSERT INTO ends VALUES (?, ?, ?, ?, ?, ?)", values)
+
+    def charged(self, job: int, attempts: int) -> None:
+        """A job failed, and will run again."""
+        self._add("INSERT OR REPLACE INTO charges VALUES (?, ?)", (job, attempts))
+
+    def run_ended(self) -> None:
+        """Every job has ended."""
+        self._add("INSERT OR IGNORE INTO facts VALUES ('ended', x'')", ())
+
+    def _add(
+        self, statement: str, values: tuple[Any, ...], frames: Sequence[Frame] | None = None
+    ) -> None:
+        if not self.error:
+            self._rows.append(_Row(statement, values, frames))
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> bool:
+        """True when there are facts that have not been flushed."""
+        return bool(self._rows)
+
+    def flush(self, written: Callable[[], None] = lambda: None) -> None:
+        """Has everything written that was collected; returns at once.
+
+        :param written: called in the writer's thread when it is on disk, or is never to be
+        """
+        rows, self._rows = self._rows, []
+        self._work.put((rows, written))
+
+    def close(self, deadline_s: float = _CLOSE_DEADLINE_S) -> bool:
+        """Writes what is left and lets go of the ledger; returns whether that was in time."""
+        self.flush()
+        self._work.put(None)
+        self._thread.join(deadline_s)
+        return not self._thread.is_alive()
+
+    def _main(self) -> None:
+        try:
+            going_on = True
+            while going_on:
+                batch = [self._work.get()]
+                with contextlib.suppress(queue.Empty):
+                    while batch[-1] is not None:
+                        batch.append(self._work.get_nowait())
+                going_on = batch[-1] is not None
+                rows = [row for item in batch if item is not None for row in item[0]]
+                if rows and not self.error:
+                    self._write(rows)
+                for item in batch:
+                    if item is not None:
+                        item[1]()
+        finally:
+            self._release()
+
+    def _write(self, rows: list[_Row]) -> None:
+        size = self._size
+        try:
+            ready = [(row.statement, self._place(row)) for row in rows]
+            if self._size > size:
+                os.fsync(self._data)
+            for statement, values in ready:
+                self._connection.execute(statement, values)
+            self._connection.commit()
+        except (sqlite3.Error, OSError, OverflowError) as error:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.rollback()
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._data, size)
+            self._size = size
+            self.error = str(error)
+            self._broken(f"{self._folder}: {error}")
+
+    def _place(self, row: _Row) -> tuple[Any, ...]:
+        """Writes a row's payload; returns its values and where that lies."""
+        if row.frames is None:
+            return row.values
+        at, views = self._size, [memoryview(frame).cast("B") for frame in row.frames]
+        for view in views:
+            done = 0
+            while done < len(view):
+                done += os.pwrite(self._data, view[done:], self._size + done)
+            self._size += done
+        sizes = msgspec.msgpack.encode([len(view) for view in views])
+        return (*row.values, at, sizes)
+
+    def _release(self) -> None:
+        self._connection.close()
+        if self._data >= 0:
+            os.close(self._data)
+            self._data = -1
+
+
+def in_use(folder: str | os.PathLike[str]) -> bool:
+    """Returns whether a living monitor holds the ledger of this run."""
+    try:
+        _connect(Path(folder), True).close()
+    except LedgerInUse:
+        return True
+    except LedgerError:
+        return False
+    return False
+
+
+def read(folder: str | os.PathLike[str]) -> Facts:
+    """Returns all that the ledger of a run tells.
+
+    :raises LedgerInUse: its monitor lives
+    :raises LedgerError: there is none, or it cannot be read
+    """
+    path = Path(folder)
+    connection = _connect(path, True)
+    try:
+        payload = _payload(path / DATA_NAME)
+        return _read(connection, payload)
+    except (sqlite3.Error, OSError, msgspec.MsgspecError, ValueError) as error:
+        raise LedgerError(f"the ledger in {path} is damaged: {error}") from error
+    finally:
+        connection.close()
+
+
+def _connect(folder: Path, exists: bool) -> sqlite3.Connection:
+    path = folder / LEDGER_NAME
+    if exists and not path.is_file():
+        raise LedgerError(f"there is no ledger in {folder}")
+    try:
+        if not exists:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+        connection = sqlite3.connect(path, timeout=_LOCK_S, check_same_thread=False)
+    except (sqlite3.Error, OSError) as error:
+        raise LedgerError(f"cannot open the ledger {path}: {error}") from error
+    try:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("BEGIN EXCLUSIVE")  # taken now, and kept until the end
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        connection.commit()
+    except sqlite3.Error as error:
+        connection.close()
+        if "locked" in str(error):
+            raise LedgerInUse(f"the run in {folder} is under way: its client lives") from error
+        raise LedgerError(f"cannot open the ledger {path}: {error}") from error
+    if exists and version != FORMAT:
+        connection.close()
+        raise LedgerError(f"the ledger {path} has format {version}; this gridmap reads {FORMAT}")
+    return connection
+
+
+def _payload(path: Path) -> memoryview:
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return memoryview(b"")
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _read(connection: sqlite3.Connection, payload: memoryview) -> Facts:
+    def rows(query: str) -> list[tuple[Any, ...]]:
+        return connection.execute(query).fetchall()
+
+    def frames(at: int, sizes: bytes) -> list[Frame]:
+        found: list[Frame] = []
+        for size in msgspec.msgpack.decode(sizes, type=list[int]):
+            if at + size > len(payload):
+                raise ValueError(f"{DATA_NAME} is too short")
+            found.append(payload[at : at + size])
+            at += size
+        return found
+
+    told = dict(rows("SELECT name, value FROM facts"))
+    if "header" not in told:
+        raise ValueError("it does not say which run it is of")
+    facts = Facts(
+        header=msgspec.msgpack.decode(told["header"], type=Header),
+        input_ended="input_ended" in told,
+        ended="ended" in told,
+    )
+    for digest, at, sizes in rows("SELECT * FROM blobs"):
+        facts.blobs[digest] = frames(at, sizes)
+    for first, count, spec, at, sizes in rows("SELECT * FROM parts ORDER BY first"):
+        packed = msgspec.msgpack.decode(spec, type=JobSpec)
+        facts.parts.append(PartFact(Span(first, count), packed, frames(at, sizes)))
+    facts.open_requests = rows(
+        "SELECT id, pool, count FROM requests WHERE id NOT IN (SELECT request FROM answers)"
+    )  # type: ignore[assignment]
+    facts.workers = [WorkerFact(*row) for row in rows("SELECT * FROM workers ORDER BY rowid")]
+    for worker, first, count, attempt in rows("SELECT * FROM leases ORDER BY rowid"):
+        facts.leases.append(LeaseFact(worker, Span(first, count), attempt))
+    for first, count, *rest, at, sizes in rows("SELECT * FROM vals ORDER BY rowid"):
+        facts.values.append(ValuesFact(Span(first, count), *rest, frames(at, sizes)))
+    for job, cause, *rest, at, sizes in rows("SELECT * FROM failures"):
+        facts.failures.append(FailureFact(job, Cause(cause), *rest, frames(at, sizes)))
+    for first, count, state, cause, text, refused in rows("SELECT * FROM ends ORDER BY rowid"):
+        span = Span(first, count)
+        facts.ends.append(EndFact(span, JobState(state), Cause(cause), text, bool(refused)))
+    facts.charged = dict(rows("SELECT job, attempts FROM charges"))
+    return facts

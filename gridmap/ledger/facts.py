@@ -1,0 +1,123 @@
+"""What a ledger keeps of a run: plain values, each a fact that was true when it was written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from gridmap.core.spec import JobSpec, Resources, Span
+from gridmap.core.states import JobState
+from gridmap.errors import Cause
+from gridmap.pickling import Frame
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a run is; the first fact of its ledger.
+
+    :param created_s: seconds since 1970
+    :param pools: resources of each pool of workers
+    :param options: how the run was asked to behave, as its caller named it
+    :param names: the jobs' names; one with a map, before the number of each call
+    :param one_by_one: the jobs were made by hand, each with a name of its own
+    """
+
+    run: str
+    name: str
+    created_s: float
+    gridmap: str
+    python: str
+    backend: str
+    pools: list[Resources]
+    options: dict[str, str | int | float | bool | None]
+    names: list[str]
+    one_by_one: bool = False
+
+
+class PartFact(NamedTuple):
+    """Consecutive jobs, and the packet of their arguments."""
+
+    span: Span
+    spec: JobSpec
+    frames: list[Frame]
+
+
+class WorkerFact(NamedTuple):
+    """A worker that the scheduler took.
+
+    :param request: number of the submission that it came from
+    """
+
+    native_id: str
+    pool: int
+    request: int
+
+
+class LeaseFact(NamedTuple):
+    """A try of consecutive jobs on a worker."""
+
+    worker: str
+    span: Span
+    attempt: int
+
+
+class ValuesFact(NamedTuple):
+    """Values of consecutive jobs: those of a packet from `skip` on."""
+
+    span: Span
+    skip: int
+    attempts: int
+    worker: str
+    host: str
+    frames: list[Frame]
+
+
+class FailureFact(NamedTuple):
+    """A job that failed for good.
+
+    :param outcome: how its last attempt ended, -1 when its worker was lost
+    """
+
+    job: int
+    cause: Cause
+    outcome: int
+    attempts: int
+    text: str
+    worker: str
+    host: str
+    log_stdout: str
+    log_stderr: str
+    frames: list[Frame]
+
+
+class EndFact(NamedTuple):
+    """Jobs that ended together without an attempt that failed."""
+
+    span: Span
+    state: JobState
+    cause: Cause
+    text: str
+    refused: bool
+
+
+@dataclass
+class Facts:
+    """All that a ledger tells of a run.
+
+    :param open_requests: submissions whose answer it does not know: (request, pool, count)
+    :param charged: for each job that failed and was to run again, the attempts charged so far
+    :param ended: the run was over: every job of it had ended
+    """
+
+    header: Header
+    parts: list[PartFact] = field(default_factory=list)
+    blobs: dict[str, list[Frame]] = field(default_factory=dict)
+    input_ended: bool = False
+    workers: list[WorkerFact] = field(default_factory=list)
+    open_requests: list[tuple[int, int, int]] = field(default_factory=list)
+    leases: list[LeaseFact] = field(default_factory=list)
+    values: list[ValuesFact] = field(default_factory=list)
+    failures: list[FailureFact] = field(default_factory=list)
+    ends: list[EndFact] = field(default_factory=list)
+    charged: dict[int, int] = field(default_factory=dict)
+    ended: bool = False

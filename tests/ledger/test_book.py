@@ -1,0 +1,182 @@
+"""The ledger on disk: what was flushed is read again, whatever its writer died of."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from gridmap.core.spec import JobSpec, Resources, Span
+from gridmap.core.states import JobState
+from gridmap.errors import Cause
+from gridmap.ledger import book
+from gridmap.ledger.book import DATA_NAME, LEDGER_NAME, Book, LedgerError, LedgerInUse
+from gridmap.ledger.facts import EndFact, FailureFact, Header, LeaseFact, PartFact, ValuesFact
+from gridmap.ledger.facts import WorkerFact as Worker
+
+DEADLINE_S = 10.0
+HEADER = Header(
+    run="r1",
+    name="job",
+    created_s=1.5,
+    gridmap="1",
+    python="3.11",
+    backend="drmaa",
+    pools=[Resources(queue="all.q"), Resources(num_slots=2)],
+    options={"on_error": "raise", "max_workers": 4},
+    names=["job"],
+)
+SPEC = JobSpec("f" * 64, "c" * 64, 1, rerunnable=False)
+
+
+def written(ledger: Book) -> None:
+    done = threading.Event()
+    ledger.flush(done.set)
+    assert done.wait(DEADLINE_S)
+
+
+def test_every_fact_is_read_as_it_was_written(tmp_path: Path) -> None:
+    ledger = Book(tmp_path, HEADER)
+    frames = [b"one", bytearray(b"two"), memoryview(b"three")]
+    values = ValuesFact(Span(0, 3), 1, 2, "7.1", "host", [b"values"])
+    failure = FailureFact(4, Cause.DIED, 2, 3, "text", "7.1", "host", "/o", "/e", [b"x", b""])
+    end = EndFact(Span(5, 5), JobState.SKIPPED, Cause.CANCELED, "stopped", False)
+    lease = LeaseFact("7.1", Span(0, 4), 2)
+    ledger.part(Span(0, 10), SPEC, frames)
+    ledger.blob("f" * 64, [b"function"])
+    ledger.blob("f" * 64, [b"the same again"])
+    ledger.input_ended()
+    ledger.requested(0, 1, 2)
+    ledger.answered(0, 1, ["7.1", "7.2"])
+    ledger.requested(1, 0, 9)
+    ledger.leased(lease)
+    ledger.charged(4, 1)
+    ledger.charged(4, 2)
+    ledger.values(values)
+    ledger.failed(failure)
+    ledger.ended(end)
+    assert ledger.close()
+
+    facts = book.read(tmp_path)
+
+    assert facts.header == HEADER and facts.input_ended and not facts.ended
+    assert facts.parts == [PartFact(Span(0, 10), SPEC, [b"one", b"two", b"three"])]
+    assert facts.blobs == {"f" * 64: [b"function"]}
+    assert facts.workers == [Worker("7.1", 1, 0), Worker("7.2", 1, 0)]
+    assert facts.open_requests == [(1, 0, 9)]
+    assert facts.leases == [lease]
+    assert facts.values == [values]
+    assert facts.failures == [failure]
+    assert facts.ends == [end]
+    assert facts.charged == {4: 2}
+
+
+def test_it_is_private(tmp_path: Path) -> None:
+    os.umask(os.umask(0))
+    ledger = Book(tmp_path, HEADER)
+    ledger.part(Span(0, 1), SPEC, [b"secret"])
+    written(ledger)
+    for name in os.listdir(tmp_path):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600, name
+    ledger.close()
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    ledger = Book(tmp_path, HEADER)
+    assert book.in_use(tmp_path)
+    with pytest.raises(LedgerInUse, match="under way"):
+        book.read(tmp_path)
+    with pytest.raises(LedgerInUse):
+        Book(tmp_path)
+    ask = f"from gridmap.ledger import book; print(book.in_use({str(tmp_path)!r}))"
+    other = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    assert other.stdout == "True\n"
+    ledger.close()
+    assert not book.in_use(tmp_path)
+
+
+def test_a_second_writer_adds_to_the_first_ones_facts(tmp_path: Path) -> None:
+    for number in range(2):
+        ledger = Book(tmp_path, HEADER if number == 0 else None)
+        ledger.values(ValuesFact(Span(number, 1), 0, 1, "", "", [b"value %d" % number]))
+        assert ledger.close()
+    assert [x.frames for x in book.read(tmp_path).values] == [[b"value 0"], [b"value 1"]]
+
+
+KILLED = """
+import os, signal, sys, threading
+from gridmap.core.spec import Span
+from gridmap.ledger.book import Book
+from gridmap.ledger.facts import ValuesFact
+from tests.ledger.test_book import HEADER
+ledger = Book(sys.argv[1], HEADER)
+for number in range(100_000):
+    ledger.values(ValuesFact(Span(number, 1), 0, 1, "", "", [b"%d" % number * 50]))
+    ledger.flush(lambda number=number: os.write(1, b"%d\\n" % number))
+"""
+
+
+def test_what_was_written_outlives_a_killed_writer(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    writer = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=root
+    )
+    assert writer.stdout is not None
+    for line in writer.stdout:
+        if int(line) > 500:
+            break
+    writer.send_signal(signal.SIGKILL)
+    told = [int(line) for line in writer.stdout.read().split()[:-1]]  # the last may be cut
+    writer.wait(DEADLINE_S)
+
+    facts = book.read(tmp_path)
+
+    kept = {fact.span.first: bytes(fact.frames[0]) for fact in facts.values}
+    assert len(kept) > max([500, *told])
+    assert all(value == b"%d" % number * 50 for number, value in kept.items())
+
+
+def test_a_full_disk_is_told_once_and_harms_nothing_that_was_written(tmp_path: Path) -> None:
+    reasons: list[str] = []
+    ledger = Book(tmp_path, HEADER, reasons.append)
+    ledger.values(ValuesFact(Span(0, 1), 0, 1, "", "", [b"kept"]))
+    written(ledger)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+    try:
+        for number in (1, 2):
+            ledger.values(ValuesFact(Span(number, 1), 0, 1, "", "", [b"x" * (1 << 17)]))
+            written(ledger)  # whoever waits for it must not wait for ever
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert len(reasons) == 1 and "File too large" in reasons[0]
+    ledger.close()
+    assert [bytes(x.frames[0]) for x in book.read(tmp_path).values] == [b"kept"]
+    assert (tmp_path / DATA_NAME).stat().st_size == 4
+
+
+def test_a_ledger_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="cannot open the ledger"):
+        Book(tmp_path / "nowhere", HEADER)
+    with pytest.raises(LedgerError, match="there is no ledger"):
+        book.read(tmp_path)
+
+
+@pytest.mark.parametrize("name", [LEDGER_NAME, DATA_NAME])
+def test_a_damaged_ledger_is_an_error(tmp_path: Path, name: str) -> None:
+    ledger = Book(tmp_path, HEADER)
+    ledger.part(Span(0, 1), SPEC, [b"argument" * 1000])
+    ledger.close()
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(LedgerError, match="damaged|cannot open"):
+        book.read(tmp_path)
