@@ -6,15 +6,16 @@ import dataclasses
 import logging
 import operator
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any
 
 from gridmap import conf, data
 from gridmap.conf import Settings, settings
-from gridmap.engine import ON_ERROR, Options
+from gridmap.engine import LOCAL, ON_ERROR, Options
 from gridmap.errors import DRMAANotPresentException
 from gridmap.inline import run_inline
 from gridmap.plan import Plan, Segment, client_sys_path
+from gridmap.report.progress import Progress
 from gridmap.run import Run
 from gridmap.stories import JobWatcher, MapWatcher, as_jobs
 from gridmap.stream import stream
@@ -28,27 +29,36 @@ BACKENDS = ("auto", "drmaa", "local")
 
 
 class Call:
-    """One call of a door, its options checked."""
+    """One call of a door, its options checked.
 
-    def __init__(self, options: Options, white_list: list[str]) -> None:
+    :param inline: one job after the other, in this process
+    """
+
+    def __init__(
+        self, options: Options, white_list: list[str], progress: Progress, completion_mail: bool
+    ) -> None:
         self.options = options
         self.white_list = white_list
-        self.inline = False
+        self.progress = progress
+        self.completion_mail = completion_mail
+        self.inline = options.backend == LOCAL and options.processes == 1 and options.reuse
 
     @classmethod
     def checked(
         cls,
         temp_dir: str | None = None,
         white_list: Iterable[str] | None = None,
-        local: bool = False,
+        quiet: bool = True,
         max_processes: int = 1,
+        local: bool = False,
         require_cluster: bool = False,
         max_workers: int | None = None,
         on_error: str = "raise",
         reuse: bool = True,
         backend: str = "auto",
-        quiet: bool = True,
+        completion_mail: bool = False,
     ) -> Call:
+        """Returns a Call; these are all options of the doors that are not those of a Job."""
         config = settings()
         if isinstance(white_list, str) or not isinstance(white_list, Iterable | None):
             raise TypeError(f"white_list is a list of host names, not {white_list!r}")
@@ -64,25 +74,40 @@ class Call:
             max_workers=at_least_one("max_workers", workers),
             on_error=on_error,
             reuse=reuse,
-            log_dir=_checked_folder(temp_dir) if chosen != "local" else None,
+            log_dir=_checked_folder(temp_dir) if chosen != LOCAL else None,
         )
-        call = cls(options, list(white_list or []))
-        call.inline = chosen == "local" and max_processes == 1 and reuse
-        return call
+        return cls(options, list(white_list or []), Progress(chosen, quiet), completion_mail)
 
-    def run_map(self, job: Job, elements: Iterable[Any]) -> Run:
-        watcher = MapWatcher(job, self._mail_settings())
-        return Run(self._plan_map(job, elements), self._with_cleanup(job.cleanup), watcher, [job])
+    def map(self, job: Job, elements: Iterable[Any]) -> list[Any]:
+        """Returns the values of a function's calls."""
+        if self.inline:
+            values = list(self._inline(as_jobs(job, elements), elements))
+        else:
+            values = Run(*self._laid_out(job, elements), [job], self.progress).results()
+        self._tell_completion(job)
+        return values
 
     def stream(
         self, job: Job, elements: Iterable[Any], window: int, ordered: bool
     ) -> Iterator[Any]:
+        """Returns an iterator over the values of a function's calls, which starts when read."""
         if self.inline:
-            return run_inline(as_jobs(job, elements), self.options.on_error)
-        options = self._with_cleanup(job.cleanup)
-        return stream(self._plan_map(job, elements), options, window, ordered)
+            return self._to_the_end(job, self._inline(as_jobs(job, elements), elements))
+        values = stream(*self._laid_out(job, elements), window, ordered, self.progress)
+        return self._to_the_end(job, values)
 
-    def run_jobs(self, jobs: list[Job]) -> Run:
+    def _to_the_end(self, job: Job, values: Iterator[Any]) -> Iterator[Any]:
+        yield from values
+        self._tell_completion(job)
+
+    def process(self, jobs: list[Job]) -> list[Any]:
+        """Returns the values of jobs."""
+        if self.inline:
+            return list(self._inline(self._noted(jobs), jobs))
+        return self.start(jobs).results()
+
+    def start(self, jobs: list[Job]) -> Run:
+        """Starts jobs."""
         name = jobs[0].name if jobs else "gridmap"
         plan = Plan(
             list(_segments(jobs, self.white_list)),
@@ -91,12 +116,23 @@ class Call:
             self.options.reuse,
         )
         options = self._with_cleanup(all(job.cleanup for job in jobs))
-        run = Run(plan, options, JobWatcher(self.noted(jobs), self._mail_settings()), jobs)
+        watcher = JobWatcher(self._noted(jobs), self._mail_settings())
+        run = Run(plan, options, watcher, jobs, self.progress)
         for job in jobs:
             job.home_address = run.id
         return run
 
-    def noted(self, jobs: list[Job]) -> list[Job]:
+    def _inline(self, jobs: Iterable[Job], counted: Iterable[Any]) -> Iterator[Any]:
+        number = len(counted) if isinstance(counted, Sized) else None
+        return run_inline(jobs, self.options.on_error, self.progress, number)
+
+    def _tell_completion(self, job: Job) -> None:
+        if self.completion_mail:
+            from gridmap.report import mail  # takes a while, and is seldom needed
+
+            mail.send_completion_mail(job.name, self.options.settings)
+
+    def _noted(self, jobs: list[Job]) -> list[Job]:
         """Makes the jobs ready to tell of a new run."""
         for number, job in enumerate(jobs):
             job._start_anew()
@@ -105,10 +141,13 @@ class Call:
                 job.white_list = list(self.white_list)
         return jobs
 
-    def _plan_map(self, job: Job, elements: Iterable[Any]) -> Plan:
+    def _laid_out(self, job: Job, elements: Iterable[Any]) -> tuple[Plan, Options, MapWatcher]:
+        """Returns the plan of a map, and how to run and whom to tell of it."""
         wanted = job.resources_wanted(self.white_list)
         segment = Segment(job.function, _context(job), wanted, elements)
-        return Plan([segment], job.name, lambda number: f"call {number}", self.options.reuse)
+        plan = Plan([segment], job.name, lambda number: f"call {number}", self.options.reuse)
+        watcher = MapWatcher(job, self._mail_settings())
+        return plan, self._with_cleanup(job.cleanup), watcher
 
     def _with_cleanup(self, cleanup: bool) -> Options:
         return dataclasses.replace(self.options, keep_logs=not cleanup)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from gridmap import data
 from gridmap.core.messages import Death, Outcome
 from gridmap.core.states import JobState
@@ -34,6 +37,19 @@ _ADVICE = {
     Cause.WALLTIME: "ask for more time (h_rt)",
     Cause.SILENT: "see whether the host is up, or raise MAX_TIME_BETWEEN_HEARTBEATS",
 }
+
+
+@contextlib.contextmanager
+def advice() -> Iterator[None]:
+    """Adds what to do to the error of a scheduler that cannot be reached."""
+    try:
+        yield
+    except BackendError as error:
+        raise BackendError(
+            f"{error}; see whether the scheduler's own commands work here (Grid Engine: qstat), "
+            "or pass local=True to run on this machine",
+            error.transient,
+        ) from error
 
 
 def exception_of_failure(failure: Failure, name: str) -> BaseException:

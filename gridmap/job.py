@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from importlib import import_module
+from inspect import signature
+from typing import TYPE_CHECKING, Any
 
 from gridmap import conf
 from gridmap.call import Call, at_least_one, checked_elements
-from gridmap.conf import settings
 from gridmap.core.spec import Resources
 from gridmap.errors import Cause, DRMAANotPresentException, JobException
-from gridmap.inline import run_inline
 from gridmap.run import Run
-from gridmap.stories import as_jobs
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from gridmap.historic import JobMonitor, handle_resubmit, send_completion_mail, send_error_mail
 
 __all__ = [
     "DRMAANotPresentException",
@@ -34,7 +33,10 @@ __all__ = [
     "submit",
 ]
 
+_HISTORIC = ("JobMonitor", "handle_resubmit", "send_completion_mail", "send_error_mail")
+
 WINDOW = 4096
+"""So many elements a stream reads ahead of what it has yielded, at most."""
 
 
 class Job:
@@ -264,17 +266,10 @@ def grid_map(
         resources,
     )  # fmt: skip
     call = Call.checked(
-        temp_dir, white_list, local, max_processes, require_cluster, max_workers, on_error, reuse,
-        backend, quiet,
+        temp_dir, white_list, quiet, max_processes, local, require_cluster, max_workers, on_error,
+        reuse, backend, completion_mail,
     )  # fmt: skip
-    elements = checked_elements(args_list)
-    if call.inline:
-        results = list(run_inline(as_jobs(job, elements), on_error))
-    else:
-        results = call.run_map(job, elements).results()
-    if completion_mail:
-        send_completion_mail(job.name)
-    return results
+    return call.map(job, checked_elements(args_list))
 
 
 def process_jobs(
@@ -299,13 +294,10 @@ def process_jobs(
     :raises ValueError: a Job stands in `jobs` twice
     """
     call = Call.checked(
-        temp_dir, white_list, local, max_processes, require_cluster, max_workers, on_error, reuse,
-        backend, quiet,
+        temp_dir, white_list, quiet, max_processes, local, require_cluster, max_workers, on_error,
+        reuse, backend,
     )  # fmt: skip
-    checked = _checked_jobs(jobs)
-    if call.inline:
-        return list(run_inline(call.noted(checked), on_error))
-    return call.run_jobs(checked).results()
+    return call.process(_checked_jobs(jobs))
 
 
 def submit(
@@ -327,10 +319,10 @@ def submit(
     The parameters and errors are those of `process_jobs`.
     """
     call = Call.checked(
-        temp_dir, white_list, local, max_processes, require_cluster, max_workers, on_error, reuse,
-        backend, quiet,
+        temp_dir, white_list, quiet, max_processes, local, require_cluster, max_workers, on_error,
+        reuse, backend,
     )  # fmt: skip
-    return call.run_jobs(_checked_jobs(jobs))
+    return call.start(_checked_jobs(jobs))
 
 
 def grid_imap(
@@ -346,33 +338,35 @@ def grid_imap(
     :param window: most elements between the input and the output
     :param options: those of `grid_map`
     """
-    return _imap(f, iterable, window, True, options)
+    return _imap("grid_imap", f, iterable, window, True, options)
 
 
 def grid_imap_unordered(
     f: Callable[..., Any], iterable: Iterable[Any], *, window: int = WINDOW, **options: Any
 ) -> Iterator[Any]:
     """Yields values as they come; otherwise as `grid_imap`."""
-    return _imap(f, iterable, window, False, options)
+    return _imap("grid_imap_unordered", f, iterable, window, False, options)
+
+
+_MAP_OPTIONS = signature(grid_map).parameters.keys() - {"f", "args_list"}
+_CALL_OPTIONS = signature(Call.checked).parameters.keys()
 
 
 def _imap(
+    door: str,
     f: Callable[..., Any],
     iterable: Iterable[Any],
     window: int,
     ordered: bool,
     options: dict[str, Any],
 ) -> Iterator[Any]:
-    for of_call in ("quiet", "completion_mail"):
-        options.pop(of_call, None)
-    names = (
-        "temp_dir", "white_list", "local", "max_processes", "require_cluster", "max_workers",
-        "on_error", "reuse", "backend",
-    )  # fmt: skip
-    given = {name: options.pop(name) for name in names if name in options}
+    for name in options:
+        if name not in _MAP_OPTIONS:
+            raise TypeError(f"{door}() got an unexpected keyword argument {name!r}")
+    of_call = {name: options.pop(name) for name in _CALL_OPTIONS if name in options}
     window = at_least_one("window", window)
     job = Job(f, [], **options)
-    call = Call.checked(**given)
+    call = Call.checked(**of_call)
     return call.stream(job, checked_elements(iterable), window, ordered)
 
 
@@ -402,72 +396,10 @@ def _checked_jobs(jobs: Any) -> list[Job]:
     return checked
 
 
-# --- historic names -------------------------------------------------------------------------------
-
-
-def send_error_mail(job: Job) -> None:
-    """Sends a mail that tells how a job failed; returns at once, and never raises."""
-    from gridmap.report import mail
-
-    mail.send_error_mail(mail.failure_of(job), settings())
-
-
-def send_completion_mail(name: str) -> None:
-    """Sends a mail that says that all is done; returns at once, and never raises."""
-    from gridmap.report import mail
-
-    mail.send_completion_mail(name, settings())
-
-
-def handle_resubmit(session_id: str, job: Job, temp_dir: str | None = None) -> None:
-    """Runs a job again, alone; what happens to it is noted in the job.
-
-    GridMap resubmits by itself; this is for programs that did it by hand.
-    """
-    before = job.num_resubmits
-    process_jobs([job], temp_dir=temp_dir, on_error="return")
-    job.num_resubmits = before + 1
-
-
-class JobMonitor:
-    """Watches jobs, for programs that drove the monitor by hand; `process_jobs` does it all.
-
-    :param temp_dir: folder for the workers' stdout and stderr
-    """
-
-    def __init__(self, temp_dir: str | None = None) -> None:
-        self._temp_dir = temp_dir
-        self._run: Run | None = None
-        self.jobs: list[Job] = []
-        self.home_address = ""
-
-    def __enter__(self) -> JobMonitor:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._run is not None:
-            self._run.close()
-
-    def check(self, session_id: str, jobs: Iterable[Job]) -> None:
-        """Runs the jobs and returns when every one of them has ended.
-
-        :raises BaseException: the first failure
-        """
-        self.jobs = list(jobs)
-        self._run = submit(self.jobs, temp_dir=self._temp_dir)
-        self.home_address = self._run.id
-        self._run.results()
-
-    def check_if_alive(self) -> None:
-        """Does nothing: the monitor looks after its workers all the time."""
-
-    def all_jobs_done(self) -> bool:
-        """Returns whether every job has ended."""
-        return self._run is None or self._run.wait(0)
-
-
 def __getattr__(name: str) -> Any:
-    """Settings are read when they are asked for."""
+    """Historic names are loaded, and settings read, when they are asked for."""
+    if name in _HISTORIC:
+        return getattr(import_module("gridmap.historic"), name)
     if name in conf.__dict__.get("__annotations__", {}):
         return getattr(conf, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

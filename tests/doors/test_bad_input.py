@@ -120,6 +120,20 @@ def test_wrong_options(call: Any, options: dict[str, Any], kind: type[Exception]
         call(**given)
 
 
+@pytest.mark.parametrize("call", [grid_imap, grid_imap_unordered])
+@pytest.mark.parametrize("option", ["nonsense", "args_list", "kwlist", "args", "ordered"])
+def test_a_stream_refuses_what_it_does_not_know_by_its_own_name(call: Any, option: str) -> None:
+    words = rf"^{call.__name__}\(\) got an unexpected keyword argument '{option}'$"
+    with pytest.raises(TypeError, match=words):
+        call(identity, [1], **{option: [1]}, **THERE)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_host_name_that_the_scheduler_would_not_understand(call: Any) -> None:
+    with pytest.raises(ValueError, match="a b"):
+        call(white_list=["a b"], **THERE)
+
+
 def test_numpy_numbers_are_numbers() -> None:
     import numpy as np
 

@@ -236,6 +236,29 @@ def test_a_death_is_raised() -> None:
         list(grid_imap(os._exit, [4], **THERE))
 
 
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("how", BOTH)
+def test_a_mail_tells_of_the_end(
+    door: Callable[..., Any], how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(
+        "gridmap.report.mail.send_completion_mail", lambda name, settings: told.append(name)
+    )
+    results = door(double, range(3), name="my map", completion_mail=True, **how)
+    next(results)
+    assert told == []
+    list(results)
+    assert told == ["my_map"]
+    early = door(double, range(3), completion_mail=True, **how)
+    next(early)
+    early.close()
+    with pytest.raises(ValueError):
+        list(door(odd_ones_fail, range(3), completion_mail=True, **how))
+    list(door(double, range(3), **how))
+    assert told == ["my_map"]
+
+
 def test_two_streams_at_once() -> None:
     one = grid_imap(double, range(200), **THERE)
     two = grid_imap(double, range(200), **THERE)
