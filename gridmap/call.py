@@ -80,8 +80,9 @@ class Call:
 
     def map(self, job: Job, elements: Iterable[Any]) -> list[Any]:
         """Returns the values of a function's calls."""
+        self.progress.jobs = _length(elements)
         if self.inline:
-            values = list(self._inline(as_jobs(job, elements), elements))
+            values = list(self._inline(as_jobs(job, elements)))
         else:
             values = Run(*self._laid_out(job, elements), [job], self.progress).results()
         self._tell_completion(job)
@@ -91,8 +92,9 @@ class Call:
         self, job: Job, elements: Iterable[Any], window: int, ordered: bool
     ) -> Iterator[Any]:
         """Returns an iterator over the values of a function's calls, which starts when read."""
+        self.progress.jobs = _length(elements)
         if self.inline:
-            return self._to_the_end(job, self._inline(as_jobs(job, elements), elements))
+            return self._to_the_end(job, self._inline(as_jobs(job, elements)))
         values = stream(*self._laid_out(job, elements), window, ordered, self.progress)
         return self._to_the_end(job, values)
 
@@ -102,8 +104,9 @@ class Call:
 
     def process(self, jobs: list[Job]) -> list[Any]:
         """Returns the values of jobs."""
+        self.progress.jobs = len(jobs)
         if self.inline:
-            return list(self._inline(self._noted(jobs), jobs))
+            return list(self._inline(self._noted(jobs)))
         return self.start(jobs).results()
 
     def start(self, jobs: list[Job]) -> Run:
@@ -122,9 +125,8 @@ class Call:
             job.home_address = run.id
         return run
 
-    def _inline(self, jobs: Iterable[Job], counted: Iterable[Any]) -> Iterator[Any]:
-        number = len(counted) if isinstance(counted, Sized) else None
-        return run_inline(jobs, self.options.on_error, self.progress, number)
+    def _inline(self, jobs: Iterable[Job]) -> Iterator[Any]:
+        return run_inline(jobs, self.options.on_error, self.progress)
 
     def _tell_completion(self, job: Job) -> None:
         if self.completion_mail:
@@ -187,6 +189,10 @@ def _segments(jobs: list[Job], white_list: list[str]) -> Iterator[Segment]:
 
 def _context(job: Job) -> data.Context:
     return data.Context(job.environment, job.working_dir, client_sys_path(), job.add_env)
+
+
+def _length(elements: Iterable[Any]) -> int | None:
+    return len(elements) if isinstance(elements, Sized) else None
 
 
 def checked_elements(args_list: Any) -> Iterable[Any]:

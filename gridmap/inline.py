@@ -16,19 +16,16 @@ if TYPE_CHECKING:
     from gridmap.job import Job
 
 
-def run_inline(
-    jobs: Iterable[Job], on_error: str, progress: Progress, number: int | None
-) -> Iterator[Any]:
+def run_inline(jobs: Iterable[Job], on_error: str, progress: Progress) -> Iterator[Any]:
     """Runs jobs here, each when its value is asked for; notes in them what happened.
 
     :param on_error: "raise" stops at the first failure, "finish" raises it after the last job,
         "return" puts exceptions in the place of values
-    :param number: how many jobs there are; None: not known
     """
     host = socket.gethostname()
     first: BaseException | None = None
     completed = failed = 0
-    progress.begin(new_run_id(), number)
+    progress.begin(new_run_id())
     try:
         for job in jobs:
             job.host_name = host
@@ -42,7 +39,7 @@ def run_inline(
             else:
                 first = first or error
     finally:
-        progress.end(completed, failed, max(0, (number or 0) - completed - failed))
+        progress.end(completed, failed, max(0, (progress.jobs or 0) - completed - failed))
     if first is not None:
         raise first
 

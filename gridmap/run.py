@@ -45,7 +45,8 @@ class Run:
                 self._engine.feed()
             else:
                 self._engine.sink.end()
-            progress.begin(self.id, self._engine.total)
+            progress.jobs = self._engine.total
+            progress.begin(self.id)
         except BaseException:
             self._engine.close()
             raise

@@ -84,7 +84,7 @@ def _start(engine: Engine, progress: Progress) -> None:
     """Starts the workers, once."""
     with advice():
         engine.start()
-    progress.begin(engine.id, engine.total if engine.exhausted else None)
+    progress.begin(engine.id)
 
 
 def _fill(engine: Engine, progress: Progress, yielded: int, window: int, most_items: int) -> bool:

@@ -20,18 +20,17 @@ class Progress:
         self._quiet = quiet
         self._run = ""
         self._begun_s = 0.0
+        self.jobs: int | None = None
+        """How many there are, where that is known."""
         self.running = False
         """The end is still to be told."""
 
-    def begin(self, run: str, jobs: int | None) -> None:
-        """Logs the begin; once, later calls do nothing.
-
-        :param jobs: how many there are; None: not known yet
-        """
+    def begin(self, run: str) -> None:
+        """Logs the begin; once, later calls do nothing."""
         if self._quiet or self._run:
             return
         self._run, self._begun_s, self.running = run, time.monotonic(), True
-        number = "jobs as they are read" if jobs is None else f"{jobs} jobs"
+        number = "jobs as they are read" if self.jobs is None else f"{self.jobs} jobs"
         log.info("run %s begins: %s, backend %s", run, number, self._backend)
 
     def end(self, completed: int, failed: int, canceled: int = 0) -> None:
@@ -42,5 +41,9 @@ class Progress:
         duration_s = time.monotonic() - self._begun_s
         log.info(
             "run %s ended after %.1f s: %d jobs completed, %d failed, %d canceled",
-            *(self._run, duration_s, completed, failed, canceled),
+            self._run,
+            duration_s,
+            completed,
+            failed,
+            canceled,
         )
