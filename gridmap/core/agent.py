@@ -147,6 +147,7 @@ class AgentCore:
         out: list[AgentEffect] = []
         if self._born_at is None:
             self._born_at = now
+        self._notice_a_stop(now)
         if isinstance(event, MonitorSaid):
             self._monitor_said(event.message, now, out)
         elif isinstance(event, ChildAnswered):
@@ -421,6 +422,17 @@ class AgentCore:
             busy = (c.number for c in self._children.values() if c.lease is not None)
             out.append(ReadUsage(tuple(busy)))
             self._repeat(now, out)
+
+    def _notice_a_stop(self, now: float) -> None:
+        """Time in which this process itself was stopped counts against nobody."""
+        late_s = now - self.next_deadline()
+        if self._welcome is None or late_s < self._welcome.heartbeat_s:
+            return
+        self._heard_at = now
+        for child in self._children.values():
+            child.since += late_s
+        if self._draining_since is not None:
+            self._draining_since += late_s
 
     def _lose_patience(self, now: float, out: list[AgentEffect]) -> None:
         """A child that hangs in its start is killed; one that cannot be killed is given up."""

@@ -244,12 +244,31 @@ class Workforce:
                 self._over_after_bye(worker, status)
                 continue
             worker.native = status
+            self._suspended_or_not(worker, status, now)
             if status.state in _OVER:
                 if status.state is NativeState.DELETED:
                     self._staffing.deleted(worker)
                 self._over(worker, status, now)
             elif worker.state in COMING and status.state is not NativeState.UNKNOWN:
                 self._seen(worker, status, now)
+
+    def _suspended_or_not(self, worker: WorkerRecord, status: NativeStatus, now: float) -> None:
+        """A suspended worker is waited for: its silence counts from when it runs again."""
+        suspended = status.state is NativeState.SUSPENDED
+        if suspended is worker.suspended or status.state in _OVER | {NativeState.UNKNOWN}:
+            return
+        worker.suspended = suspended
+        if suspended:
+            worker.blurred = True
+            if worker.state is _S.UP:
+                self._move(worker, _S.SUSPECT, "suspended by the scheduler")
+            text = f"worker {worker.id} is suspended by the scheduler; waiting"
+        else:
+            text = f"worker {worker.id} is not suspended any more"
+        self._emit(Note("info", text))
+        if worker.state not in COMING:
+            worker.heard_at = worker.suspect_since = now
+            self._remind(now + self._policy.silent_after_s, worker)
 
     def _over_after_bye(self, worker: WorkerRecord, status: NativeStatus) -> None:
         departed = self._pools[worker.pool].departed
@@ -316,6 +335,8 @@ class Workforce:
                 self._hangs(worker, now)
             elif worker.running_since < math.inf:  # it went back to the queue meanwhile
                 self._remind(worker.running_since + self._policy.startup_deadline_s, worker)
+        elif worker.suspended:
+            self._remind(now + limit, worker)
         elif worker.state is _S.SUSPECT:
             if now >= worker.suspect_since + limit:
                 self._lost(worker, now)

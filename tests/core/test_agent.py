@@ -251,8 +251,10 @@ def test_it_leaves_when_refused_and_when_nobody_speaks_to_it() -> None:
     assert of(do.Leave, node.hear(m.Refuse("other version")))
     assert node.core.next_deadline() == float("inf") and node.tell(ev.Tick()) == []
     node = Node()
-    node.now = 301.0
-    assert of(do.Leave, node.tell(ev.Tick()))
+    while not of(do.Leave, node.new):
+        node.now = node.core.next_deadline()
+        node.tell(ev.Tick())
+    assert node.now == 300.0
 
 
 def test_it_leaves_before_the_walltime_would_cut_a_job() -> None:
@@ -267,3 +269,20 @@ def test_it_leaves_before_the_walltime_would_cut_a_job() -> None:
     assert not of(do.GiveLease, effects)
     effects = node.hear(m.Ack([m.Key(0, 1, 0), m.Key(1, 1, 0)]))
     assert said(effects, m.Bye) == [m.Bye(m.OUT_OF_TIME)]
+
+
+def test_an_agent_that_hears_nothing_leaves_but_not_for_having_been_stopped_itself() -> None:
+    node = Node()
+    node.now += 100_000  # SIGSTOP
+    assert not of(do.Leave, node.tell(ev.Tick()))
+    while not node.core.left:
+        node.now = node.core.next_deadline()
+        node.tell(ev.Tick())
+    assert node.now == 100_300
+
+
+def test_children_of_an_agent_that_was_stopped_are_given_their_time() -> None:
+    node = Node(ready=False)
+    node.now += 100_000
+    assert not of(do.KillChild, node.tell(ev.Tick()))
+    assert of(do.KillChild, node.wait(CHILD_START_S + 1))

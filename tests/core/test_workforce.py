@@ -299,3 +299,82 @@ def test_a_worker_that_is_out_of_time_is_replaced_at_once_and_blamed_for_nothing
         assert of(do.SubmitWorkers, effects)
     assert not stage.d.ended
     assert not of(do.DeliverFailure, stage.all) and not of(do.DeliverEnd, stage.all)
+
+
+def test_a_suspended_worker_is_waited_for_however_long_and_counted_anew_afterwards() -> None:
+    stage = Stage(jobs=2, policy=Policy(silent_after_s=90))
+    stage.start("w")
+    for _ in range(100):
+        stage.polled(w=NativeState.SUSPENDED)
+        stage.wait(1000)
+        stage.polled(w=NativeState.UNKNOWN)
+    assert stage.d.workers["w"].state is W.SUSPECT and stage.state(0) is J.LEASED
+    assert [note.text for note in of(do.Note, stage.all)] == [
+        "worker w is suspended by the scheduler; waiting"
+    ]
+    stage.polled(w=NativeState.RUNNING)
+    stage.wait(89)
+    assert stage.d.workers["w"].state is W.SUSPECT
+    stage.wait(2)
+    assert stage.d.workers["w"].state is W.LOST
+
+
+def test_a_worker_that_was_suspended_goes_on_when_it_speaks() -> None:
+    stage = Stage(jobs=9)
+    stage.start("w")
+    stage.polled(w=NativeState.SUSPENDED)
+    stage.wait(1000)
+    stage.result("w", 0)
+    assert stage.d.workers["w"].state is W.UP and [w for w, _, _ in stage.assigned()] == ["w"]
+    stage.polled(w=NativeState.SUSPENDED)  # it works all the same
+    assert stage.d.workers["w"].state is W.UP
+    stage.polled(w=NativeState.RUNNING)
+    stage.wait(181)
+    assert stage.d.workers["w"].state is W.LOST
+
+
+def test_a_suspended_worker_gets_nothing_and_a_draining_one_is_waited_for_too() -> None:
+    stage = Stage(Limits(2, 1), jobs=2)
+    stage.start("w", "v")
+    stage.polled(w=NativeState.SUSPENDED)
+    stage.tell(ev.JobsAdded(9, JobSpec("f", "c")))
+    assert {worker for worker, _, _ in stage.assigned()} == {"v"}
+    stage.said("v", m.Credit(0))
+    stage.polled(v=NativeState.SUSPENDED)
+    stage.wait(1000)
+    assert stage.d.workers["v"].state is W.DRAINING
+
+
+def test_a_suspended_worker_that_is_deleted_is_gone() -> None:
+    stage = Stage(jobs=1)
+    stage.start("w")
+    stage.polled(w=NativeState.SUSPENDED)
+    stage.polled(w=NativeState.DELETED)
+    assert stage.d.workers["w"].state is W.GONE and stage.state(0) is J.REQUEUED
+
+
+def test_a_worker_that_is_suspended_before_its_first_word_starts_late() -> None:
+    stage = Stage(jobs=1, policy=Policy(startup_deadline_s=60))
+    stage.submit("w")
+    stage.polled(w=NativeState.RUNNING)
+    stage.polled(w=NativeState.SUSPENDED)
+    for _ in range(10):
+        stage.polled(w=NativeState.SUSPENDED)
+        assert not of(do.DiagnoseWorker, stage.wait(100))
+    stage.polled(w=NativeState.RUNNING)
+    assert not of(do.DiagnoseWorker, stage.wait(59))
+    assert of(do.DiagnoseWorker, stage.wait(2))
+
+
+def test_what_a_suspended_worker_does_not_do_is_no_idleness() -> None:
+    stage = Stage(jobs=1, policy=Policy(max_idle_heartbeats=1))
+    stage.start("w")
+    stage.polled(w=NativeState.SUSPENDED)
+    for _ in range(3):
+        stage.beat("w", held(0, cpu=0.0))
+        assert not stage.sent(m.Cancel)
+    stage.polled(w=NativeState.RUNNING)
+    stage.beat("w", held(0, cpu=0.0))  # tells of the time before, too
+    assert not stage.sent(m.Cancel)
+    stage.beat("w", held(0, cpu=0.0))
+    assert stage.sent(m.Cancel)
