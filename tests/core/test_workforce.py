@@ -337,7 +337,12 @@ def test_a_suspended_worker_gets_nothing_and_a_draining_one_is_waited_for_too() 
     stage = Stage(Limits(2, 1), jobs=2)
     stage.start("w", "v")
     stage.polled(w=NativeState.SUSPENDED)
+    stage.result("w", 0)
+    stage.polled(w=NativeState.RUNNING)
+    stage.polled(w=NativeState.SUSPENDED)
     stage.tell(ev.JobsAdded(9, JobSpec("f", "c")))
+    assert stage.assigned() == []
+    stage.result("v", 1)
     assert {worker for worker, _, _ in stage.assigned()} == {"v"}
     stage.said("v", m.Credit(0))
     stage.polled(v=NativeState.SUSPENDED)
