@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any
 
-from gridmap import conf, data
+from gridmap import data
 from gridmap.conf import Settings, settings
 from gridmap.engine import LOCAL, ON_ERROR, Options
 from gridmap.errors import DRMAANotPresentException
@@ -74,7 +74,7 @@ class Call:
             max_workers=at_least_one("max_workers", workers),
             on_error=on_error,
             reuse=reuse,
-            log_dir=_checked_folder(temp_dir) if chosen != LOCAL else None,
+            log_dir=None if chosen == LOCAL else _log_folder(temp_dir, config.default_temp_dir),
         )
         return cls(options, list(white_list or []), Progress(chosen, quiet), completion_mail)
 
@@ -139,8 +139,6 @@ class Call:
         for number, job in enumerate(jobs):
             job._start_anew()
             job.uniq_id = str(number)
-            if self.white_list:
-                job.white_list = list(self.white_list)
         return jobs
 
     def _laid_out(self, job: Job, elements: Iterable[Any]) -> tuple[Plan, Options, MapWatcher]:
@@ -223,13 +221,22 @@ def at_least_one(name: str, value: Any) -> int:
     return number
 
 
-def _checked_folder(temp_dir: str | None) -> str | None:
-    """Returns a folder of the user's choice if it can be written; the default is not needed."""
-    if temp_dir is None or temp_dir == conf.DEFAULT_TEMP_DIR:
+def _log_folder(temp_dir: str | os.PathLike[str] | None, default: str) -> str | None:
+    """Returns the folder chosen for the workers' output; None stands for the run directory.
+
+    :param default: DEFAULT_TEMP_DIR; its historic value, /scratch/, is nobody's choice
+    :raises OSError: it cannot be written here
+    """
+    name, given = ("DEFAULT_TEMP_DIR", default) if temp_dir is None else ("temp_dir", temp_dir)
+    chosen = os.fspath(given)
+    if not chosen or os.path.normpath(chosen) == os.path.normpath(Settings.default_temp_dir):
         return None
-    folder = os.path.abspath(os.path.expanduser(temp_dir))
+    folder = os.path.abspath(os.path.expanduser(chosen))
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
-        raise OSError(f"temp_dir {temp_dir!r} is no folder that can be written here")
+        raise OSError(
+            f"{name} {chosen!r} is no folder that can be written here; name one that the nodes "
+            "share, or none: the output then goes to the run directory"
+        )
     return folder
 
 

@@ -150,7 +150,7 @@ TABLE: tuple[Setting, ...] = (
         "default_temp_dir",
         text,
         "/scratch/",
-        "folder on the node for a job's output; need not exist",
+        "folder for the workers' output; /scratch/ stands for the run's own directory",
     ),
     Setting(
         "DEFAULT_PAR_ENV",

@@ -242,9 +242,10 @@ def grid_map(
 
     :param args_list: one element a call; a list is the call's positional arguments, anything else
         (a tuple too) its one argument
-    :param temp_dir: folder for the workers' stdout and stderr; the run directory when not given
-    :param white_list: host names to which the workers are limited
-    :param quiet: do not log the progress
+    :param temp_dir: folder for the workers' stdout and stderr, shared with the nodes;
+        DEFAULT_TEMP_DIR when not given, where /scratch/ stands for the run directory
+    :param white_list: host names to which the workers of this call are limited
+    :param quiet: False logs the begin and the end of the run, at info level
     :param local: run on this machine
     :param max_processes: for local runs; 1 runs the calls one after the other in this process
     :param completion_mail: send a mail when all is done
@@ -254,8 +255,10 @@ def grid_map(
         raises it then, "return" puts exceptions in the place of values
     :param reuse: a process may run several calls; False starts a new one for each
     :param backend: "auto" (the cluster where there is one), "drmaa" or "local"
-    :raises PicklingError: something cannot be pickled; names it, and nothing was started
-    :raises BackendError: the scheduler refused; with its own words
+    :raises PicklingError: something cannot be pickled; names it.  Nothing was started if it is
+        among the first 64 MB; what was started has been ended
+    :raises BackendError: the scheduler refused or cannot be reached; with its own words
+    :raises OSError: temp_dir, or the run directory, cannot be written
     :raises JobException: a call died, was lost, stalled or canceled; says why
 
     The other parameters are those of `Job`.
@@ -316,7 +319,8 @@ def submit(
 ) -> Run:
     """Starts jobs and returns at once a `Run`: `results()`, `wait()`, `cancel()`, `status()`.
 
-    The parameters and errors are those of `process_jobs`.
+    What happened to a job is noted in it, and mailed, by the thread that calls `results()` or
+    `wait()`, while it does so.  The parameters and errors are those of `process_jobs`.
     """
     call = Call.checked(
         temp_dir, white_list, quiet, max_processes, local, require_cluster, max_workers, on_error,
@@ -334,9 +338,11 @@ def grid_imap(
     elements ahead of what has been yielded.  Should reading it fail, the values of what had been
     read come first, then the error.  Closing or dropping the iterator ends the run.  With
     on_error="finish" a call that failed yields nothing, and the first failure is raised at the end.
+    The mail of completion_mail is sent when the last value has been taken.
 
     :param window: most elements between the input and the output
-    :param options: those of `grid_map`
+    :param options: those of `grid_map`, by name
+    :raises TypeError: an option that `grid_map` does not have
     """
     return _imap("grid_imap", f, iterable, window, True, options)
 

@@ -1,4 +1,4 @@
-"""What cannot work is refused at once, by name, before anything was started."""
+"""What cannot work is refused at once, by name; of small inputs, before anything was started."""
 
 from __future__ import annotations
 
