@@ -1,4 +1,4 @@
-"""Finds good parameters of a classifier of hand-written digits, by cross-validation.
+"""Finds good parameters of a classifier of hand-written digits, by cross-validation; needs scikit-learn.
 
 On the cluster, if there is one:  python examples/grid_search.py
 On this machine only:             python examples/grid_search.py --local
