@@ -477,7 +477,7 @@ class AgentCore:
                         use.running,
                     )
                 )
-        out.append(Say(Heartbeat(self._seq, held, list(self._kept), event.log_tail)))
+        out.append(Say(Heartbeat(self._seq, held, list(self._kept))))
 
     # --- leaving ----------------------------------------------------------------------------------
 

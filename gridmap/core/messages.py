@@ -161,7 +161,6 @@ class Heartbeat:
     seq: int
     held: list[Held] = field(default_factory=list)
     unacknowledged: list[Key] = field(default_factory=list)
-    log_tail: str = ""
 
 
 @dataclass(frozen=True)

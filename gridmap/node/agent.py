@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import mmap
 import os
 import select
@@ -330,7 +329,7 @@ class AgentRuntime:
             child = self._children.get(number)
             if child is not None and child.pid:
                 usage[number] = self._meter.read(child.pid, child.current)
-        self._handle(ev.UsageRead(usage, self._log_tail()), now)
+        self._handle(ev.UsageRead(usage), now)
 
     def _do_leave(self, effect: do.Leave, now: float) -> None:
         self.reason = effect.reason
@@ -364,8 +363,3 @@ def _how(exit_status: int, signum: int) -> str:
     if signum:
         return f"killed by {signal_name(signum)}"
     return f"exited with status {exit_status}" if exit_status >= 0 else ""
-
-
-def seconds_until(deadline: float, now: float) -> float | None:
-    """Returns how long to poll; None for ever."""
-    return None if math.isinf(deadline) else max(0.0, deadline - now)

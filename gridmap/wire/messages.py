@@ -21,7 +21,7 @@ DIGEST_CHARS = 64
 MAX_INT = 2**63 - 1
 MAX_NAME_CHARS = 4096
 MAX_PROSE_CHARS = 256 * 1024
-PROSE_FIELDS = frozenset({"log_tail", "reason"})
+PROSE_FIELDS = frozenset({"reason"})
 """Text that people read; every other string is a name or a path."""
 
 

@@ -80,7 +80,7 @@ EXAMPLES: dict[type[Any], st.SearchStrategy[Any]] = {
     ),
     m.Credit: st.builds(m.Credit, naturals),
     m.NeedBlob: st.builds(m.NeedBlob, digests),
-    m.Heartbeat: st.builds(m.Heartbeat, naturals, st.lists(held(), max_size=3), key_lists, names),
+    m.Heartbeat: st.builds(m.Heartbeat, naturals, st.lists(held(), max_size=3), key_lists),
     m.Results: st.builds(m.Results, st.lists(results(), max_size=4)),
     m.Bye: st.builds(m.Bye, names),
     m.Welcome: st.builds(
