@@ -37,12 +37,12 @@ from gridmap.core.events import (
     UsageRead,
 )
 from gridmap.core.messages import (
-    OUT_OF_TIME,
     Ack,
     Blob,
     Bye,
     Cancel,
     Credit,
+    Departure,
     Drain,
     Heartbeat,
     Held,
@@ -133,7 +133,7 @@ class AgentCore:
         self._heartbeat_at = math.inf
         self._seq = 0
         self._draining_since: float | None = None
-        self._reason = "drained"
+        self._bye = Bye("drained", int(Departure.DRAINED))
         self._born_at: float | None = None
         self._longest_s = 0.0
         self.left = False
@@ -205,9 +205,9 @@ class AgentCore:
         elif isinstance(message, Cancel):
             self._cancel(message, now, out)
         elif isinstance(message, Drain):
-            self._drain("drained", now, out)
+            self._drain(Bye("drained", int(Departure.DRAINED)), now, out)
         elif isinstance(message, Refuse):
-            self._leave(f"refused: {message.reason}", out)
+            self._leave(Bye(f"refused: {message.reason}"), out)
         elif isinstance(message, Pulse):
             pass
 
@@ -327,9 +327,9 @@ class AgentCore:
     def _start_failed(self, now: float, out: list[AgentEffect]) -> None:
         self._start_failures += 1
         if self._start_failures >= CHILD_START_FAILURES:
-            reason = "processes for jobs die while they start"
-            self._drain(reason, now, out)
-            self._leave(reason, out)
+            bye = Bye("processes for jobs die while they start")
+            self._drain(bye, now, out)
+            self._leave(bye, out)
 
     def _blame(
         self, child: _Child, lease: Lease, event: ChildDied, now: float, out: list[AgentEffect]
@@ -373,7 +373,7 @@ class AgentCore:
         if not self._waiting:
             return
         if not self._has_time(now):
-            self._drain(OUT_OF_TIME, now, out)
+            self._drain(Bye("out of time", int(Departure.OUT_OF_TIME)), now, out)
             return
         idle = [c for c in self._children.values() if c.state is _ChildState.IDLE]
         for child in idle:
@@ -412,7 +412,7 @@ class AgentCore:
                 out.append(Say(self._hello))
             return
         if now >= self._heard_at + self._welcome.grace_s:
-            self._leave("no word from the monitor", out)
+            self._leave(Bye("no word from the monitor"), out)
             return
         self._lose_patience(now, out)
         if self.left:
@@ -483,16 +483,16 @@ class AgentCore:
 
     def _warned(self, signal: int, now: float, out: list[AgentEffect]) -> None:
         """SIGTERM ends what runs; a softer warning lets it finish."""
-        self._drain(f"warned by signal {signal}", now, out)
+        self._drain(Bye(f"warned by signal {signal}", int(Departure.WARNED)), now, out)
         if signal == SIGTERM:
             for child in self._children.values():
                 if child.state is _ChildState.BUSY:
                     self._kill(child, Outcome.CANCELED, now, out)
 
-    def _drain(self, reason: str, now: float, out: list[AgentEffect]) -> None:
+    def _drain(self, bye: Bye, now: float, out: list[AgentEffect]) -> None:
         if self._draining_since is None:
             self._draining_since = math.inf  # counts from when nothing runs any more
-            self._reason = reason
+            self._bye = bye
             out.append(Say(Credit(0)))
         self._give_back(list(self._waiting), now, out)
 
@@ -503,7 +503,7 @@ class AgentCore:
             return
         self._draining_since = min(self._draining_since, now)
         if not self._kept or now >= self._draining_since + self._drain_s:
-            self._leave(self._reason, out)
+            self._leave(self._bye, out)
 
     @property
     def _drain_s(self) -> float:
@@ -511,10 +511,10 @@ class AgentCore:
         beat = self._welcome.heartbeat_s if self._welcome is not None else 0.0
         return max(DRAIN_DEADLINE_S, 3 * beat)
 
-    def _leave(self, reason: str, out: list[AgentEffect]) -> None:
+    def _leave(self, bye: Bye, out: list[AgentEffect]) -> None:
         self.left = True
-        out.append(Say(Bye(reason)))
-        out.append(Leave(reason))
+        out.append(Say(bye))
+        out.append(Leave(bye.reason))
 
 
 def _patience(child: _Child) -> float:

@@ -20,7 +20,7 @@ from gridmap.core.events import (
     WorkersPolled,
     WorkersSubmitted,
 )
-from gridmap.core.messages import OUT_OF_TIME, PROTOCOL, Drain, Hello, Refuse, Welcome
+from gridmap.core.messages import PROTOCOL, Bye, Departure, Drain, Hello, Refuse, Welcome
 from gridmap.core.policy import Policy
 from gridmap.core.polling import Polling
 from gridmap.core.records import COMING, ENDED, LIVE, GiveUp, Lose, PoolRecord, WorkerRecord
@@ -32,6 +32,7 @@ _S = WorkerState
 MOST_LEASES_PER_CHILD = 8
 """However much a worker offers to take at once."""
 
+_PEACEFUL = frozenset({Departure.DRAINED, Departure.WARNED, Departure.OUT_OF_TIME})
 _OVER = frozenset({NativeState.DONE, NativeState.FAILED, NativeState.DELETED})
 
 
@@ -169,18 +170,18 @@ class Workforce:
         if worker.state is _S.UP:
             self._pools[worker.pool].hungry[worker.id] = None
 
-    def leaves(self, worker: WorkerRecord, reason: str, now: float) -> None:
-        """A worker said Bye; when drained or warned, it has let everything end first."""
+    def leaves(self, worker: WorkerRecord, bye: Bye, now: float) -> None:
+        """A worker said Bye; one that leaves in peace has let everything end first."""
         pool = self._pools[worker.pool]
-        warned = reason.startswith("warned")
-        peaceful = warned or reason in ("drained", OUT_OF_TIME)
-        self._end(worker, _S.GONE, reason, now, Cause.PREEMPTED if peaceful else Cause.DIED)
-        if self.closing or (reason == "drained" and worker.asked_to_leave):
+        reason, departure = bye.reason, bye.departure
+        cause = Cause.PREEMPTED if departure in _PEACEFUL else Cause.DIED
+        self._end(worker, _S.GONE, reason, now, cause)
+        if self.closing or (departure == Departure.DRAINED and worker.asked_to_leave):
             return
         self._emit(Note("info", f"worker {worker.id} on {worker.host} left: {reason}"))
-        if reason == OUT_OF_TIME:
+        if departure == Departure.OUT_OF_TIME:
             return
-        if not warned:
+        if departure != Departure.WARNED:
             self._staffing.useless(pool, f"worker {worker.id}: {reason}", now)
         elif pool.limits.polled:  # the scheduler may say that somebody deleted it
             pool.departed[worker.id] = now + self._policy.silent_after_s

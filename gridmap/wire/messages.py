@@ -148,7 +148,12 @@ def _results(message: m.Results, frames: int) -> None:
     _announced(announced, frames)
 
 
-def _words(message: m.Bye | m.Refuse | m.Drain, frames: int) -> None:
+def _bye(message: m.Bye, frames: int) -> None:
+    _natural(message.departure, "departure")
+    _announced(0, frames)
+
+
+def _words(message: m.Refuse | m.Drain, frames: int) -> None:
     _announced(0, frames)
 
 
@@ -208,7 +213,7 @@ CHECKS: dict[type[Any], Callable[[Any, int], None]] = {
     m.NeedBlob: _need_blob,
     m.Heartbeat: _heartbeat,
     m.Results: _results,
-    m.Bye: _words,
+    m.Bye: _bye,
     m.Welcome: _welcome,
     m.Refuse: _words,
     m.Work: _work,

@@ -218,7 +218,7 @@ def test_drained_it_finishes_gives_back_and_waits_for_its_last_acknowledgment() 
     assert not node.core.left
     node.hear(m.Ack([m.Key(1, 1, 0)]))
     node.hear(m.Ack([m.Key(0, 1, 0)]))
-    assert node.core.left and said(node.new, m.Bye) == [m.Bye("drained")]
+    assert node.core.left and said(node.new, m.Bye) == [m.Bye("drained", m.Departure.DRAINED)]
 
 
 def test_it_does_not_wait_for_ever_for_an_acknowledgment_but_says_it_again() -> None:
@@ -244,6 +244,12 @@ def test_sigterm_ends_what_runs_and_a_softer_warning_lets_it_finish(
     if kills:  # it had started: whoever must not run twice has to know
         node.tell(ev.ChildDied(0, 0, -1, 9, int(Outcome.CANCELED)))
         assert results(node.new) == [(0, 1, Outcome.CANCELED)]
+    else:
+        node.answers(0, 0)
+        node.tell(ev.ChildFinished(0))
+    effects = node.hear(m.Ack([m.Key(0, 1, 0), m.Key(1, 1, 0)]))
+    bye = m.Bye(f"warned by signal {signal}", m.Departure.WARNED)
+    assert said(effects, m.Bye) == [bye]
 
 
 def test_it_leaves_when_refused_and_when_nobody_speaks_to_it() -> None:
@@ -268,7 +274,7 @@ def test_it_leaves_before_the_walltime_would_cut_a_job() -> None:
     assert results(effects) == [(0, 1, Outcome.VALUE), (1, 1, Outcome.RETURNED)]
     assert not of(do.GiveLease, effects)
     effects = node.hear(m.Ack([m.Key(0, 1, 0), m.Key(1, 1, 0)]))
-    assert said(effects, m.Bye) == [m.Bye(m.OUT_OF_TIME)]
+    assert said(effects, m.Bye) == [m.Bye("out of time", m.Departure.OUT_OF_TIME)]
 
 
 def test_an_agent_that_hears_nothing_leaves_but_not_for_having_been_stopped_itself() -> None:

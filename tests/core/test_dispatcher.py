@@ -109,7 +109,7 @@ def test_a_job_that_is_not_rerunnable_never_runs_twice() -> None:
         stage = running(1, GOING_ON, ONCE)
         stage.result("w", 0, outcome)
         assert stage.state(0) is J.FAILED, outcome
-    for gone in (m.Bye("drained"), m.Bye("warned by signal 15"), m.Bye("no word")):
+    for gone in (m.Bye("", m.Departure.DRAINED), m.Bye("", m.Departure.WARNED), m.Bye("no word")):
         stage = running(1, GOING_ON, ONCE)
         stage.said("w", gone)
         assert stage.state(0) is J.FAILED, gone
@@ -284,10 +284,19 @@ def test_a_lost_worker_is_charged_for_one_job_a_process() -> None:
 
 
 def test_a_worker_that_leaves_when_drained_or_warned_is_charged_for_nothing() -> None:
-    for reason in ("drained", "warned by signal 15"):
+    for departure in (m.Departure.DRAINED, m.Departure.WARNED, m.Departure.OUT_OF_TIME):
         stage = running(3)
-        stage.said("w", m.Bye(reason))
+        stage.said("w", m.Bye("", departure))
         assert stage.d.jobs.counts()[J.QUEUED] == 3
+
+
+@pytest.mark.parametrize("departure", [m.Departure.FAILED, -1, 99, 10**30])
+def test_a_worker_that_cannot_go_on_or_says_nonsense_is_charged_whatever_it_says(
+    departure: int,
+) -> None:
+    stage = running(3)
+    stage.said("w", m.Bye("drained", departure))
+    assert stage.d.jobs.counts()[J.REQUEUED] == 1 and stage.d.jobs.counts()[J.QUEUED] == 2
 
 
 NONSENSE = [

@@ -98,7 +98,7 @@ def test_what_somebody_deletes_is_submitted_again_no_more_often_than_num_resubmi
 def test_a_deletion_that_the_worker_survived_to_say_goodbye_counts_too() -> None:
     stage = Stage(jobs=1, policy=Policy(num_resubmits=0))
     stage.start("w")
-    stage.said("w", m.Bye("warned by signal 15"))
+    stage.said("w", m.Bye("", m.Departure.WARNED))
     effects = stage.wait(1.5)
     assert ("w" in of(do.PollWorkers, effects)[0].workers) and not of(do.SubmitWorkers, effects)
     stage.polled(w=NativeState.DELETED)
@@ -165,7 +165,7 @@ def test_a_new_incarnation_takes_over_and_an_old_one_is_not_heard() -> None:
     assert stage.sent(m.Welcome) and stage.state(0) is J.REQUEUED
     assert stage.hello("w", "i") == []
     assert stage.d.workers["w"].incarnation == "j"
-    stage.said("w", m.Bye("drained"), "i")
+    stage.said("w", m.Bye("", m.Departure.DRAINED), "i")
     assert stage.d.workers["w"].state is W.UP
 
 
@@ -254,7 +254,7 @@ def test_idle_workers_are_drained_after_a_while_once_the_input_has_ended() -> No
     assert of(do.SendMessage, stage.wait(2)) == [do.SendMessage("v", m.Drain())]
     stage.beat("v")
     assert stage.sent(m.Drain)  # the word may have been lost
-    stage.said("v", m.Bye("drained"))
+    stage.said("v", m.Bye("", m.Departure.DRAINED))
     assert stage.d.workers["v"].state is W.GONE and not of(do.Note, stage.new)
 
 
@@ -295,7 +295,7 @@ def test_a_worker_that_is_out_of_time_is_replaced_at_once_and_blamed_for_nothing
             e.message for e in of(do.SendMessage, stage.new)
         ]
         effects = stage.said(f"w{number}", m.Credit(0))
-        effects += stage.said(f"w{number}", m.Bye(m.OUT_OF_TIME)) + stage.wait(1.0)
+        effects += stage.said(f"w{number}", m.Bye("", m.Departure.OUT_OF_TIME)) + stage.wait(1.0)
         assert of(do.SubmitWorkers, effects)
     assert not stage.d.ended
     assert not of(do.DeliverFailure, stage.all) and not of(do.DeliverEnd, stage.all)
