@@ -98,7 +98,7 @@ class Run:
         """Takes what has ended; returns whether that is all. One thread does it at a time."""
         deadline = None if timeout_s is None else time.monotonic() + max(0.0, timeout_s)
         if not self._taking.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s)):
-            return self._engine.sink.ended
+            return False  # another thread is at it
         try:
             while True:
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -108,8 +108,8 @@ class Run:
                     return True
                 for batch in ended:
                     self._keep(batch)
-                if left == 0.0:
-                    return self._engine.sink.ended
+                if left == 0.0 and not self._engine.sink.drained:
+                    return False
         finally:
             self._taking.release()
 
