@@ -9,7 +9,8 @@ import pytest
 from gridmap.core import effects as do
 from gridmap.core import events as ev
 from gridmap.core import messages as m
-from gridmap.core.agent import CHILD_END_S, CHILD_START_FAILURES, CHILD_START_S, AgentCore
+from gridmap.core.agent import AgentCore
+from gridmap.core.children import CHILD_END_S, CHILD_START_FAILURES, CHILD_START_S
 from gridmap.core.messages import Outcome
 from tests.core.stage import of
 
