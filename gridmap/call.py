@@ -228,6 +228,8 @@ def _log_folder(temp_dir: str | os.PathLike[str] | None, default: str) -> str | 
     :raises OSError: it cannot be written here
     """
     name, given = ("DEFAULT_TEMP_DIR", default) if temp_dir is None else ("temp_dir", temp_dir)
+    if not isinstance(given, (str, os.PathLike)):
+        raise TypeError(f"{name} is a path, not {given!r}")
     chosen = os.fspath(given)
     if not chosen or os.path.normpath(chosen) == os.path.normpath(Settings.default_temp_dir):
         return None

@@ -118,6 +118,8 @@ def test_a_folder_that_cannot_be_written_is_refused_by_name(
     for call in (grid_map, grid_imap):
         with pytest.raises(OSError, match="temp_dir '/nosuch'.*written"):
             call(abs, [-1], temp_dir="/nosuch")
+        with pytest.raises(TypeError, match="temp_dir is a path, not 3"):
+            call(abs, [-1], temp_dir=3)
     monkeypatch.setenv("DEFAULT_TEMP_DIR", "/nosuch")
     with pytest.raises(OSError, match="DEFAULT_TEMP_DIR '/nosuch'.*written"):
         grid_map(abs, [-1])
