@@ -154,7 +154,7 @@ class Call:
 
     def _mail_settings(self) -> Settings | None:
         """Returns the settings to send error mails with; None where none are wanted."""
-        wanted = self.options.backend != "local" and self.options.settings.send_error_mail
+        wanted = self.options.backend != LOCAL and self.options.settings.send_error_mail
         return self.options.settings if wanted else None
 
 
