@@ -162,7 +162,9 @@ TABLE: tuple[Setting, ...] = (
     Setting(
         "CREATE_PLOTS", "create_plots", flag, True, "plots in mails, where matplotlib is there"
     ),
-    Setting("SEND_ERROR_MAIL", "send_error_mail", flag, True, "a mail when a job fails on a cluster"),
+    Setting(
+        "SEND_ERROR_MAIL", "send_error_mail", flag, True, "a mail when a job fails on a cluster"
+    ),
     Setting(
         "SMTP_SERVER",
         "smtp_server",
