@@ -97,7 +97,6 @@ class AgentRuntime:
         self._forkserver = forkserver
         self._say = say
         self._blobs = blobs or BlobStore()
-        self._blobs.on_folder = forkserver.remove_at_end
         self._logs = [Path(log) for log in logs if log]
         self._children: dict[int, _Child] = {}
         self._by_fd: dict[int, _Child] = {}
@@ -169,8 +168,8 @@ class AgentRuntime:
 
     def close(self, deadline_s: float = 5.0) -> None:
         """Ends all children and removes everything; twice does no harm."""
-        self._blobs.close()  # first: were we killed here, the forkserver would still remove them
         self._forkserver.close(deadline_s)
+        self._blobs.close()
         for child in self._children.values():
             child.close()
         self._children.clear()
@@ -292,9 +291,9 @@ class AgentRuntime:
             lease.count,
             lease.attempt,
             lease.function,
-            self._blobs.path(lease.function),
+            self._blobs.place(lease.function),
             lease.context,
-            self._blobs.path(lease.context),
+            self._blobs.place(lease.context),
             lease.packets,
             [memoryview(frame).nbytes for frame in frames],
         )
