@@ -130,7 +130,6 @@ class Workforce:
             pool.workers[worker.id] = worker
             pool.hungry[worker.id] = None
             pool.strikes = 0
-            pool.unanswered_since = math.inf
         self._remind(now + self._policy.silent_after_s, worker)
         policy = self._policy
         walltime_s = pool.limits.walltime_s
@@ -269,7 +268,6 @@ class Workforce:
         self._emit(Note("info", text))
         if worker.state not in COMING:
             worker.heard_at = worker.suspect_since = now
-            self._remind(now + self._policy.silent_after_s, worker)
 
     def _over_after_bye(self, worker: WorkerRecord, status: NativeStatus) -> None:
         departed = self._pools[worker.pool].departed

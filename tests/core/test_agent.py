@@ -293,3 +293,14 @@ def test_children_of_an_agent_that_was_stopped_are_given_their_time() -> None:
     node.now += 100_000
     assert not of(do.KillChild, node.tell(ev.Tick()))
     assert of(do.KillChild, node.wait(CHILD_START_S + 1))
+
+
+def test_a_draining_agent_that_was_stopped_waits_for_its_acknowledgments_all_the_same() -> None:
+    node = Node()
+    node.work()
+    node.answers(0, 0)
+    node.tell(ev.ChildFinished(0))
+    node.hear(m.Drain())
+    node.now += 100_000
+    assert not of(do.Leave, node.tell(ev.Tick()))
+    assert of(do.Leave, node.hear(m.Ack([m.Key(0, 1, 0)])))

@@ -257,6 +257,41 @@ def test_a_worker_without_work_has_a_lease_recalled_from_a_slow_one() -> None:
     assert stage.assigned() == [("quick2", Span(1, 1), 1)]
 
 
+def test_each_worker_without_work_has_another_lease_recalled() -> None:
+    stage = Stage(Limits(3, 1), jobs=12)
+    stage.submit("slow", "a", "b")
+    stage.hello("slow", capacity=4)
+    assert len(stage.d.workers["slow"].leases) == 4
+    stage.tell(ev.CancelRequested((Span(4, 8),)))  # nothing is left for the others
+    stage.hello("a")
+    assert stage.sent(m.Recall) == [m.Recall([m.Key(3, 1, 0)])]
+    stage.hello("b")
+    assert stage.sent(m.Recall) == [m.Recall([m.Key(2, 1, 0)])]
+
+
+def test_a_worker_that_holds_no_more_than_it_runs_is_asked_for_nothing() -> None:
+    stage = Stage(Limits(2, 1), jobs=12)
+    stage.submit("slow", "a")
+    stage.hello("slow")
+    assert list(stage.d.pools[0].loaded) == ["slow"]
+    stage.tell(ev.CancelRequested((Span(2, 10),)))
+    stage.result("slow", 0)
+    assert list(stage.d.pools[0].loaded) == []
+    stage.result("slow", 1)
+    stage.hello("a")
+    assert not stage.sent(m.Recall)
+
+
+def test_workers_get_leases_in_turn() -> None:
+    stage = Stage(Limits(2, 1), jobs=2)
+    stage.start("w", "v", capacity=3)
+    stage.result("w", 0)
+    stage.result("v", 1)
+    stage.tell(ev.JobsAdded(6, JobSpec("f", "c")))
+    workers = [worker for worker, _, _ in stage.assigned()]
+    assert workers[:4] == ["w", "v", "w", "v"]
+
+
 def test_a_job_that_does_nothing_is_stopped_whatever_its_neighbours_do() -> None:
     stage = Stage(Limits(1, 2), policy=Policy(max_idle_heartbeats=3), jobs=2)
     stage.start("w", children=2, capacity=4)
@@ -274,6 +309,23 @@ def test_idle_heartbeats_count_in_a_row() -> None:
     for cpu in (0.0, 1.0, 0.0, 1.0, 0.0):
         stage.beat("w", held(0, cpu=cpu))
         assert not stage.sent(m.Cancel)
+
+
+def test_each_job_of_a_chunk_has_its_own_idle_heartbeats() -> None:
+    stage = running(1, Policy(max_idle_heartbeats=3))
+    stage.result("w", 0)
+    stage.tell(ev.JobsAdded(20, JobSpec("f", "c")))
+    (worker, span, _), *_ = stage.assigned()
+    assert span.count == 2
+
+    def idle(job: int) -> m.Held:
+        return m.Held(span.first, span.count, 0, int(m.Phase.RUNNING), job, 1, 0.0, False)
+
+    for job in (span.first, span.first, span.first + 1, span.first + 1):
+        stage.beat(worker, idle(job))
+        assert not stage.sent(m.Cancel)
+    stage.beat(worker, idle(span.first + 1))
+    assert stage.sent(m.Cancel) == [m.Cancel([m.Key(*span, 0)], int(Outcome.STALLED))]
 
 
 def test_a_lost_worker_is_charged_for_one_job_a_process() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from gridmap.core import effects as do
 from gridmap.core import events as ev
+from gridmap.core import messages as m
 from gridmap.core.events import NativeState
 from gridmap.core.policy import Limits, Policy
-from gridmap.core.spec import JobSpec
+from gridmap.core.spec import JobSpec, Span
 from gridmap.core.states import JobState, WorkerState
 from gridmap.errors import Cause
 from tests.core.stage import Stage, held, of
@@ -115,6 +116,29 @@ def test_the_time_of_a_live_worker_is_not_counted_against_the_next_one() -> None
     assert not stage.d.ended
     stage.wait(90)
     assert not stage.d.ended
+
+
+def test_a_worker_that_came_and_left_gives_the_next_one_its_time() -> None:
+    stage = Stage(jobs=1, policy=PATIENT)
+    stage.submit("w")
+    stage.wait(95)
+    stage.hello("w")
+    stage.said("w", m.Bye("", m.Departure.OUT_OF_TIME))
+    stage.submit("v")
+    stage.wait(90)
+    assert not stage.d.ended
+    stage.wait(20)
+    assert stage.d.ended
+
+
+def test_workers_that_no_job_waits_for_need_no_answer() -> None:
+    stage = Stage(Limits(2, 1), jobs=2, policy=PATIENT)
+    stage.submit("w", "v")
+    stage.hello("w")
+    stage.tell(ev.CancelRequested((Span(1, 1),)))
+    stage.said("w", m.Credit(0))
+    stage.wait(300)
+    assert stage.d.pools[0].coming and not stage.d.pools[0].up and not stage.d.ended
 
 
 def test_where_failures_do_not_stop_the_run_the_other_pools_go_on() -> None:

@@ -212,6 +212,31 @@ def test_a_submission_without_an_answer_has_a_deadline() -> None:
     assert stage.new == [do.CancelWorkers(("w",))]
 
 
+def test_a_submission_that_was_answered_has_no_deadline_any_more() -> None:
+    stage = Stage(jobs=1, policy=Policy(submit_deadline_s=100))
+    stage.start("w")
+    for _ in range(50):
+        stage.wait(10)
+        stage.beat("w", held(0))
+    assert not of(do.Note, stage.all) and not stage.d.ended
+
+
+def test_each_answer_gives_the_other_submissions_their_time_anew() -> None:
+    stage = Stage(Limits(9, 1), jobs=1, policy=Policy(submit_deadline_s=100))
+    stage.wait(1)
+    stage.tell(ev.JobsAdded(1, JobSpec("f", "c")))
+    stage.wait(89)
+    assert [e.request for e in of(do.SubmitWorkers, stage.all)] == [0, 1]
+    stage.tell(ev.WorkersSubmitted(0, ("w",)))
+    stage.hello("w")
+    for _ in range(9):
+        stage.beat("w", held(0))
+        stage.wait(10)
+    assert not of(do.Note, stage.all)
+    stage.wait(11)
+    assert "did not answer a submission" in of(do.Note, stage.all)[0].text
+
+
 def test_no_more_workers_than_max_workers_nor_than_jobs() -> None:
     for jobs, most, children, expected in ((10, 3, 1, 3), (2, 9, 1, 2), (10, 9, 4, 3)):
         stage = Stage(Limits(most, children), jobs=jobs)
@@ -383,3 +408,16 @@ def test_what_a_suspended_worker_does_not_do_is_no_idleness() -> None:
     assert not stage.sent(m.Cancel)
     stage.beat("w", held(0, cpu=0.0))
     assert stage.sent(m.Cancel)
+
+
+def test_a_worker_that_was_suspended_for_a_moment_is_looked_at_again_in_time() -> None:
+    stage = Stage(jobs=1, policy=Policy(silent_after_s=90))
+    stage.start("w")
+    stage.wait(50)
+    stage.polled(w=NativeState.SUSPENDED)
+    stage.wait(10)
+    stage.polled(w=NativeState.RUNNING)  # its silence counts from here
+    stage.wait(89)
+    assert stage.d.workers["w"].state is W.SUSPECT
+    stage.wait(2)
+    assert stage.d.workers["w"].state is W.LOST
