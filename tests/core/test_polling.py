@@ -141,6 +141,20 @@ def test_workers_that_no_job_waits_for_need_no_answer() -> None:
     assert stage.d.pools[0].coming and not stage.d.pools[0].up and not stage.d.ended
 
 
+def test_workers_that_nothing_waits_for_stay_in_the_scheduler_s_queue() -> None:
+    stage = Stage(Limits(2, 1), jobs=2, policy=PATIENT)
+    stage.start("w")
+    stage.tell(ev.JobsAdded(1, JobSpec("f", "c")))
+    request = of(do.SubmitWorkers, stage.wait(20))[-1]
+    stage.tell(ev.WorkersSubmitted(request.request, ("v",)))
+    stage.result("w", 0)
+    stage.result("w", 1)
+    assert stage.d.jobs[2] is JobState.LEASED
+    stage.said("w", m.Credit(0))
+    effects = stage.wait(300)
+    assert stage.d.pools[0].coming and not of(do.CancelWorkers, effects)
+
+
 def test_where_failures_do_not_stop_the_run_the_other_pools_go_on() -> None:
     policy = Policy(submit_deadline_s=100, silent_after_s=1000, stop_on_failure=False)
     stage = Stage(Limits(1, 1), Limits(1, 1), jobs=1, policy=policy)
