@@ -94,13 +94,13 @@ class Polling:
         self._failure = event.reason or "no reason given"
 
     def _patience(self, pool: PoolRecord) -> float:
-        """Returns until when to wait for an answer about workers that jobs wait for."""
-        return pool.unanswered_since + self._policy.submit_deadline_s if pool.waits() else math.inf
+        """Returns until when to wait for an answer about workers that have yet to come."""
+        return pool.unanswered_since + self._policy.submit_deadline_s
 
     def _no_answer(self, pool: PoolRecord, now: float) -> None:
         waited = now - pool.unanswered_since
         pool.unanswered_since = math.inf
-        pool.gather_at = now  # what comes after all is not needed any more
+        pool.gather_at = now  # they may not be needed any more
         text = f"the scheduler did not say for {waited:.0f} s what became of {pool.coming} workers"
         if self._failure:
             text += f": {self._failure}"

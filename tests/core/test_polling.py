@@ -95,8 +95,8 @@ def test_each_answer_gives_the_scheduler_its_time_anew() -> None:
 
 def test_a_pool_with_live_workers_goes_on_while_the_scheduler_does_not_answer() -> None:
     stage = Stage(Limits(2, 1), jobs=9, policy=PATIENT)
-    stage.start("w")
-    stage.submit("v")
+    stage.submit("w", "v")
+    stage.hello("w")
     for _ in range(50):
         stage.wait(10)
         stage.tell(BUSY)
@@ -153,6 +153,26 @@ def test_workers_that_nothing_waits_for_stay_in_the_scheduler_s_queue() -> None:
     stage.said("w", m.Credit(0))
     effects = stage.wait(300)
     assert stage.d.pools[0].coming and not of(do.CancelWorkers, effects)
+
+
+def test_the_time_of_workers_that_were_not_needed_is_not_counted_against_the_next_one() -> None:
+    stage = Stage(Limits(2, 1), jobs=2, policy=PATIENT)
+    stage.start("w")
+    stage.tell(ev.JobsAdded(1, JobSpec("f", "c")))
+    request = of(do.SubmitWorkers, stage.wait(20))[-1]
+    stage.tell(ev.WorkersSubmitted(request.request, ("v",)))
+    stage.result("w", 0)
+    stage.result("w", 1)
+    stage.said("w", m.Credit(0))
+    stage.wait(50)
+    stage.tell(ev.InputEnded())
+    assert do.CancelWorkers(("v",)) in stage.new
+    stage.said("w", m.Bye("it broke"))
+    stage.submit("u")
+    stage.wait(90)
+    assert not stage.d.ended
+    stage.wait(20)
+    assert stage.d.ended
 
 
 def test_where_failures_do_not_stop_the_run_the_other_pools_go_on() -> None:
