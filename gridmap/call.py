@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import operator
 import os
 from collections.abc import Iterable, Iterator, Sized
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gridmap import data
 from gridmap.conf import Settings, settings
@@ -19,13 +18,13 @@ from gridmap.report.progress import Progress
 from gridmap.run import Run
 from gridmap.stories import JobWatcher, MapWatcher, as_jobs
 from gridmap.stream import stream
-
-if TYPE_CHECKING:
-    from gridmap.job import Job
+from gridmap.work import Job, whole_number
 
 log = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "drmaa", "local")
+
+_said: set[str] = set()
 
 
 class Call:
@@ -64,14 +63,14 @@ class Call:
             raise TypeError(f"white_list is a list of host names, not {white_list!r}")
         if on_error not in ON_ERROR:
             raise ValueError(f"on_error is {on_error!r}; it must be one of {', '.join(ON_ERROR)}")
-        max_processes = at_least_one("max_processes", max_processes)
+        max_processes = whole_number("max_processes", max_processes, 1)
         workers = config.max_workers if max_workers is None else max_workers
         chosen = _choose_backend(backend, local, require_cluster)
         options = Options(
             settings=config,
             backend=chosen,
             processes=max_processes,
-            max_workers=at_least_one("max_workers", workers),
+            max_workers=whole_number("max_workers", workers, 1),
             on_error=on_error,
             reuse=reuse,
             log_dir=None if chosen == LOCAL else _log_folder(temp_dir, config.default_temp_dir),
@@ -137,7 +136,7 @@ class Call:
     def _noted(self, jobs: list[Job]) -> list[Job]:
         """Makes the jobs ready to tell of a new run."""
         for number, job in enumerate(jobs):
-            job._start_anew()
+            job.start_anew()
             job.uniq_id = str(number)
         return jobs
 
@@ -204,23 +203,6 @@ def checked_elements(args_list: Any) -> Iterable[Any]:
     return args_list
 
 
-def at_least_one(name: str, value: Any) -> int:
-    """Returns a whole number of 1 or more.
-
-    :raises TypeError: it is no whole number
-    :raises ValueError: it is less than 1
-    """
-    try:
-        number = operator.index(value)  # NumPy's whole numbers are some, too
-    except TypeError:
-        number = None
-    if isinstance(value, bool) or number is None:
-        raise TypeError(f"{name} must be a whole number, not {value!r}")
-    if number < 1:
-        raise ValueError(f"{name} is {number}; it must be 1 or more")
-    return number
-
-
 def _log_folder(temp_dir: str | os.PathLike[str] | None, default: str) -> str | None:
     """Returns the folder chosen for the workers' output; None stands for the run directory.
 
@@ -269,5 +251,7 @@ def _choose_backend(backend: str, local: bool, require_cluster: bool) -> str:
         return "drmaa"
     if require_cluster or backend == "drmaa":
         raise DRMAANotPresentException(reason)
-    log.warning("no cluster, running on this machine: %s", reason)
+    if reason not in _said:  # once is enough
+        _said.add(reason)
+        log.warning("no cluster, running on this machine: %s", reason)
     return "local"

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from gridmap import data
 from gridmap.core.messages import Death, Outcome
-from gridmap.core.states import JobState
 from gridmap.errors import (
     EXCEPTION_FOR_CAUSE,
     BackendError,
@@ -89,8 +88,7 @@ def exception_of_end(end: End, job: int, name: str) -> GridMapError:
     """Returns what to say of a job that ended together with others."""
     if end.refused:
         return BackendError(f"the scheduler refused the workers: {end.text}")
-    head = f"job {job} ({name})" if end.state is not JobState.FAILED else f"jobs from {job} on"
-    message = f"{head} {_WHAT.get(end.cause, 'ended')}: {end.text}"
+    message = f"job {job} ({name}) {_WHAT.get(end.cause, 'ended')}: {end.text}"
     kind = EXCEPTION_FOR_CAUSE.get(end.cause, JobException)
     return kind(message, cause=end.cause, job=job, name=name)
 

@@ -7,13 +7,11 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gridmap.plan import new_run_id
 from gridmap.report.progress import Progress
-
-if TYPE_CHECKING:
-    from gridmap.job import Job
+from gridmap.work import Job
 
 
 def run_inline(jobs: Iterable[Job], on_error: str, progress: Progress) -> Iterator[Any]:

@@ -168,7 +168,7 @@ class Environment:
             os.chdir(folder)
         except OSError as error:
             reason = f"the working directory {folder} cannot be entered on {socket.gethostname()}"
-            raise OSError(f"{reason}: {error.strerror}") from error
+            raise type(error)(error.errno, f"{reason}: {error.strerror}") from None
 
 
 class Child:
@@ -227,6 +227,13 @@ class Child:
         self._slot[0] = order.first  # loading the function may end the process, too
         try:
             self._environment.enter(order.context, order.context_place)
+        except OSError as error:
+            runner.fail(order.count, error)
+            return
+        except BaseException as error:
+            runner.refuse(order.count, _reason(error))
+            return
+        try:
             function = self._load(order.function, order.function_place)
         except BaseException as error:
             runner.refuse(order.count, _reason(error))
@@ -253,8 +260,6 @@ class Child:
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, OSError) and "working directory" in str(error):
-        return str(error)
     host = socket.gethostname()
     text = f"the function cannot be loaded on {host}: {type(error).__name__}: {error}"
     if isinstance(error, ImportError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import Any
 
@@ -187,6 +188,12 @@ def test_what_cannot_be_called(bad: Any) -> None:
     [
         ({"validation_level": "x"}, ValueError),
         ({"num_slots": 0}, ValueError),
+        ({"num_slots": "2"}, TypeError),
+        ({"gpu": "2"}, TypeError),
+        ({"gpu": -1}, ValueError),
+        ({"h_vmem": 2}, TypeError),
+        ({"mem_free": 2}, TypeError),
+        ({"queue": 7}, TypeError),
         ({"h_rt": "soon"}, ValueError),
         ({"kwlist": [1]}, TypeError),
         ({"kwlist": {1: 2}}, TypeError),
@@ -196,7 +203,7 @@ def test_what_cannot_be_called(bad: Any) -> None:
     ],
 )
 def test_wrong_options_of_a_job(options: dict[str, Any], kind: type[Exception]) -> None:
-    with pytest.raises(kind):
+    with pytest.raises(kind, match=next(iter(options))):
         Job(identity, [1], **options)
 
 
@@ -209,3 +216,15 @@ def test_an_iterator_that_fails_is_the_callers_error() -> None:
         grid_map(identity, broken(), **THERE)
     with pytest.raises(LookupError, match="the input broke"):
         process_jobs((Job(identity, [x]) for x in broken()), **THERE)
+
+
+def test_that_there_is_no_cluster_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    nowhere = "/nowhere/libdrmaa.so"
+    monkeypatch.setenv("DRMAA_LIBRARY_PATH", nowhere)
+    monkeypatch.delitem(sys.modules, "drmaa", raising=False)
+    for _ in range(2):
+        assert grid_map(identity, [1, 2]) == [1, 2]
+    (said,) = [x.getMessage() for x in caplog.records if "no cluster" in x.getMessage()]
+    assert said.count(nowhere) == 1

@@ -221,8 +221,9 @@ def test_a_job_runs_in_the_clients_context(node: Driver, tmp_path: Path) -> None
 
 def test_a_missing_working_directory_is_named(forked: Driver) -> None:
     got = forked.run(abs, [1, 2], context=Context(None, "/no/such/folder"))
-    assert [outcome for outcome, _ in got] == [UNREADABLE] * 2
-    assert "/no/such/folder" in got[0][1]
+    assert [outcome for outcome, _ in got] == [EXCEPTION] * 2
+    for _, error in got:
+        assert isinstance(error, FileNotFoundError) and "/no/such/folder" in str(error)
 
 
 def test_user_code_cannot_disturb_the_protocol(forked: Driver, tmp_path: Path) -> None:
