@@ -95,7 +95,7 @@ class Polling:
 
     def _patience(self, pool: PoolRecord) -> float:
         """Returns until when to wait for an answer about workers that have yet to come."""
-        return pool.unanswered_since + self._policy.submit_deadline_s
+        return pool.unanswered_since + self._policy.outage_deadline_s
 
     def _no_answer(self, pool: PoolRecord, now: float) -> None:
         waited = now - pool.unanswered_since

@@ -131,6 +131,7 @@ class Simulation:
             silent_after_s=90.0,
             stop_on_failure=self.plan.stop_on_failure,
             submit_deadline_s=600.0,
+            outage_deadline_s=600.0,
             gridmap="1",
         )
         self.policy = policy

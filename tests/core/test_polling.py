@@ -13,7 +13,7 @@ from gridmap.errors import Cause
 from tests.core.stage import Stage, held, of
 
 BUSY = ev.PollFailed("qmaster is down", transient=True)
-PATIENT = Policy(submit_deadline_s=100, silent_after_s=1000, startup_deadline_s=1000)
+PATIENT = Policy(outage_deadline_s=100, silent_after_s=1000, startup_deadline_s=1000)
 
 
 def asked(stage: Stage, seconds: float) -> list[float]:
@@ -176,7 +176,7 @@ def test_the_time_of_workers_that_were_not_needed_is_not_counted_against_the_nex
 
 
 def test_where_failures_do_not_stop_the_run_the_other_pools_go_on() -> None:
-    policy = Policy(submit_deadline_s=100, silent_after_s=1000, stop_on_failure=False)
+    policy = Policy(outage_deadline_s=100, silent_after_s=1000, stop_on_failure=False)
     stage = Stage(Limits(1, 1), Limits(1, 1), jobs=1, policy=policy)
     stage.tell(ev.JobsAdded(1, JobSpec("f", "c", pool=1)))
     stage.tell(ev.InputEnded())
