@@ -1,4 +1,6 @@
-"""Finds good parameters of a classifier of hand-written digits, by cross-validation.
+"""Finds good parameters of a classifier of hand-written digits; needs scikit-learn.
+
+Each combination is tried by cross-validation, in a call of its own.
 
 On the cluster, if there is one:  python examples/grid_search.py
 On this machine only:             python examples/grid_search.py --local

@@ -4,85 +4,112 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import operator
 import os
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any
 
-from gridmap import conf, data
+from gridmap import data
 from gridmap.conf import Settings, settings
-from gridmap.engine import ON_ERROR, Options
+from gridmap.engine import LOCAL, ON_ERROR, Options
 from gridmap.errors import DRMAANotPresentException
 from gridmap.inline import run_inline
 from gridmap.plan import Plan, Segment, client_sys_path
+from gridmap.report.progress import Progress
 from gridmap.run import Run
 from gridmap.stories import JobWatcher, MapWatcher, as_jobs
 from gridmap.stream import stream
-
-if TYPE_CHECKING:
-    from gridmap.job import Job
+from gridmap.work import Job, whole_number
 
 log = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "drmaa", "local")
 
+_said: set[str] = set()
+
 
 class Call:
-    """One call of a door, its options checked."""
+    """One call of a door, its options checked.
 
-    def __init__(self, options: Options, white_list: list[str]) -> None:
+    :param inline: one job after the other, in this process
+    """
+
+    def __init__(
+        self, options: Options, white_list: list[str], progress: Progress, completion_mail: bool
+    ) -> None:
         self.options = options
         self.white_list = white_list
-        self.inline = False
+        self.progress = progress
+        self.completion_mail = completion_mail
+        self.inline = options.backend == LOCAL and options.processes == 1 and options.reuse
 
     @classmethod
     def checked(
         cls,
         temp_dir: str | None = None,
         white_list: Iterable[str] | None = None,
-        local: bool = False,
+        quiet: bool = True,
         max_processes: int = 1,
+        local: bool = False,
         require_cluster: bool = False,
         max_workers: int | None = None,
         on_error: str = "raise",
         reuse: bool = True,
         backend: str = "auto",
-        quiet: bool = True,
+        completion_mail: bool = False,
     ) -> Call:
+        """Returns a Call; these are all options of the doors that are not those of a Job."""
         config = settings()
         if isinstance(white_list, str) or not isinstance(white_list, Iterable | None):
             raise TypeError(f"white_list is a list of host names, not {white_list!r}")
         if on_error not in ON_ERROR:
             raise ValueError(f"on_error is {on_error!r}; it must be one of {', '.join(ON_ERROR)}")
-        max_processes = at_least_one("max_processes", max_processes)
+        max_processes = whole_number("max_processes", max_processes, 1)
         workers = config.max_workers if max_workers is None else max_workers
         chosen = _choose_backend(backend, local, require_cluster)
         options = Options(
             settings=config,
             backend=chosen,
             processes=max_processes,
-            max_workers=at_least_one("max_workers", workers),
+            max_workers=whole_number("max_workers", workers, 1),
             on_error=on_error,
             reuse=reuse,
-            log_dir=_checked_folder(temp_dir) if chosen != "local" else None,
+            log_dir=None if chosen == LOCAL else _log_folder(temp_dir, config.default_temp_dir),
         )
-        call = cls(options, list(white_list or []))
-        call.inline = chosen == "local" and max_processes == 1 and reuse
-        return call
+        return cls(options, list(white_list or []), Progress(chosen, quiet), completion_mail)
 
-    def run_map(self, job: Job, elements: Iterable[Any]) -> Run:
-        watcher = MapWatcher(job, self._mail_settings())
-        return Run(self._plan_map(job, elements), self._with_cleanup(job.cleanup), watcher, [job])
+    def map(self, job: Job, elements: Iterable[Any]) -> list[Any]:
+        """Returns the values of a function's calls."""
+        self.progress.jobs = _length(elements)
+        if self.inline:
+            values = list(self._inline(as_jobs(job, elements)))
+        else:
+            values = Run(*self._laid_out(job, elements), [job], self.progress).results()
+        self._tell_completion(job)
+        return values
 
     def stream(
         self, job: Job, elements: Iterable[Any], window: int, ordered: bool
     ) -> Iterator[Any]:
+        """Returns an iterator over the values of a function's calls, which starts when read."""
+        self.progress.jobs = _length(elements)
         if self.inline:
-            return run_inline(as_jobs(job, elements), self.options.on_error)
-        options = self._with_cleanup(job.cleanup)
-        return stream(self._plan_map(job, elements), options, window, ordered)
+            return self._to_the_end(job, self._inline(as_jobs(job, elements)))
+        values = stream(*self._laid_out(job, elements), window, ordered, self.progress)
+        return self._to_the_end(job, values)
 
-    def run_jobs(self, jobs: list[Job]) -> Run:
+    def _to_the_end(self, job: Job, values: Iterator[Any]) -> Iterator[Any]:
+        yield from values
+        self._tell_completion(job)
+
+    def process(self, jobs: list[Job]) -> list[Any]:
+        """Returns the values of jobs."""
+        self.progress.jobs = len(jobs)
+        if self.inline:
+            return list(self._inline(self._noted(jobs)))
+        return self.start(jobs).results()
+
+    def start(self, jobs: list[Job]) -> Run:
+        """Starts jobs."""
         name = jobs[0].name if jobs else "gridmap"
         plan = Plan(
             list(_segments(jobs, self.white_list)),
@@ -91,31 +118,42 @@ class Call:
             self.options.reuse,
         )
         options = self._with_cleanup(all(job.cleanup for job in jobs))
-        run = Run(plan, options, JobWatcher(self.noted(jobs), self._mail_settings()), jobs)
+        watcher = JobWatcher(self._noted(jobs), self._mail_settings())
+        run = Run(plan, options, watcher, jobs, self.progress)
         for job in jobs:
             job.home_address = run.id
         return run
 
-    def noted(self, jobs: list[Job]) -> list[Job]:
+    def _inline(self, jobs: Iterable[Job]) -> Iterator[Any]:
+        return run_inline(jobs, self.options.on_error, self.progress)
+
+    def _tell_completion(self, job: Job) -> None:
+        if self.completion_mail:
+            from gridmap.report import mail  # takes a while, and is seldom needed
+
+            mail.send_completion_mail(job.name, self.options.settings)
+
+    def _noted(self, jobs: list[Job]) -> list[Job]:
         """Makes the jobs ready to tell of a new run."""
         for number, job in enumerate(jobs):
-            job._start_anew()
+            job.start_anew()
             job.uniq_id = str(number)
-            if self.white_list:
-                job.white_list = list(self.white_list)
         return jobs
 
-    def _plan_map(self, job: Job, elements: Iterable[Any]) -> Plan:
+    def _laid_out(self, job: Job, elements: Iterable[Any]) -> tuple[Plan, Options, MapWatcher]:
+        """Returns the plan of a map, and how to run and whom to tell of it."""
         wanted = job.resources_wanted(self.white_list)
         segment = Segment(job.function, _context(job), wanted, elements)
-        return Plan([segment], job.name, lambda number: f"call {number}", self.options.reuse)
+        plan = Plan([segment], job.name, lambda number: f"call {number}", self.options.reuse)
+        watcher = MapWatcher(job, self._mail_settings())
+        return plan, self._with_cleanup(job.cleanup), watcher
 
     def _with_cleanup(self, cleanup: bool) -> Options:
         return dataclasses.replace(self.options, keep_logs=not cleanup)
 
     def _mail_settings(self) -> Settings | None:
         """Returns the settings to send error mails with; None where none are wanted."""
-        wanted = self.options.backend != "local" and self.options.settings.send_error_mail
+        wanted = self.options.backend != LOCAL and self.options.settings.send_error_mail
         return self.options.settings if wanted else None
 
 
@@ -150,6 +188,10 @@ def _context(job: Job) -> data.Context:
     return data.Context(job.environment, job.working_dir, client_sys_path(), job.add_env)
 
 
+def _length(elements: Iterable[Any]) -> int | None:
+    return len(elements) if isinstance(elements, Sized) else None
+
+
 def checked_elements(args_list: Any) -> Iterable[Any]:
     """Returns what can be iterated.
 
@@ -161,30 +203,24 @@ def checked_elements(args_list: Any) -> Iterable[Any]:
     return args_list
 
 
-def at_least_one(name: str, value: Any) -> int:
-    """Returns a whole number of 1 or more.
+def _log_folder(temp_dir: str | os.PathLike[str] | None, default: str) -> str | None:
+    """Returns the folder chosen for the workers' output; None stands for the run directory.
 
-    :raises TypeError: it is no whole number
-    :raises ValueError: it is less than 1
+    :param default: DEFAULT_TEMP_DIR; its historic value, /scratch/, is nobody's choice
+    :raises OSError: it cannot be written here
     """
-    try:
-        number = operator.index(value)  # NumPy's whole numbers are some, too
-    except TypeError:
-        number = None
-    if isinstance(value, bool) or number is None:
-        raise TypeError(f"{name} must be a whole number, not {value!r}")
-    if number < 1:
-        raise ValueError(f"{name} is {number}; it must be 1 or more")
-    return number
-
-
-def _checked_folder(temp_dir: str | None) -> str | None:
-    """Returns a folder of the user's choice if it can be written; the default is not needed."""
-    if temp_dir is None or temp_dir == conf.DEFAULT_TEMP_DIR:
+    name, given = ("DEFAULT_TEMP_DIR", default) if temp_dir is None else ("temp_dir", temp_dir)
+    if not isinstance(given, (str, os.PathLike)):
+        raise TypeError(f"{name} is a path, not {given!r}")
+    chosen = os.fspath(given)
+    if not chosen or os.path.normpath(chosen) == os.path.normpath(Settings.default_temp_dir):
         return None
-    folder = os.path.abspath(os.path.expanduser(temp_dir))
+    folder = os.path.abspath(os.path.expanduser(chosen))
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
-        raise OSError(f"temp_dir {temp_dir!r} is no folder that can be written here")
+        raise OSError(
+            f"{name} {chosen!r} is no folder that can be written here; name one that the nodes "
+            "share, or none: the output then goes to the run directory"
+        )
     return folder
 
 
@@ -215,5 +251,7 @@ def _choose_backend(backend: str, local: bool, require_cluster: bool) -> str:
         return "drmaa"
     if require_cluster or backend == "drmaa":
         raise DRMAANotPresentException(reason)
-    log.warning("no cluster, running on this machine: %s", reason)
+    if reason not in _said:  # once is enough
+        _said.add(reason)
+        log.warning("no cluster, running on this machine: %s", reason)
     return "local"

@@ -150,7 +150,7 @@ TABLE: tuple[Setting, ...] = (
         "default_temp_dir",
         text,
         "/scratch/",
-        "folder on the node for a job's output; need not exist",
+        "folder for the workers' output; /scratch/ stands for the run's own directory",
     ),
     Setting(
         "DEFAULT_PAR_ENV",
@@ -162,7 +162,9 @@ TABLE: tuple[Setting, ...] = (
     Setting(
         "CREATE_PLOTS", "create_plots", flag, True, "plots in mails, where matplotlib is there"
     ),
-    Setting("SEND_ERROR_MAIL", "send_error_mail", flag, True, "a mail when a job fails"),
+    Setting(
+        "SEND_ERROR_MAIL", "send_error_mail", flag, True, "a mail when a job fails on a cluster"
+    ),
     Setting(
         "SMTP_SERVER",
         "smtp_server",

@@ -29,10 +29,8 @@ from gridmap.packets import (
     unpack_values,
 )
 from gridmap.pickling import (
-    ONE,
     OUT_OF_BAND_BYTES,
     Frame,
-    Pickled,
     pickle_one,
     refusal,
     unpicklable,
@@ -174,15 +172,38 @@ def pack_exception(exc: BaseException) -> list[Frame]:
     except Exception:  # a __str__ of its own may fail
         name = f"{type(exc).__module__}.{type(exc).__qualname__}"
     name = name.removeprefix("builtins.").removesuffix(": ")
-    packed = Pickled(ONE, b"", [])
+    packed = b""
     if isinstance(exc, Exception):
-        try:
-            packed = pickle_one(exc, out_of_band=False)
-            if type(pickle.loads(packed.data)).__qualname__ != type(exc).__qualname__:
-                packed = Pickled(ONE, b"", [])
-        except Exception:
-            packed = Pickled(ONE, b"", [])
-    return [*pack_text(name), *pack_text(text), packed.data]
+        packed = _pickle_exception(exc) or _pickle_exception(_ByParts(exc))
+    return [*pack_text(name), *pack_text(text), packed]
+
+
+def _pickle_exception(exc: object) -> bytes:
+    """Returns a pickle that has been read again, b"" where that fails."""
+    kind = type(exc.exc) if isinstance(exc, _ByParts) else type(exc)
+    try:
+        packed = pickle_one(exc, out_of_band=False).data
+        return packed if type(pickle.loads(packed)).__qualname__ == kind.__qualname__ else b""
+    except Exception:
+        return b""
+
+
+class _ByParts:
+    """An exception that is pickled without its class's own idea of how to make it again, which
+    fails for every class whose __init__ wants other arguments than it hands on."""
+
+    def __init__(self, exc: Exception) -> None:
+        self.exc = exc
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _from_parts, (type(self.exc), self.exc.args, vars(self.exc))
+
+
+def _from_parts(kind: type[Exception], args: tuple[Any, ...], state: dict[str, Any]) -> Exception:
+    exc = kind.__new__(kind, *args)
+    exc.args = args
+    vars(exc).update(state)
+    return exc
 
 
 def _format(exc: BaseException) -> str:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import secrets
 import socket
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +27,7 @@ from gridmap.monitor.sink import Delivery, End, Failure, Place, Sink, Values
 from gridmap.monitor.transport import Transport
 from gridmap.monitor.watcher import Watcher
 from gridmap.node.forkserver import Forkserver
-from gridmap.plan import Part, Plan, client_sys_path, parts
+from gridmap.plan import Part, Plan, client_sys_path, new_run_id, parts
 
 log = logging.getLogger(__name__)
 
@@ -83,14 +81,14 @@ class Engine:
     It belongs to one thread at a time; `cancel` may be called from any.
 
     :param max_items: most jobs whose arguments travel in one packet
-    :raises PicklingError: something cannot be pickled; nothing was started
+    :raises PicklingError: something cannot be pickled
     :raises BackendError: the scheduler does not answer; nothing was started
     """
 
     def __init__(
         self, plan: Plan, options: Options, watcher: Watcher, max_items: int = 4096
     ) -> None:
-        self.id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+        self.id = new_run_id()
         self.options = options
         self.watcher = watcher
         self.sink = Sink()
@@ -235,7 +233,7 @@ class Engine:
         :param timeout_s: how long to wait for something; None: until there is something
         """
         items = self.sink.take(timeout_s)
-        if not items and self.sink.ended:
+        if not items and self.sink.drained:
             if self.sink.error is not None:
                 raise MonitorFailed(
                     f"run {self.id}: the monitor failed, the run cannot go on"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from gridmap import data
 from gridmap.core.messages import Death, Outcome
-from gridmap.core.states import JobState
 from gridmap.errors import (
     EXCEPTION_FOR_CAUSE,
     BackendError,
@@ -34,6 +36,19 @@ _ADVICE = {
     Cause.WALLTIME: "ask for more time (h_rt)",
     Cause.SILENT: "see whether the host is up, or raise MAX_TIME_BETWEEN_HEARTBEATS",
 }
+
+
+@contextlib.contextmanager
+def advice() -> Iterator[None]:
+    """Adds what to do to the error of a scheduler that cannot be reached."""
+    try:
+        yield
+    except BackendError as error:
+        raise BackendError(
+            f"{error}; see whether the scheduler's own commands work here (Grid Engine: qstat), "
+            "or pass local=True to run on this machine",
+            error.transient,
+        ) from error
 
 
 def exception_of_failure(failure: Failure, name: str) -> BaseException:
@@ -73,8 +88,7 @@ def exception_of_end(end: End, job: int, name: str) -> GridMapError:
     """Returns what to say of a job that ended together with others."""
     if end.refused:
         return BackendError(f"the scheduler refused the workers: {end.text}")
-    head = f"job {job} ({name})" if end.state is not JobState.FAILED else f"jobs from {job} on"
-    message = f"{head} {_WHAT.get(end.cause, 'ended')}: {end.text}"
+    message = f"job {job} ({name}) {_WHAT.get(end.cause, 'ended')}: {end.text}"
     kind = EXCEPTION_FOR_CAUSE.get(end.cause, JobException)
     return kind(message, cause=end.cause, job=job, name=name)
 

@@ -7,13 +7,14 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from gridmap.job import Job
+from gridmap.plan import new_run_id
+from gridmap.report.progress import Progress
+from gridmap.work import Job
 
 
-def run_inline(jobs: Iterable[Job], on_error: str) -> Iterator[Any]:
+def run_inline(jobs: Iterable[Job], on_error: str, progress: Progress) -> Iterator[Any]:
     """Runs jobs here, each when its value is asked for; notes in them what happened.
 
     :param on_error: "raise" stops at the first failure, "finish" raises it after the last job,
@@ -21,16 +22,22 @@ def run_inline(jobs: Iterable[Job], on_error: str) -> Iterator[Any]:
     """
     host = socket.gethostname()
     first: BaseException | None = None
-    for job in jobs:
-        job.host_name = host
-        with _at_home(job):
-            error = _call(job)
-        if error is None or on_error == "return":
-            yield job.ret
-        elif on_error == "raise":
-            raise error
-        else:
-            first = first or error
+    completed = failed = 0
+    progress.begin(new_run_id())
+    try:
+        for job in jobs:
+            job.host_name = host
+            with _at_home(job):
+                error = _call(job)
+            completed, failed = completed + (error is None), failed + (error is not None)
+            if error is None or on_error == "return":
+                yield job.ret
+            elif on_error == "raise":
+                raise error
+            else:
+                first = first or error
+    finally:
+        progress.end(completed, failed, max(0, (progress.jobs or 0) - completed - failed))
     if first is not None:
         raise first
 

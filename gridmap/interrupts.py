@@ -24,11 +24,14 @@ class Endable(Protocol):
 
 _alive: dict[int, Endable] = {}
 _pid = os.getpid()
-_handling = False
+_FATAL = (signal.SIGTERM, signal.SIGHUP)
+"""What ends a program that does not care, and would leave cluster jobs behind."""
+
+_handled: list[int] = []
 
 
 def register(run: Endable) -> None:
-    """From now on this run ends with the program, also when that gets SIGTERM."""
+    """From now on this run ends with the program, also when that is told to."""
     global _pid
     if os.getpid() != _pid:  # a fork: what the parent runs is the parent's
         _alive.clear()
@@ -36,7 +39,7 @@ def register(run: Endable) -> None:
     _alive[id(run)] = run
     atexit.unregister(_end_all)
     atexit.register(_end_all)  # the newest is called first, while the scheduler can be reached
-    _handle_sigterm()
+    _take_over()
 
 
 def unregister(run: Endable) -> None:
@@ -45,24 +48,25 @@ def unregister(run: Endable) -> None:
     restore()
 
 
-def _handle_sigterm() -> None:
-    """Takes SIGTERM over where nobody else has, so that it cannot leave cluster jobs behind."""
-    global _handling
+def _take_over() -> None:
+    """Takes fatal signals over where nobody else has."""
     if threading.current_thread() is not threading.main_thread():
         return
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _terminated)
-        _handling = True
+    for number in _FATAL:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _terminated)
+            _handled.append(number)
 
 
 def restore() -> None:
-    """Gives SIGTERM back when no run is alive; only the main thread can, from others it waits."""
-    global _handling
-    if _alive or not _handling or threading.current_thread() is not threading.main_thread():
+    """Gives the signals back when no run is alive; only the main thread can, from others it
+    waits."""
+    if _alive or threading.current_thread() is not threading.main_thread():
         return
-    if signal.getsignal(signal.SIGTERM) is _terminated:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _handling = False
+    while _handled:
+        number = _handled.pop()
+        if signal.getsignal(number) is _terminated:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

@@ -7,7 +7,9 @@ of it, with small inputs all of it, has been found good.
 from __future__ import annotations
 
 import os
+import secrets
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -108,3 +110,8 @@ def parts(plan: Plan, one_pool: bool, max_items: int = 4096) -> Iterator[Part]:
 def client_sys_path() -> list[str]:
     """Returns where this process looks for modules, all of it absolute."""
     return [os.path.abspath(entry) for entry in sys.path]
+
+
+def new_run_id() -> str:
+    """Returns a name for a run: when it began, and something that no other has."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"

@@ -10,9 +10,11 @@ from types import TracebackType
 from typing import Any
 
 from gridmap.engine import Batch, Engine, Failed, MonitorFailed, Options, RunStatus
-from gridmap.errors import JobCanceled
+from gridmap.errors import GridMapError, JobCanceled
+from gridmap.failures import advice
 from gridmap.monitor.watcher import Watcher
 from gridmap.plan import EAGER_BYTES, Plan
+from gridmap.report.progress import Progress
 
 
 class Run:
@@ -21,8 +23,16 @@ class Run:
     Leaving its `with` block, or dropping the last reference to it, ends what has not ended.
     """
 
-    def __init__(self, plan: Plan, options: Options, watcher: Watcher, jobs: Sequence[Any]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        options: Options,
+        watcher: Watcher,
+        jobs: Sequence[Any],
+        progress: Progress,
+    ) -> None:
         self.jobs = jobs
+        self._progress = progress
         self._engine = Engine(plan, options, watcher)
         self._first: tuple[int, BaseException] | None = None
         self._kept = 0
@@ -30,10 +40,13 @@ class Run:
         try:
             self._engine.feed(most_bytes=EAGER_BYTES)
             if self._engine.total:
-                self._engine.start()
+                with advice():
+                    self._engine.start()
                 self._engine.feed()
             else:
                 self._engine.sink.end()
+            progress.jobs = self._engine.total
+            progress.begin(self.id)
         except BaseException:
             self._engine.close()
             raise
@@ -73,7 +86,7 @@ class Run:
             self._engine.close()
         except BaseException:
             self._engine.cancel("the client was interrupted")
-            self._engine.close()
+            self.close()
             raise
         if self._kept < len(self._values):
             raise JobCanceled(f"run {self.id}: values were lost when the client was interrupted")
@@ -85,17 +98,18 @@ class Run:
         """Takes what has ended; returns whether that is all. One thread does it at a time."""
         deadline = None if timeout_s is None else time.monotonic() + max(0.0, timeout_s)
         if not self._taking.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s)):
-            return self._engine.sink.ended
+            return False  # another thread is at it
         try:
             while True:
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 ended = self._engine.take(left)
                 if ended is None:
+                    self._tell_end()
                     return True
                 for batch in ended:
                     self._keep(batch)
-                if left == 0.0:
-                    return self._engine.sink.ended
+                if left == 0.0 and not self._engine.sink.drained:
+                    return False
         finally:
             self._taking.release()
 
@@ -119,6 +133,13 @@ class Run:
     def close(self) -> None:
         """Ends what has not ended and waits until the run's workers are gone."""
         self._engine.close()
+        self._tell_end()
+
+    def _tell_end(self) -> None:
+        if self._progress.running:
+            with contextlib.suppress(GridMapError):  # the monitor has failed: others tell
+                status = self.status()
+                self._progress.end(status.completed, status.failed, status.canceled)
 
     def __enter__(self) -> Run:
         return self

@@ -5,16 +5,14 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gridmap.conf import Settings
 from gridmap.engine import Failed
 from gridmap.errors import Cause
 from gridmap.monitor.sink import Place, Sample
 from gridmap.monitor.watcher import Watcher
-
-if TYPE_CHECKING:
-    from gridmap.job import Job
+from gridmap.work import Job
 
 
 def as_jobs(job: Job, elements: Iterable[Any]) -> Iterator[Job]:

@@ -9,8 +9,10 @@ from typing import Any
 
 from gridmap.engine import Engine, Failed, Options
 from gridmap.errors import PicklingError
+from gridmap.failures import advice
 from gridmap.monitor.watcher import Watcher
 from gridmap.plan import Plan
+from gridmap.report.progress import Progress
 
 FILL_S = 0.05
 """How long a stream reads its input before it looks for values again."""
@@ -19,7 +21,9 @@ STREAM_BYTES = 256 << 20
 """About so many bytes of arguments and values may a stream have under way."""
 
 
-def stream(plan: Plan, options: Options, window: int, ordered: bool) -> Iterator[Any]:
+def stream(
+    plan: Plan, options: Options, watcher: Watcher, window: int, ordered: bool, progress: Progress
+) -> Iterator[Any]:
     """Yields values as they come; takes from the input only so far ahead.
 
     :param window: most jobs between the input and what has been yielded
@@ -29,7 +33,7 @@ def stream(plan: Plan, options: Options, window: int, ordered: bool) -> Iterator
     for segment, source in zip(plan.segments, inputs, strict=True):
         if not isinstance(segment.elements, (list, tuple, range)):
             segment.elements = source
-    engine = Engine(plan, options, Watcher(), most_items)
+    engine = Engine(plan, options, watcher, most_items)
     order = _Order(options.on_error, ordered)
     yielded = 0
     unpicklable: PicklingError | None = None
@@ -37,13 +41,13 @@ def stream(plan: Plan, options: Options, window: int, ordered: bool) -> Iterator
         while True:
             room = False
             try:
-                room = _fill(engine, yielded, window, most_items)
+                room = _fill(engine, progress, yielded, window, most_items)
             except PicklingError as error:
                 unpicklable = error
                 engine.end_input()
             if not engine.total:
                 break
-            engine.start()
+            _start(engine, progress)
             ended = engine.take(0.0 if room else None)
             if ended is None:
                 break
@@ -54,6 +58,9 @@ def stream(plan: Plan, options: Options, window: int, ordered: bool) -> Iterator
                         yield from ready
     finally:
         engine.close()
+        if progress.running:
+            status = engine.status()
+            progress.end(status.completed, status.failed, status.canceled)
     for failure in (order.first, unpicklable, *(source.error for source in inputs)):
         if failure is not None:
             raise failure
@@ -73,7 +80,14 @@ class _Input:
             self.error = error
 
 
-def _fill(engine: Engine, yielded: int, window: int, most_items: int) -> bool:
+def _start(engine: Engine, progress: Progress) -> None:
+    """Starts the workers, once."""
+    with advice():
+        engine.start()
+    progress.begin(engine.id)
+
+
+def _fill(engine: Engine, progress: Progress, yielded: int, window: int, most_items: int) -> bool:
     """Reads from the input as far as it may, but not for long: there may be values to yield.
 
     :returns: whether there is room for more
@@ -82,7 +96,7 @@ def _fill(engine: Engine, yielded: int, window: int, most_items: int) -> bool:
     while not engine.exhausted and _room(engine, engine.total - yielded, window, most_items):
         engine.feed(most_jobs=1)
         if engine.total:
-            engine.start()  # takes a while, the first time
+            _start(engine, progress)  # takes a while, the first time
         until = min(until, time.monotonic() + FILL_S)
         if time.monotonic() >= until:
             return True

@@ -271,15 +271,19 @@ def test_an_exception_keeps_type_and_shows_its_remote_traceback() -> None:
     assert "in raised" in str(got.__cause__)
 
 
-@pytest.mark.parametrize(
-    "error", [Stubborn(1, 2), KeyboardInterrupt("now"), ValueError(threading.Lock())]
-)
+@pytest.mark.parametrize("error", [KeyboardInterrupt("now"), ValueError(threading.Lock())])
 def test_an_exception_that_cannot_travel_is_replaced_by_one_that_names_it(
     error: BaseException,
 ) -> None:
     got = raised(error)
     assert isinstance(got, errors.JobException) and got.cause is errors.Cause.EXCEPTION
     assert type(error).__name__ in str(got) and "in raised" in str(got.__cause__)
+
+
+def test_an_exception_that_its_class_cannot_make_again_travels_by_its_parts() -> None:
+    got = raised(Stubborn(1, 2))
+    assert type(got) is Stubborn and got.args == ("stubborn",) and got.sum == 3
+    assert "in raised" in str(got.__cause__)
 
 
 def test_an_exception_of_a_class_unknown_here_is_replaced() -> None:

@@ -141,7 +141,7 @@ class DrmaaBackend:
     def diagnose(self, native_id: str) -> str:
         """Returns what the session, the accounting, the queue and the worker's log say of it."""
         job, _, task = native_id.partition(".")
-        told = [f"worker {native_id}"]
+        told = []
         try:
             status = self.status([native_id]).get(native_id)
             if status is not None:
@@ -156,7 +156,7 @@ class DrmaaBackend:
             told.append(f"qacct: {account_summary(output)}")
         if job in self._log_dirs:
             told += map(_tail, worker_logs(self._log_dirs[job], native_id))
-        return "\n".join(filter(None, told))
+        return "\n".join(filter(None, told)) or "nothing is known of it"
 
     def close(self) -> None:
         """Lets go of the session; the last to do so ends it."""

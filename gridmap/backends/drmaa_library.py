@@ -42,7 +42,8 @@ def load_drmaa() -> ModuleType:
                 with _loadable(path) as loaded:
                     return _import(loaded)
             except OSError as error:
-                problems.append(f"{path}: {error}")
+                text = str(error)  # the loader names the path, if not always
+                problems.append(text if text.startswith(path) else f"{path}: {text}")
         if not problems:
             problems = [f"no DRMAA library found; set {_VARIABLE} to the path of libdrmaa.so"]
         raise DRMAANotPresentException("; ".join(problems))

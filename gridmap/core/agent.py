@@ -6,23 +6,20 @@ in each heartbeat all that it holds.  It never runs user code.
 
 from __future__ import annotations
 
-import enum
 import math
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from gridmap.core.children import Children, bare
 from gridmap.core.effects import (
     AgentEffect,
     DropLease,
     DropResult,
-    GiveLease,
     KeepDeath,
-    KillChild,
     Leave,
     ReadUsage,
     Say,
-    StartChild,
 )
 from gridmap.core.events import (
     AgentEvent,
@@ -33,16 +30,15 @@ from gridmap.core.events import (
     ChildReady,
     MonitorSaid,
     TerminationWarned,
-    Usage,
     UsageRead,
 )
 from gridmap.core.messages import (
-    OUT_OF_TIME,
     Ack,
     Blob,
     Bye,
     Cancel,
     Credit,
+    Departure,
     Drain,
     Heartbeat,
     Held,
@@ -69,38 +65,10 @@ HELLO_INTERVAL_S = 1.0
 DRAIN_DEADLINE_S = 10.0
 """How long an agent that has nothing left to run waits for its last results to be acknowledged."""
 
-CHILD_START_FAILURES = 5
-"""Children in a row that died before they were ready; then the agent leaves."""
-
-CHILD_START_S = 60.0
-"""How long a child may take until it is ready; then it is killed, and counts as one that died."""
-
-CHILD_END_S = 30.0
-"""How long a killed child may take to die; then it is given up as if it had."""
-
 LEASES_REMEMBERED = 10_000
 """Leases known to have been here, so that one that arrives twice is not run twice."""
 
 SIGTERM = 15
-
-
-class _ChildState(enum.Enum):
-    STARTING = "starting"
-    IDLE = "idle"
-    BUSY = "busy"
-    ENDING = "ending"  # killed, its death is not known yet
-
-
-@dataclass
-class _Child:
-    number: int
-    state: _ChildState = _ChildState.STARTING
-    since: float = 0.0  # when it came to this state, if that has a deadline
-    outcome: int = int(Outcome.CANCELED)  # what it was killed for
-    used: bool = False
-    lease: Lease | None = None
-    position: int = 0  # first job of the lease that has no answer yet
-    given_at: float = 0.0
 
 
 @dataclass
@@ -118,10 +86,7 @@ class AgentCore:
 
     def __init__(self, children: int, hello: Hello) -> None:
         self._hello = hello
-        self._target = children
-        self._children: dict[int, _Child] = {}
-        self._next_child = 0
-        self._start_failures = 0
+        self._children = Children(children)
         self._waiting: deque[Lease] = deque()
         self._taken: OrderedDict[Key, None] = OrderedDict()
         self._blobs: set[str] = set()
@@ -133,9 +98,8 @@ class AgentCore:
         self._heartbeat_at = math.inf
         self._seq = 0
         self._draining_since: float | None = None
-        self._reason = "drained"
+        self._bye = Bye("drained", int(Departure.DRAINED))
         self._born_at: float | None = None
-        self._longest_s = 0.0
         self.left = False
 
     # --- the two calls ----------------------------------------------------------------------------
@@ -147,16 +111,17 @@ class AgentCore:
         out: list[AgentEffect] = []
         if self._born_at is None:
             self._born_at = now
+        self._notice_a_stop(now)
         if isinstance(event, MonitorSaid):
             self._monitor_said(event.message, now, out)
         elif isinstance(event, ChildAnswered):
-            self._answered(event, now, out)
+            self._report(self._children.answered(event), now, out)
         elif isinstance(event, ChildFinished):
-            self._finished(event.child, now, out)
+            self._report(self._children.finished(event.child, now, out), now, out)
         elif isinstance(event, ChildReady):
-            self._ready(event.child, out)
+            self._children.ready(event.child)
         elif isinstance(event, ChildDied):
-            self._died(event, now, out)
+            self._child_died(event, now, out)
         elif isinstance(event, BlobStored):
             self._blobs.add(event.digest)
             self._asked.pop(event.digest, None)
@@ -178,9 +143,7 @@ class AgentCore:
         deadline = min(self._heartbeat_at, self._heard_at + self._welcome.grace_s)
         if self._draining_since is not None:
             deadline = min(deadline, self._draining_since + self._drain_s)
-        for child in self._children.values():
-            deadline = min(deadline, _patience(child))
-        return deadline
+        return min(deadline, self._children.next_deadline())
 
     # --- the monitor ------------------------------------------------------------------------------
 
@@ -204,9 +167,9 @@ class AgentCore:
         elif isinstance(message, Cancel):
             self._cancel(message, now, out)
         elif isinstance(message, Drain):
-            self._drain("drained", now, out)
+            self._drain(Bye("drained", int(Departure.DRAINED)), now, out)
         elif isinstance(message, Refuse):
-            self._leave(f"refused: {message.reason}", out)
+            self._leave(Bye(f"refused: {message.reason}"), out)
         elif isinstance(message, Pulse):
             pass
 
@@ -236,25 +199,18 @@ class AgentCore:
         for lease in [x for x in self._waiting if digest in (x.function, x.context)]:
             self._waiting.remove(lease)
             out.append(DropLease(lease.key))
-            bare = _bare(lease.first, 1, lease.attempt, Outcome.DIED)._replace(frames=1)
-            out.append(KeepDeath(bare, -1, -1, 0, text))
-            results = [bare]
+            first = bare(lease.first, 1, lease.attempt, Outcome.DIED)._replace(frames=1)
+            out.append(KeepDeath(first, -1, -1, 0, text))
+            results = [first]
             if lease.count > 1:
-                rest = _bare(lease.first + 1, lease.count - 1, lease.attempt, Outcome.RETURNED)
+                rest = bare(lease.first + 1, lease.count - 1, lease.attempt, Outcome.RETURNED)
                 results.append(rest)
             self._report(results, now, out)
 
     def _cancel(self, message: Cancel, now: float, out: list[AgentEffect]) -> None:
         outcome = Outcome(message.outcome)
         for key in (Key(*key) for key in message.keys):
-            stop = key.first + key.count
-            for child in self._children.values():
-                lease = child.lease
-                if lease is None or child.state is not _ChildState.BUSY:
-                    continue
-                inside = lease.attempt == key.attempt and lease.first < stop
-                if inside and key.first < lease.first + lease.count:
-                    self._kill(child, outcome, now, out)
+            self._children.stop(key, outcome, now, out)
             dropped = [x for x in self._waiting if x.key == key]
             self._give_back(dropped, now, out, Outcome.CANCELED)
 
@@ -270,88 +226,20 @@ class AgentCore:
         for lease in leases:
             self._waiting.remove(lease)
             out.append(DropLease(lease.key))
-            results.append(_bare(lease.first, lease.count, lease.attempt, outcome))
+            results.append(bare(lease.first, lease.count, lease.attempt, outcome))
         self._report(results, now, out)
 
-    # --- children ---------------------------------------------------------------------------------
+    # --- results ----------------------------------------------------------------------------------
 
-    def _ready(self, number: int, out: list[AgentEffect]) -> None:
-        child = self._children.get(number)
-        if child is None or child.state is not _ChildState.STARTING:
-            return
-        child.state = _ChildState.IDLE
-        self._start_failures = 0
+    def _child_died(self, event: ChildDied, now: float, out: list[AgentEffect]) -> None:
+        self._report(self._children.died(event, now, out), now, out)
+        self._leave_if_broken(now, out)
 
-    def _answered(self, event: ChildAnswered, now: float, out: list[AgentEffect]) -> None:
-        child = self._children.get(event.child)
-        if child is None or child.lease is None:
-            return
-        lease, stop = child.lease, child.lease.first + child.lease.count
-        known = []
-        for item in event.items:  # a child runs user code: what it says of other jobs is nonsense
-            last = item.first + item.count
-            if item.attempt == lease.attempt and child.position <= item.first < last <= stop:
-                child.position = last
-                known.append(item)
-                self._longest_s = max(self._longest_s, item.seconds / item.count)
-        self._report(known, now, out)
-
-    def _finished(self, number: int, now: float, out: list[AgentEffect]) -> None:
-        child = self._children.get(number)
-        if child is None or child.lease is None:
-            return
-        lease, child.lease = child.lease, None
-        missing = lease.first + lease.count - child.position
-        if missing > 0:  # a child that skips jobs is a fault; the jobs must not pay for it
-            bare = _bare(child.position, missing, lease.attempt, Outcome.RETURNED)
-            self._report([bare], now, out)
-        if child.state is _ChildState.BUSY:
-            child.state = _ChildState.IDLE
-            if not lease.reuse:
-                self._kill(child, Outcome.CANCELED, now, out)
-
-    def _kill(self, child: _Child, outcome: Outcome, now: float, out: list[AgentEffect]) -> None:
-        child.state, child.since, child.outcome = _ChildState.ENDING, now, int(outcome)
-        out.append(KillChild(child.number, int(outcome)))
-
-    def _died(self, event: ChildDied, now: float, out: list[AgentEffect]) -> None:
-        child = self._children.pop(event.child, None)
-        if child is None:
-            return
-        if child.state is _ChildState.STARTING:
-            self._start_failed(now, out)
-        if child.lease is not None:
-            self._blame(child, child.lease, event, now, out)
-
-    def _start_failed(self, now: float, out: list[AgentEffect]) -> None:
-        self._start_failures += 1
-        if self._start_failures >= CHILD_START_FAILURES:
-            reason = "processes for jobs die while they start"
-            self._drain(reason, now, out)
-            self._leave(reason, out)
-
-    def _blame(
-        self, child: _Child, lease: Lease, event: ChildDied, now: float, out: list[AgentEffect]
-    ) -> None:
-        """A death takes one job with it; what was unanswered around that job goes back."""
-        stop = lease.first + lease.count
-        if child.position >= stop:
-            return
-        culprit = event.current if child.position <= event.current < stop else child.position
-        outcome = Outcome(event.outcome)
-        seconds = max(0.0, now - child.given_at)
-        bare = _bare(culprit, 1, lease.attempt, outcome)._replace(seconds=seconds)
-        if outcome not in (Outcome.RETURNED, Outcome.CANCELED):
-            bare = bare._replace(frames=1)
-            out.append(KeepDeath(bare, child.number, event.exit_status, event.signal))
-        results = [bare]
-        if culprit > child.position:
-            count = culprit - child.position
-            results.insert(0, _bare(child.position, count, lease.attempt, Outcome.RETURNED))
-        if culprit + 1 < stop:
-            count = stop - culprit - 1
-            results.append(_bare(culprit + 1, count, lease.attempt, Outcome.RETURNED))
-        self._report(results, now, out)
+    def _leave_if_broken(self, now: float, out: list[AgentEffect]) -> None:
+        if self._children.broken and not self.left:
+            bye = Bye("processes for jobs die while they start")
+            self._drain(bye, now, out)
+            self._leave(bye, out)
 
     def _report(self, results: list[Result], now: float, out: list[AgentEffect]) -> None:
         if not results:
@@ -360,42 +248,32 @@ class AgentCore:
             self._kept[result.key] = _Kept(result, now)
         out.append(Say(Results(results)))
 
+    # --- what runs next ---------------------------------------------------------------------------
+
     def _schedule(self, now: float, out: list[AgentEffect]) -> None:
         """Gives waiting leases to idle children, oldest first, and keeps the children's number."""
         if self.left:
             return
         if self._draining_since is None:
-            while len(self._children) < self._target:
-                number, self._next_child = self._next_child, self._next_child + 1
-                self._children[number] = _Child(number, since=now)
-                out.append(StartChild(number))
+            self._children.complete(now, out)
         if not self._waiting:
             return
         if not self._has_time(now):
-            self._drain(OUT_OF_TIME, now, out)
+            self._drain(Bye("out of time", int(Departure.OUT_OF_TIME)), now, out)
             return
-        idle = [c for c in self._children.values() if c.state is _ChildState.IDLE]
-        for child in idle:
+        for child in self._children.idle():
             lease = next((x for x in self._waiting if self._has_blobs(x)), None)
             if lease is None:
                 return
-            if child.used and not lease.reuse:
-                self._kill(child, Outcome.CANCELED, now, out)
-                continue
-            self._waiting.remove(lease)
-            child.state = _ChildState.BUSY
-            child.used = True
-            child.lease = lease
-            child.position = lease.first
-            child.given_at = now
-            out.append(GiveLease(child.number, lease))
+            if self._children.give(child, lease, now, out):
+                self._waiting.remove(lease)
 
     def _has_time(self, now: float) -> bool:
         """Returns whether another job may start before the scheduler ends this worker."""
         if self._welcome is None or not self._welcome.walltime_s or self._born_at is None:
             return True
         left_s = self._born_at + self._welcome.walltime_s - now
-        return fits(left_s, self._longest_s)
+        return fits(left_s, self._children.longest_s)
 
     def _has_blobs(self, lease: Lease) -> bool:
         return all(not d or d in self._blobs for d in (lease.function, lease.context))
@@ -411,26 +289,26 @@ class AgentCore:
                 out.append(Say(self._hello))
             return
         if now >= self._heard_at + self._welcome.grace_s:
-            self._leave("no word from the monitor", out)
+            self._leave(Bye("no word from the monitor"), out)
             return
-        self._lose_patience(now, out)
+        self._report(self._children.lose_patience(now, out), now, out)
+        self._leave_if_broken(now, out)
         if self.left:
             return
         if now >= self._heartbeat_at:
             self._heartbeat_at = now + self._welcome.heartbeat_s
-            busy = (c.number for c in self._children.values() if c.lease is not None)
-            out.append(ReadUsage(tuple(busy)))
+            out.append(ReadUsage(self._children.busy()))
             self._repeat(now, out)
 
-    def _lose_patience(self, now: float, out: list[AgentEffect]) -> None:
-        """A child that hangs in its start is killed; one that cannot be killed is given up."""
-        for child in [c for c in self._children.values() if now >= _patience(c)]:
-            if child.state is _ChildState.STARTING:
-                self._kill(child, Outcome.CANCELED, now, out)
-                self._start_failed(now, out)
-            else:
-                died = ChildDied(child.number, child.position, outcome=child.outcome)
-                self._died(died, now, out)
+    def _notice_a_stop(self, now: float) -> None:
+        """Time in which this process itself was stopped counts against nobody."""
+        late_s = now - self.next_deadline()
+        if self._welcome is None or late_s < self._welcome.heartbeat_s:
+            return
+        self._heard_at = now
+        self._children.stood_still(late_s)
+        if self._draining_since is not None:
+            self._draining_since += late_s
 
     def _repeat(self, now: float, out: list[AgentEffect]) -> None:
         """Says again what got no answer for two heartbeats."""
@@ -452,46 +330,32 @@ class AgentCore:
             Held(x.first, x.count, x.attempt, int(Phase.WAITING), -1, 0, 0.0, False)
             for x in self._waiting
         ]
-        for child in self._children.values():
-            if child.lease is not None:
-                use = event.usage.get(child.number, Usage())
-                held.append(
-                    Held(
-                        *child.lease.key,
-                        int(Phase.RUNNING),
-                        use.current,
-                        use.rss_bytes,
-                        use.cpu_fraction,
-                        use.running,
-                    )
-                )
-        out.append(Say(Heartbeat(self._seq, held, list(self._kept), event.log_tail)))
+        held += self._children.held(event.usage)
+        out.append(Say(Heartbeat(self._seq, held, list(self._kept))))
 
     # --- leaving ----------------------------------------------------------------------------------
 
     def _warned(self, signal: int, now: float, out: list[AgentEffect]) -> None:
         """SIGTERM ends what runs; a softer warning lets it finish."""
-        self._drain(f"warned by signal {signal}", now, out)
+        self._drain(Bye(f"warned by signal {signal}", int(Departure.WARNED)), now, out)
         if signal == SIGTERM:
-            for child in self._children.values():
-                if child.state is _ChildState.BUSY:
-                    self._kill(child, Outcome.CANCELED, now, out)
+            self._children.stop_all(now, out)
 
-    def _drain(self, reason: str, now: float, out: list[AgentEffect]) -> None:
+    def _drain(self, bye: Bye, now: float, out: list[AgentEffect]) -> None:
         if self._draining_since is None:
             self._draining_since = math.inf  # counts from when nothing runs any more
-            self._reason = reason
+            self._bye = bye
             out.append(Say(Credit(0)))
         self._give_back(list(self._waiting), now, out)
 
     def _leave_if_done(self, now: float, out: list[AgentEffect]) -> None:
         if self.left or self._draining_since is None:
             return
-        if any(child.lease is not None for child in self._children.values()):
+        if self._children.busy():
             return
         self._draining_since = min(self._draining_since, now)
         if not self._kept or now >= self._draining_since + self._drain_s:
-            self._leave(self._reason, out)
+            self._leave(self._bye, out)
 
     @property
     def _drain_s(self) -> float:
@@ -499,18 +363,7 @@ class AgentCore:
         beat = self._welcome.heartbeat_s if self._welcome is not None else 0.0
         return max(DRAIN_DEADLINE_S, 3 * beat)
 
-    def _leave(self, reason: str, out: list[AgentEffect]) -> None:
+    def _leave(self, bye: Bye, out: list[AgentEffect]) -> None:
         self.left = True
-        out.append(Say(Bye(reason)))
-        out.append(Leave(reason))
-
-
-def _patience(child: _Child) -> float:
-    """Returns until when the child may stay in its state."""
-    if child.state is _ChildState.STARTING:
-        return child.since + CHILD_START_S
-    return child.since + CHILD_END_S if child.state is _ChildState.ENDING else math.inf
-
-
-def _bare(first: int, count: int, attempt: int, outcome: Outcome) -> Result:
-    return Result(first, count, attempt, int(outcome), 0.0, 0, 0)
+        out.append(Say(bye))
+        out.append(Leave(bye.reason))

@@ -184,7 +184,7 @@ class Dispatcher:
         elif isinstance(message, Credit):
             self._force.credit(worker, message.capacity)
         elif isinstance(message, Bye):
-            self._force.leaves(worker, message.reason, now)
+            self._force.leaves(worker, message, now)
 
     # --- the end ----------------------------------------------------------------------------------
 

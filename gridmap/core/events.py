@@ -182,7 +182,6 @@ class UsageRead:
     """
 
     usage: dict[int, Usage] = field(default_factory=dict)
-    log_tail: str = ""
 
 
 @dataclass(frozen=True)

@@ -162,6 +162,7 @@ class Inbox:
         if worker.state is WorkerState.DRAINING:  # the word may have been lost
             self._emit(SendMessage(worker.id, Drain()))
         present = self._held(worker, message.held)
+        worker.blurred = worker.suspended
         for key in message.unacknowledged:
             lease = worker.lease_of(key[0], key[2])
             if lease is not None:
@@ -202,7 +203,7 @@ class Inbox:
         if self._jobs[job] is JobState.LEASED:
             self._jobs.move(Span(job, 1), JobState.RUNNING)
         self._emit(Sampled(job, worker.id, held.rss_bytes, held.cpu_fraction, held.running))
-        if not self._policy.is_idle(held):
+        if worker.blurred or not self._policy.is_idle(held):
             lease.idle_job = -1
             return
         lease.idle_beats = lease.idle_beats + 1 if lease.idle_job == job else 1

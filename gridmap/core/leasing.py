@@ -215,13 +215,15 @@ class Leasing:
 
         What a worker that leaves still runs may end well.
         """
+        failed = False
         for span in self.jobs.spans(Span(0, len(self.jobs)), WAITING):
             for part in self.jobs.segments(span):
                 if self.jobs.spec(part.first).pool == pool.number:
+                    failed = True
                     self.end(part, _J.FAILED)
                     self._emit(DeliverEnd(part, _J.FAILED, cause, text, refused))
         pool.queue.clear()
-        if self._policy.stop_on_failure:
+        if failed and self._policy.stop_on_failure:
             self._halt(_J.SKIPPED, Cause.CANCELED, "the run stopped: " + text)
 
     def cancel(

@@ -15,10 +15,6 @@ PROTOCOL = 1
 """Number of this vocabulary; both ends must agree on it."""
 
 
-OUT_OF_TIME = "out of time"
-"""The reason of an agent that leaves before the scheduler ends it."""
-
-
 class Outcome(enum.IntEnum):
     """How an attempt at a range of jobs ended. All but VALUE and RETURNED speak of one job."""
 
@@ -39,6 +35,15 @@ class Phase(enum.IntEnum):
 
     WAITING = 0
     RUNNING = 1
+
+
+class Departure(enum.IntEnum):
+    """Why an agent leaves, as far as a rule depends on it."""
+
+    DRAINED = 0  # asked to; what it had has ended
+    WARNED = 1  # the scheduler is about to end it; nothing runs any more
+    OUT_OF_TIME = 2  # before the scheduler ends it; nothing runs any more
+    FAILED = 3  # it cannot go on; what it had may be lost
 
 
 class Key(NamedTuple):
@@ -161,7 +166,6 @@ class Heartbeat:
     seq: int
     held: list[Held] = field(default_factory=list)
     unacknowledged: list[Key] = field(default_factory=list)
-    log_tail: str = ""
 
 
 @dataclass(frozen=True)
@@ -171,9 +175,14 @@ class Results:
 
 @dataclass(frozen=True)
 class Bye:
-    """The agent leaves; all its results have been sent."""
+    """The agent leaves; all its results have been sent.
+
+    :param reason: for people
+    :param departure: a Departure, for rules; any other number counts as FAILED
+    """
 
     reason: str
+    departure: int = int(Departure.FAILED)
 
 
 # --- monitor -> agent -----------------------------------------------------------------------------

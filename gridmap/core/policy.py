@@ -70,6 +70,7 @@ class Policy:
     startup_deadline_s: float = 60.0
     startup_failures: int = 3
     submit_deadline_s: float = 300.0
+    outage_deadline_s: float = 3600.0  # a scheduler that has the workers may be away so long
     idle_threshold_fraction: float = 0.01
     max_idle_heartbeats: int = 3
     chunk_target_s: float = 0.1

@@ -40,6 +40,8 @@ class Polling:
         """Asks when it is time to, and gives up a pool that has waited too long for an answer."""
         if now >= pool.poll_at:
             self._ask(pool, now)
+        if pool.up or not pool.coming:  # somebody lives, or nobody is expected
+            pool.unanswered_since = math.inf
         if now >= self._patience(pool):
             self._no_answer(pool, now)
 
@@ -55,8 +57,7 @@ class Polling:
             return
         pool.poll_at = now + pool.poll_every_s
         pool.poll_every_s = min(pool.poll_every_s * 1.5, self._policy.poll_most_s)
-        only_comes = pool.coming and not pool.up
-        pool.unanswered_since = min(pool.unanswered_since, now) if only_comes else math.inf
+        pool.unanswered_since = min(pool.unanswered_since, now)
         self._emit(PollWorkers(tuple(live)))
         self._say_how_many(pool)
 
@@ -94,14 +95,12 @@ class Polling:
 
     def _patience(self, pool: PoolRecord) -> float:
         """Returns until when to wait for an answer about workers that have yet to come."""
-        if pool.up or not pool.coming or not pool.waits():
-            return math.inf
-        return pool.unanswered_since + self._policy.submit_deadline_s
+        return pool.unanswered_since + self._policy.outage_deadline_s
 
     def _no_answer(self, pool: PoolRecord, now: float) -> None:
         waited = now - pool.unanswered_since
         pool.unanswered_since = math.inf
-        pool.gather_at = now  # what comes after all is not needed any more
+        pool.gather_at = now  # they may not be needed any more
         text = f"the scheduler did not say for {waited:.0f} s what became of {pool.coming} workers"
         if self._failure:
             text += f": {self._failure}"

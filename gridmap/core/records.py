@@ -98,6 +98,8 @@ class WorkerRecord:
     suspect_since: float = math.inf
     running_since: float = math.inf  # for the scheduler, while it has not said Hello
     idle_since: float = math.inf
+    suspended: bool = False  # by the scheduler, as far as we know
+    blurred: bool = False  # its next heartbeat tells of a time in which it was suspended
     canceled: bool = False  # we asked the scheduler to delete it
     strangers: set[Key] = field(default_factory=set)  # held by it, last heartbeat, unknown here
     native: NativeStatus = NativeStatus(NativeState.UNKNOWN)

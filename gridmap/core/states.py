@@ -6,7 +6,10 @@ import enum
 
 
 class JobState(enum.IntEnum):
-    """Where a job stands; small integers, since a run keeps one byte a job."""
+    """Where a job stands; small integers, since a run keeps one byte a job.
+
+    HELD is where jobs that wait for other jobs will stand; nothing holds a job yet.
+    """
 
     HELD = 0
     QUEUED = 1

@@ -20,7 +20,7 @@ from gridmap.core.events import (
     WorkersPolled,
     WorkersSubmitted,
 )
-from gridmap.core.messages import OUT_OF_TIME, PROTOCOL, Drain, Hello, Refuse, Welcome
+from gridmap.core.messages import PROTOCOL, Bye, Departure, Drain, Hello, Refuse, Welcome
 from gridmap.core.policy import Policy
 from gridmap.core.polling import Polling
 from gridmap.core.records import COMING, ENDED, LIVE, GiveUp, Lose, PoolRecord, WorkerRecord
@@ -32,6 +32,7 @@ _S = WorkerState
 MOST_LEASES_PER_CHILD = 8
 """However much a worker offers to take at once."""
 
+_PEACEFUL = frozenset({Departure.DRAINED, Departure.WARNED, Departure.OUT_OF_TIME})
 _OVER = frozenset({NativeState.DONE, NativeState.FAILED, NativeState.DELETED})
 
 
@@ -129,7 +130,6 @@ class Workforce:
             pool.workers[worker.id] = worker
             pool.hungry[worker.id] = None
             pool.strikes = 0
-            pool.unanswered_since = math.inf
         self._remind(now + self._policy.silent_after_s, worker)
         policy = self._policy
         walltime_s = pool.limits.walltime_s
@@ -169,18 +169,18 @@ class Workforce:
         if worker.state is _S.UP:
             self._pools[worker.pool].hungry[worker.id] = None
 
-    def leaves(self, worker: WorkerRecord, reason: str, now: float) -> None:
-        """A worker said Bye; when drained or warned, it has let everything end first."""
+    def leaves(self, worker: WorkerRecord, bye: Bye, now: float) -> None:
+        """A worker said Bye; one that leaves in peace has let everything end first."""
         pool = self._pools[worker.pool]
-        warned = reason.startswith("warned")
-        peaceful = warned or reason in ("drained", OUT_OF_TIME)
-        self._end(worker, _S.GONE, reason, now, Cause.PREEMPTED if peaceful else Cause.DIED)
-        if self.closing or (reason == "drained" and worker.asked_to_leave):
+        reason, departure = bye.reason, bye.departure
+        cause = Cause.PREEMPTED if departure in _PEACEFUL else Cause.DIED
+        self._end(worker, _S.GONE, reason, now, cause)
+        if self.closing or (departure == Departure.DRAINED and worker.asked_to_leave):
             return
         self._emit(Note("info", f"worker {worker.id} on {worker.host} left: {reason}"))
-        if reason == OUT_OF_TIME:
+        if departure == Departure.OUT_OF_TIME:
             return
-        if not warned:
+        if departure != Departure.WARNED:
             self._staffing.useless(pool, f"worker {worker.id}: {reason}", now)
         elif pool.limits.polled:  # the scheduler may say that somebody deleted it
             pool.departed[worker.id] = now + self._policy.silent_after_s
@@ -244,12 +244,30 @@ class Workforce:
                 self._over_after_bye(worker, status)
                 continue
             worker.native = status
+            self._suspended_or_not(worker, status, now)
             if status.state in _OVER:
                 if status.state is NativeState.DELETED:
                     self._staffing.deleted(worker)
                 self._over(worker, status, now)
             elif worker.state in COMING and status.state is not NativeState.UNKNOWN:
                 self._seen(worker, status, now)
+
+    def _suspended_or_not(self, worker: WorkerRecord, status: NativeStatus, now: float) -> None:
+        """A suspended worker is waited for: its silence counts from when it runs again."""
+        suspended = status.state is NativeState.SUSPENDED
+        if suspended is worker.suspended or status.state in _OVER | {NativeState.UNKNOWN}:
+            return
+        worker.suspended = suspended
+        if suspended:
+            worker.blurred = True
+            if worker.state is _S.UP:
+                self._move(worker, _S.SUSPECT, "suspended by the scheduler")
+            text = f"worker {worker.id} is suspended by the scheduler; waiting"
+        else:
+            text = f"worker {worker.id} is not suspended any more"
+        self._emit(Note("info", text))
+        if worker.state not in COMING:
+            worker.heard_at = worker.suspect_since = now
 
     def _over_after_bye(self, worker: WorkerRecord, status: NativeStatus) -> None:
         departed = self._pools[worker.pool].departed
@@ -316,6 +334,8 @@ class Workforce:
                 self._hangs(worker, now)
             elif worker.running_since < math.inf:  # it went back to the queue meanwhile
                 self._remind(worker.running_since + self._policy.startup_deadline_s, worker)
+        elif worker.suspended:
+            self._remind(now + limit, worker)
         elif worker.state is _S.SUSPECT:
             if now >= worker.suspect_since + limit:
                 self._lost(worker, now)

@@ -31,8 +31,6 @@ class ClusterTransport:
     :param request: makes the submission of so many workers of a pool: (pool, count)
     """
 
-    polled = True
-
     def __init__(self, run: str, backend: Backend, link: MonitorLink, request: MakeRequest) -> None:
         self._run = run
         self._backend = backend

@@ -26,8 +26,6 @@ class LocalTransport:
     :param python: "3.11"
     """
 
-    polled = False
-
     def __init__(self, children: int, forkserver: Forkserver, gridmap: str, python: str) -> None:
         self._children = children
         self._forkserver: Forkserver | None = forkserver

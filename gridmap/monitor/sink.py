@@ -104,27 +104,40 @@ def get(source: queue.SimpleQueue[T], timeout_s: float | None) -> T:
                 raise
 
 
-class _End(enum.Enum):
-    """Stands behind the last delivery."""
+class _Mark(enum.Enum):
+    """What is in the queue beside deliveries."""
 
-    END = 0
+    SAMPLED = 0  # there are samples
+    END = 1  # stands behind the last delivery
 
 
 class Sink:
     """A queue of deliveries that says when there will be no more.
+
+    Of each job only the latest sample is kept until somebody reads.
 
     A signal's handler may raise in a thread that waits here, at any point; the queue has no lock
     that such a thread could keep and that would then hold up the monitor.
     """
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[Delivery | _End] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Delivery | _Mark] = queue.SimpleQueue()
+        self._samples: dict[int, Sample] = {}
+        self._marked = False  # a reader will look for samples
         self.ended = False
+        self.drained = False
+        """Everything has been taken, and nothing more comes."""
         self.error: BaseException | None = None
 
     def put(self, item: Delivery) -> None:
         """Adds one delivery; wakes whoever waits."""
-        self._queue.put(item)
+        if not isinstance(item, Sample):
+            self._queue.put(item)
+            return
+        self._samples[item.job] = item
+        if not self._marked:
+            self._marked = True
+            self._queue.put(_Mark.SAMPLED)
 
     def end(self, error: BaseException | None = None) -> None:
         """Says that nothing more comes.
@@ -133,18 +146,40 @@ class Sink:
         """
         self.error = self.error or error
         self.ended = True
-        self._queue.put(_End.END)
+        self._queue.put(_Mark.END)
 
     def take(self, timeout_s: float | None = None) -> list[Delivery]:
         """Returns all deliveries, waiting for the first; none at the end or after the time.
 
-        Signal handlers of the waiting thread run in the meantime.
+        Samples come first.  Signal handlers of the waiting thread run in the meantime.
         """
+        deadline = math.inf if timeout_s is None else time.monotonic() + max(0.0, timeout_s)
+        while True:
+            try:
+                items = self._take_queued(deadline - time.monotonic())
+            except queue.Empty:
+                return []
+            taken = [*self._take_samples(), *items]
+            if taken or self.drained:
+                return taken
+
+    def _take_queued(self, timeout_s: float) -> list[Delivery]:
+        """Waits for something in the queue; returns what is in it, marks left out."""
         items: list[Delivery] = []
+        item = get(self._queue, timeout_s)
         with contextlib.suppress(queue.Empty):
-            item = get(self._queue, timeout_s)
-            while not isinstance(item, _End):
-                items.append(item)
+            while item is not _Mark.END:
+                if not isinstance(item, _Mark):
+                    items.append(item)
                 item = self._queue.get_nowait()
             self._queue.put(item)  # others may wait, or ask again
+            self.drained = True
         return items
+
+    def _take_samples(self) -> list[Sample]:
+        self._marked = False  # first: a sample that comes from now on is marked anew
+        samples = []
+        with contextlib.suppress(KeyError):
+            while True:
+                samples.append(self._samples.popitem()[1])
+        return samples

@@ -30,8 +30,6 @@ class Transport(Protocol):
     from any thread.
     """
 
-    polled: bool
-
     def begin(self, post: Post) -> None:
         """Gets ready; `post` takes events for the dispatcher."""
 

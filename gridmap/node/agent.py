@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import mmap
 import os
 import select
@@ -98,7 +97,6 @@ class AgentRuntime:
         self._forkserver = forkserver
         self._say = say
         self._blobs = blobs or BlobStore()
-        self._blobs.on_folder = forkserver.remove_at_end
         self._logs = [Path(log) for log in logs if log]
         self._children: dict[int, _Child] = {}
         self._by_fd: dict[int, _Child] = {}
@@ -170,8 +168,8 @@ class AgentRuntime:
 
     def close(self, deadline_s: float = 5.0) -> None:
         """Ends all children and removes everything; twice does no harm."""
-        self._blobs.close()  # first: were we killed here, the forkserver would still remove them
         self._forkserver.close(deadline_s)
+        self._blobs.close()
         for child in self._children.values():
             child.close()
         self._children.clear()
@@ -293,9 +291,9 @@ class AgentRuntime:
             lease.count,
             lease.attempt,
             lease.function,
-            self._blobs.path(lease.function),
+            self._blobs.place(lease.function),
             lease.context,
-            self._blobs.path(lease.context),
+            self._blobs.place(lease.context),
             lease.packets,
             [memoryview(frame).nbytes for frame in frames],
         )
@@ -330,7 +328,7 @@ class AgentRuntime:
             child = self._children.get(number)
             if child is not None and child.pid:
                 usage[number] = self._meter.read(child.pid, child.current)
-        self._handle(ev.UsageRead(usage, self._log_tail()), now)
+        self._handle(ev.UsageRead(usage), now)
 
     def _do_leave(self, effect: do.Leave, now: float) -> None:
         self.reason = effect.reason
@@ -364,8 +362,3 @@ def _how(exit_status: int, signum: int) -> str:
     if signum:
         return f"killed by {signal_name(signum)}"
     return f"exited with status {exit_status}" if exit_status >= 0 else ""
-
-
-def seconds_until(deadline: float, now: float) -> float | None:
-    """Returns how long to poll; None for ever."""
-    return None if math.isinf(deadline) else max(0.0, deadline - now)

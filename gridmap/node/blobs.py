@@ -1,14 +1,13 @@
-"""Keeps the blobs that a node received as files, so that all its children map one copy."""
+"""Keeps the blobs that a node received in a file without a name, so that all its children map one
+copy, and nothing is left of them whatever ends the node's processes."""
 
 from __future__ import annotations
 
 import contextlib
 import mmap
 import os
-import shutil
 import tempfile
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from gridmap.data import Frame, join_frames
 
@@ -18,7 +17,7 @@ SPARE_FRACTION = 0.1
 
 
 class BlobStore:
-    """A private folder of blobs, named by their digests; gone when the process ends well.
+    """Blobs, named by their digests; gone with this process and those that map them.
 
     :param folders: where to put them, best first; the default is shared memory, then temp files
     :param max_bytes: more than this is refused
@@ -27,71 +26,79 @@ class BlobStore:
     def __init__(self, folders: Sequence[str] | None = None, max_bytes: int = MAX_BYTES) -> None:
         self._folders = list(folders or ("/dev/shm", tempfile.gettempdir()))
         self._max_bytes = max_bytes
-        self._made: dict[str, Path] = {}
-        self._paths: dict[str, Path] = {}
+        self._files: dict[str, int] = {}
+        self._places: dict[str, str] = {}
         self._bytes = 0
-        self._pid = os.getpid()
-        self.on_folder: Callable[[str], None] = lambda folder: None
 
-    def put(self, digest: str, frames: Sequence[Frame]) -> Path:
-        """Stores a blob; the file appears complete or not at all.
+    def put(self, digest: str, frames: Sequence[Frame]) -> str:
+        """Stores a blob; returns its place.
 
         :raises OSError: there is no room for it
         """
-        if digest in self._paths:
-            return self._paths[digest]
+        if digest in self._places:
+            return self._places[digest]
         data = join_frames(frames)
         if self._bytes + len(data) > self._max_bytes:
             raise OSError(f"blobs of more than {self._max_bytes} bytes on one node")
         refused: OSError | None = None
         for folder in self._folders:
             try:
-                path = self._write(folder, digest, data)
+                place = self._write(folder, data)
             except OSError as error:
                 refused = error
                 continue
-            self._paths[digest] = path
+            self._places[digest] = place
             self._bytes += len(data)
-            return path
+            return place
         raise refused or OSError("no folder for blobs")
 
-    def path(self, digest: str) -> str:
-        """Returns the file of a blob, "" for one that was never stored."""
-        return str(self._paths.get(digest, ""))
+    def place(self, digest: str) -> str:
+        """Returns where a blob lies, as `map_blob` wants it; "" for one that was never stored."""
+        return self._places.get(digest, "")
 
-    def _write(self, folder: str, digest: str, data: bytes) -> Path:
+    def _write(self, folder: str, data: bytes) -> str:
         state = os.statvfs(folder)
         spare = SPARE_FRACTION * state.f_blocks
         if len(data) > (state.f_bavail - spare) * state.f_frsize:
             raise OSError(f"no room in {folder}")
-        if folder not in self._made:
-            self._made[folder] = Path(tempfile.mkdtemp(prefix="gridmap-", dir=folder))  # 0700
-            self.on_folder(str(self._made[folder]))
-        path = self._made[folder] / digest
-        part = path.with_suffix(".part")
-        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        if folder not in self._files:
+            self._files[folder] = _nameless(folder)
+        fd = self._files[folder]
+        end = os.lseek(fd, 0, os.SEEK_END)
+        at = -(-end // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
         try:
-            with open(fd, "wb") as file:
-                file.write(data)
-            part.rename(path)
+            written = 0
+            while written < len(data):
+                written += os.pwrite(fd, memoryview(data)[written:], at + written)
         except OSError:
-            part.unlink(missing_ok=True)
+            os.ftruncate(fd, end)
             raise
-        return path
+        return f"{at}+{len(data)}:/proc/{os.getpid()}/fd/{fd}"
 
     def close(self) -> None:
-        """Removes everything; a child that has mapped a blob keeps its memory."""
-        if os.getpid() != self._pid:
-            return
-        for folder in self._made.values():
-            with contextlib.suppress(OSError):
-                shutil.rmtree(folder)
-        self._made.clear()
-        self._paths.clear()
+        """Lets go of everything; a child that has mapped a blob keeps its memory."""
+        for fd in self._files.values():
+            os.close(fd)
+        self._files.clear()
+        self._places.clear()
         self._bytes = 0
 
 
-def map_blob(path: str) -> mmap.mmap:
-    """Maps a blob's file: private, writable, shared with the other children until written to."""
+def _nameless(folder: str) -> int:
+    """Returns a descriptor of a new file that no folder lists."""
+    with contextlib.suppress(OSError, AttributeError):  # not every file system can
+        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fd, path = tempfile.mkstemp(prefix="gridmap-", dir=folder)
+    os.unlink(path)
+    return fd
+
+
+def map_blob(place: str) -> mmap.mmap:
+    """Maps a blob: private, writable, shared with the other children until written to.
+
+    :param place: where it lies: "OFFSET+SIZE:FILE"
+    """
+    where, _, path = place.partition(":")
+    at, size = map(int, where.split("+"))
     with open(path, "rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY, offset=at)

@@ -114,6 +114,11 @@ class Runner:
         for _ in range(count):
             self._single(Outcome.UNREADABLE, data.pack_text(text))
 
+    def fail(self, count: int, error: Exception) -> None:
+        """Answers for jobs that this exception kept from being run."""
+        for _ in range(count):
+            self._raised(error)
+
     # --- what became of a call --------------------------------------------------------------------
 
     def _keep(self, value: Any) -> None:

@@ -34,9 +34,9 @@ class Order(NamedTuple):
     count: int  # type: ignore[assignment]
     attempt: int
     function: str
-    function_path: str
+    function_place: str
     context: str
-    context_path: str
+    context_place: str
     packets: list[tuple[int, int, int]]
     sizes: list[int]
 

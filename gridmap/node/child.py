@@ -120,7 +120,7 @@ class Environment:
         self._contexts: dict[str, Context] = {}
         self._environments: dict[str, dict[bytes, bytes]] = {}
 
-    def enter(self, digest: str, path: str) -> None:
+    def enter(self, digest: str, place: str) -> None:
         """Applies a context, where it differs from what is.
 
         :raises OSError: the working directory cannot be entered
@@ -129,7 +129,7 @@ class Environment:
             return
         context = self._contexts.get(digest)
         if context is None:
-            context = Context.decode(data.split_frames(memoryview(map_blob(path)))[0])
+            context = Context.decode(data.split_frames(memoryview(map_blob(place)))[0])
             self._contexts[digest] = context
         if context.environment is not None:
             self._set_variables(digest, {**context.environment, **self.own, **context.added})
@@ -168,7 +168,7 @@ class Environment:
             os.chdir(folder)
         except OSError as error:
             reason = f"the working directory {folder} cannot be entered on {socket.gethostname()}"
-            raise OSError(f"{reason}: {error.strerror}") from error
+            raise type(error)(error.errno, f"{reason}: {error.strerror}") from None
 
 
 class Child:
@@ -226,8 +226,15 @@ class Child:
     def _run_packets(self, runner: Runner, order: Order, frames: list[Frame]) -> None:
         self._slot[0] = order.first  # loading the function may end the process, too
         try:
-            self._environment.enter(order.context, order.context_path)
-            function = self._load(order.function, order.function_path)
+            self._environment.enter(order.context, order.context_place)
+        except OSError as error:
+            runner.fail(order.count, error)
+            return
+        except BaseException as error:
+            runner.refuse(order.count, _reason(error))
+            return
+        try:
+            function = self._load(order.function, order.function_place)
         except BaseException as error:
             runner.refuse(order.count, _reason(error))
             return
@@ -236,10 +243,10 @@ class Child:
             runner.run_packet(function, frames[at : at + number], skip, take)
             at += number
 
-    def _load(self, digest: str, path: str) -> Callable[..., Any]:
+    def _load(self, digest: str, place: str) -> Callable[..., Any]:
         function = self._functions.get(digest)
         if function is None:
-            function = data.unpack_function(data.split_frames(memoryview(map_blob(path))))
+            function = data.unpack_function(data.split_frames(memoryview(map_blob(place))))
             while len(self._functions) >= MAX_FUNCTIONS:
                 del self._functions[next(iter(self._functions))]
             self._functions[digest] = function
@@ -253,8 +260,6 @@ class Child:
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, OSError) and "working directory" in str(error):
-        return str(error)
     host = socket.gethostname()
     text = f"the function cannot be loaded on {host}: {type(error).__name__}: {error}"
     if isinstance(error, ImportError):

@@ -31,7 +31,7 @@ if __name__ == "__main__":
 
 logger = logging.getLogger(__name__)
 
-_SPAWN, _KILL, _REMOVE, _CLOSE, _STARTED, _DIED = range(6)
+_SPAWN, _KILL, _STARTED, _DIED = range(4)
 _MESSAGE = struct.Struct("<Biiiq")  # what, child, pid or exit status, signal, peak rss [bytes]
 _MAX_MESSAGE = 8192
 
@@ -77,7 +77,6 @@ class Forkserver:
         self, control: socket.socket, pid: int, process: subprocess.Popen[bytes] | None
     ) -> None:
         self._attach(control, pid, process)
-        self._folders: list[str] = []
 
     def _attach(
         self, control: socket.socket, pid: int, process: subprocess.Popen[bytes] | None
@@ -134,8 +133,6 @@ class Forkserver:
                 os.killpg(pid, signal.SIGKILL)
         self._reap(time.monotonic() + 1.0)
         self._attach(*_launch())
-        for folder in self._folders:
-            self._send(_REMOVE, 0, os.fsencode(folder))
 
     # --- what it does -----------------------------------------------------------------------------
 
@@ -159,11 +156,6 @@ class Forkserver:
     def kill(self, child: int) -> None:
         """Ends a child and its process group; its death is told by `receive`."""
         self._send(_KILL, child)
-
-    def remove_at_end(self, folder: str) -> None:
-        """Has a folder removed if this process is killed."""
-        self._folders.append(folder)
-        self._send(_REMOVE, 0, os.fsencode(folder))
 
     def receive(self) -> list[Started | Died]:
         """Returns what happened. After the forkserver's own end `alive` is False."""
@@ -211,7 +203,6 @@ class Forkserver:
         if self.pid <= 0:
             return
         deadline = time.monotonic() + deadline_s
-        self._send(_CLOSE, 0)
         with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_WR)
             self._control.setblocking(True)
@@ -326,8 +317,6 @@ class _Server:
     def __init__(self, control: socket.socket, agent: int) -> None:
         self._control = control
         self._children: dict[int, int] = {}  # number by pid
-        self._folders: list[bytes] = []
-        self._closing = False
         self._agent = agent
         # A scheduler warns every process of a worker; it is the agent that decides what to do
         for number in ("INT", "TERM", "HUP", "USR1", "USR2", "XCPU", "PIPE"):
@@ -380,10 +369,6 @@ class _Server:
             for pid, number in self._children.items():
                 if number == child:
                     _kill_group(pid)
-        elif what == _REMOVE:
-            self._folders.append(data[_MESSAGE.size :])
-        elif what == _CLOSE:
-            self._closing = True
         return True
 
     def _spawn(self, child: int, sock: int, slot: int) -> None:
@@ -438,11 +423,6 @@ class _Server:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake, 4096)
             self._reap()
-        if not self._closing:  # the agent was killed, and could not do it
-            import shutil
-
-            for folder in self._folders:
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _be_child(server: int, control: socket.socket, sock: int, slot: int) -> None:

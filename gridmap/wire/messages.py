@@ -21,7 +21,7 @@ DIGEST_CHARS = 64
 MAX_INT = 2**63 - 1
 MAX_NAME_CHARS = 4096
 MAX_PROSE_CHARS = 256 * 1024
-PROSE_FIELDS = frozenset({"log_tail", "reason"})
+PROSE_FIELDS = frozenset({"reason"})
 """Text that people read; every other string is a name or a path."""
 
 
@@ -148,7 +148,12 @@ def _results(message: m.Results, frames: int) -> None:
     _announced(announced, frames)
 
 
-def _words(message: m.Bye | m.Refuse | m.Drain, frames: int) -> None:
+def _bye(message: m.Bye, frames: int) -> None:
+    _natural(message.departure, "departure")
+    _announced(0, frames)
+
+
+def _words(message: m.Refuse | m.Drain, frames: int) -> None:
     _announced(0, frames)
 
 
@@ -208,7 +213,7 @@ CHECKS: dict[type[Any], Callable[[Any, int], None]] = {
     m.NeedBlob: _need_blob,
     m.Heartbeat: _heartbeat,
     m.Results: _results,
-    m.Bye: _words,
+    m.Bye: _bye,
     m.Welcome: _welcome,
     m.Refuse: _words,
     m.Work: _work,

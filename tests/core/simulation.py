@@ -24,6 +24,7 @@ from gridmap.errors import Cause
 
 LIMIT_S = 50_000.0
 FLUSH_S = 0.05
+ALIVE = (ev.NativeState.PENDING, ev.NativeState.RUNNING, ev.NativeState.SUSPENDED)
 
 
 @dataclass
@@ -55,6 +56,7 @@ class Plan:
     terminated: float = 0.0
     lazily: bool = False
     walltime_s: float = 0.0
+    suspension: float = 0.0
 
     @classmethod
     def draw(cls, rng: random.Random) -> Plan:
@@ -94,6 +96,7 @@ class Plan:
             terminated=some(0.2, 0.2),
             lazily=rng.random() < 0.3,
             walltime_s=rng.uniform(45, 300) if some(0.2, 1.0) else 0.0,
+            suspension=some(0.2, 0.5),
         )
 
 
@@ -128,6 +131,7 @@ class Simulation:
             silent_after_s=90.0,
             stop_on_failure=self.plan.stop_on_failure,
             submit_deadline_s=600.0,
+            outage_deadline_s=600.0,
             gridmap="1",
         )
         self.policy = policy
@@ -289,6 +293,8 @@ class Simulation:
             self.after(self.rng.expovariate(1 / 20), lambda: self.die(worker))
         if self.rng.random() < self.plan.agent_freeze:
             self.after(self.rng.expovariate(1 / 20), lambda: self.freeze(worker))
+        if self.rng.random() < self.plan.suspension:
+            self.after(self.rng.expovariate(1 / 20), lambda: self.suspend(worker))
 
     def boot(self, node: Node) -> None:
         """An agent starts."""
@@ -342,14 +348,28 @@ class Simulation:
         if self.rng.random() < 0.3:
             self.nodes[worker].state = ev.NativeState.RUNNING
 
-    def freeze(self, worker: str) -> None:
-        self.nodes[worker].frozen_until = self.now + self.rng.uniform(10, 400)
+    def freeze(self, worker: str, most_s: float = 400) -> None:
+        node = self.nodes[worker]
+        node.frozen_until = max(node.frozen_until, self.now + self.rng.uniform(most_s / 40, most_s))
+
+    def suspend(self, worker: str) -> None:
+        """An administrator suspends a worker, and later lets it go on."""
+        node = self.nodes[worker]
+        if node.state is not ev.NativeState.RUNNING:
+            return
+        node.state = ev.NativeState.SUSPENDED
+        self.freeze(worker, self.rng.choice([5, 100, 4000]))
+        self.after(node.frozen_until - self.now, lambda: self.resume(node))
+
+    def resume(self, node: Node) -> None:
+        if node.state is ev.NativeState.SUSPENDED:
+            node.state = ev.NativeState.RUNNING
 
     def vanish(self, worker: str, state: ev.NativeState = ev.NativeState.DONE) -> None:
         node = self.nodes[worker]
         node.core = None
         node.running.clear()
-        if node.state in (ev.NativeState.PENDING, ev.NativeState.RUNNING):
+        if node.state in ALIVE:
             node.state = state
 
     # --- the network ------------------------------------------------------------------------------
@@ -521,6 +541,7 @@ class Simulation:
             shaky = shaky or self.plan.deletion or self.plan.disk_full or self.plan.mess
             shaky = shaky or self.plan.restart or self.plan.lies or self.plan.terminated
             shaky = shaky or self.plan.walltime_s
+            shaky = shaky or (self.plan.suspension and self.plan.poll_failure)
             assert fate in ("poison", "die_once", "stall") or shaky, f"job {job}: {cause}"
             most = 1 if self.plan.no_rerun else self.policy.num_resubmits + 1
             assert attempts == most, f"job {job} failed after {attempts} attempts"

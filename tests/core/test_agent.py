@@ -9,7 +9,8 @@ import pytest
 from gridmap.core import effects as do
 from gridmap.core import events as ev
 from gridmap.core import messages as m
-from gridmap.core.agent import CHILD_END_S, CHILD_START_FAILURES, CHILD_START_S, AgentCore
+from gridmap.core.agent import AgentCore
+from gridmap.core.children import CHILD_END_S, CHILD_START_FAILURES, CHILD_START_S
 from gridmap.core.messages import Outcome
 from tests.core.stage import of
 
@@ -218,7 +219,7 @@ def test_drained_it_finishes_gives_back_and_waits_for_its_last_acknowledgment() 
     assert not node.core.left
     node.hear(m.Ack([m.Key(1, 1, 0)]))
     node.hear(m.Ack([m.Key(0, 1, 0)]))
-    assert node.core.left and said(node.new, m.Bye) == [m.Bye("drained")]
+    assert node.core.left and said(node.new, m.Bye) == [m.Bye("drained", m.Departure.DRAINED)]
 
 
 def test_it_does_not_wait_for_ever_for_an_acknowledgment_but_says_it_again() -> None:
@@ -244,6 +245,12 @@ def test_sigterm_ends_what_runs_and_a_softer_warning_lets_it_finish(
     if kills:  # it had started: whoever must not run twice has to know
         node.tell(ev.ChildDied(0, 0, -1, 9, int(Outcome.CANCELED)))
         assert results(node.new) == [(0, 1, Outcome.CANCELED)]
+    else:
+        node.answers(0, 0)
+        node.tell(ev.ChildFinished(0))
+    effects = node.hear(m.Ack([m.Key(0, 1, 0), m.Key(1, 1, 0)]))
+    bye = m.Bye(f"warned by signal {signal}", m.Departure.WARNED)
+    assert said(effects, m.Bye) == [bye]
 
 
 def test_it_leaves_when_refused_and_when_nobody_speaks_to_it() -> None:
@@ -251,8 +258,10 @@ def test_it_leaves_when_refused_and_when_nobody_speaks_to_it() -> None:
     assert of(do.Leave, node.hear(m.Refuse("other version")))
     assert node.core.next_deadline() == float("inf") and node.tell(ev.Tick()) == []
     node = Node()
-    node.now = 301.0
-    assert of(do.Leave, node.tell(ev.Tick()))
+    while not of(do.Leave, node.new):
+        node.now = node.core.next_deadline()
+        node.tell(ev.Tick())
+    assert node.now == 300.0
 
 
 def test_it_leaves_before_the_walltime_would_cut_a_job() -> None:
@@ -266,4 +275,32 @@ def test_it_leaves_before_the_walltime_would_cut_a_job() -> None:
     assert results(effects) == [(0, 1, Outcome.VALUE), (1, 1, Outcome.RETURNED)]
     assert not of(do.GiveLease, effects)
     effects = node.hear(m.Ack([m.Key(0, 1, 0), m.Key(1, 1, 0)]))
-    assert said(effects, m.Bye) == [m.Bye(m.OUT_OF_TIME)]
+    assert said(effects, m.Bye) == [m.Bye("out of time", m.Departure.OUT_OF_TIME)]
+
+
+def test_an_agent_that_hears_nothing_leaves_but_not_for_having_been_stopped_itself() -> None:
+    node = Node()
+    node.now += 100_000  # SIGSTOP
+    assert not of(do.Leave, node.tell(ev.Tick()))
+    while not node.core.left:
+        node.now = node.core.next_deadline()
+        node.tell(ev.Tick())
+    assert node.now == 100_300
+
+
+def test_children_of_an_agent_that_was_stopped_are_given_their_time() -> None:
+    node = Node(ready=False)
+    node.now += 100_000
+    assert not of(do.KillChild, node.tell(ev.Tick()))
+    assert of(do.KillChild, node.wait(CHILD_START_S + 1))
+
+
+def test_a_draining_agent_that_was_stopped_waits_for_its_acknowledgments_all_the_same() -> None:
+    node = Node()
+    node.work()
+    node.answers(0, 0)
+    node.tell(ev.ChildFinished(0))
+    node.hear(m.Drain())
+    node.now += 100_000
+    assert not of(do.Leave, node.tell(ev.Tick()))
+    assert of(do.Leave, node.hear(m.Ack([m.Key(0, 1, 0)])))

@@ -109,7 +109,7 @@ def test_a_job_that_is_not_rerunnable_never_runs_twice() -> None:
         stage = running(1, GOING_ON, ONCE)
         stage.result("w", 0, outcome)
         assert stage.state(0) is J.FAILED, outcome
-    for gone in (m.Bye("drained"), m.Bye("warned by signal 15"), m.Bye("no word")):
+    for gone in (m.Bye("", m.Departure.DRAINED), m.Bye("", m.Departure.WARNED), m.Bye("no word")):
         stage = running(1, GOING_ON, ONCE)
         stage.said("w", gone)
         assert stage.state(0) is J.FAILED, gone
@@ -257,6 +257,41 @@ def test_a_worker_without_work_has_a_lease_recalled_from_a_slow_one() -> None:
     assert stage.assigned() == [("quick2", Span(1, 1), 1)]
 
 
+def test_each_worker_without_work_has_another_lease_recalled() -> None:
+    stage = Stage(Limits(3, 1), jobs=12)
+    stage.submit("slow", "a", "b")
+    stage.hello("slow", capacity=4)
+    assert len(stage.d.workers["slow"].leases) == 4
+    stage.tell(ev.CancelRequested((Span(4, 8),)))  # nothing is left for the others
+    stage.hello("a")
+    assert stage.sent(m.Recall) == [m.Recall([m.Key(3, 1, 0)])]
+    stage.hello("b")
+    assert stage.sent(m.Recall) == [m.Recall([m.Key(2, 1, 0)])]
+
+
+def test_a_worker_that_holds_no_more_than_it_runs_is_asked_for_nothing() -> None:
+    stage = Stage(Limits(2, 1), jobs=12)
+    stage.submit("slow", "a")
+    stage.hello("slow")
+    assert list(stage.d.pools[0].loaded) == ["slow"]
+    stage.tell(ev.CancelRequested((Span(2, 10),)))
+    stage.result("slow", 0)
+    assert list(stage.d.pools[0].loaded) == []
+    stage.result("slow", 1)
+    stage.hello("a")
+    assert not stage.sent(m.Recall)
+
+
+def test_workers_get_leases_in_turn() -> None:
+    stage = Stage(Limits(2, 1), jobs=2)
+    stage.start("w", "v", capacity=3)
+    stage.result("w", 0)
+    stage.result("v", 1)
+    stage.tell(ev.JobsAdded(6, JobSpec("f", "c")))
+    workers = [worker for worker, _, _ in stage.assigned()]
+    assert workers[:4] == ["w", "v", "w", "v"]
+
+
 def test_a_job_that_does_nothing_is_stopped_whatever_its_neighbours_do() -> None:
     stage = Stage(Limits(1, 2), policy=Policy(max_idle_heartbeats=3), jobs=2)
     stage.start("w", children=2, capacity=4)
@@ -276,6 +311,23 @@ def test_idle_heartbeats_count_in_a_row() -> None:
         assert not stage.sent(m.Cancel)
 
 
+def test_each_job_of_a_chunk_has_its_own_idle_heartbeats() -> None:
+    stage = running(1, Policy(max_idle_heartbeats=3))
+    stage.result("w", 0)
+    stage.tell(ev.JobsAdded(20, JobSpec("f", "c")))
+    (worker, span, _), *_ = stage.assigned()
+    assert span.count == 2
+
+    def idle(job: int) -> m.Held:
+        return m.Held(span.first, span.count, 0, int(m.Phase.RUNNING), job, 1, 0.0, False)
+
+    for job in (span.first, span.first, span.first + 1, span.first + 1):
+        stage.beat(worker, idle(job))
+        assert not stage.sent(m.Cancel)
+    stage.beat(worker, idle(span.first + 1))
+    assert stage.sent(m.Cancel) == [m.Cancel([m.Key(*span, 0)], int(Outcome.STALLED))]
+
+
 def test_a_lost_worker_is_charged_for_one_job_a_process() -> None:
     stage = running(100, GOING_ON)
     stage.polled(w=ev.NativeState.FAILED)
@@ -284,10 +336,19 @@ def test_a_lost_worker_is_charged_for_one_job_a_process() -> None:
 
 
 def test_a_worker_that_leaves_when_drained_or_warned_is_charged_for_nothing() -> None:
-    for reason in ("drained", "warned by signal 15"):
+    for departure in (m.Departure.DRAINED, m.Departure.WARNED, m.Departure.OUT_OF_TIME):
         stage = running(3)
-        stage.said("w", m.Bye(reason))
+        stage.said("w", m.Bye("", departure))
         assert stage.d.jobs.counts()[J.QUEUED] == 3
+
+
+@pytest.mark.parametrize("departure", [m.Departure.FAILED, -1, 99, 10**30])
+def test_a_worker_that_cannot_go_on_or_says_nonsense_is_charged_whatever_it_says(
+    departure: int,
+) -> None:
+    stage = running(3)
+    stage.said("w", m.Bye("drained", departure))
+    assert stage.d.jobs.counts()[J.REQUEUED] == 1 and stage.d.jobs.counts()[J.QUEUED] == 2
 
 
 NONSENSE = [

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from gridmap.core import effects as do
 from gridmap.core import events as ev
+from gridmap.core import messages as m
 from gridmap.core.events import NativeState
 from gridmap.core.policy import Limits, Policy
-from gridmap.core.spec import JobSpec
+from gridmap.core.spec import JobSpec, Span
 from gridmap.core.states import JobState, WorkerState
 from gridmap.errors import Cause
 from tests.core.stage import Stage, held, of
 
 BUSY = ev.PollFailed("qmaster is down", transient=True)
-PATIENT = Policy(submit_deadline_s=100, silent_after_s=1000, startup_deadline_s=1000)
+PATIENT = Policy(outage_deadline_s=100, silent_after_s=1000, startup_deadline_s=1000)
 
 
 def asked(stage: Stage, seconds: float) -> list[float]:
@@ -94,8 +95,8 @@ def test_each_answer_gives_the_scheduler_its_time_anew() -> None:
 
 def test_a_pool_with_live_workers_goes_on_while_the_scheduler_does_not_answer() -> None:
     stage = Stage(Limits(2, 1), jobs=9, policy=PATIENT)
-    stage.start("w")
-    stage.submit("v")
+    stage.submit("w", "v")
+    stage.hello("w")
     for _ in range(50):
         stage.wait(10)
         stage.tell(BUSY)
@@ -117,8 +118,65 @@ def test_the_time_of_a_live_worker_is_not_counted_against_the_next_one() -> None
     assert not stage.d.ended
 
 
+def test_a_worker_that_came_and_left_gives_the_next_one_its_time() -> None:
+    stage = Stage(jobs=1, policy=PATIENT)
+    stage.submit("w")
+    stage.wait(95)
+    stage.hello("w")
+    stage.said("w", m.Bye("", m.Departure.OUT_OF_TIME))
+    stage.submit("v")
+    stage.wait(90)
+    assert not stage.d.ended
+    stage.wait(20)
+    assert stage.d.ended
+
+
+def test_workers_that_no_job_waits_for_need_no_answer() -> None:
+    stage = Stage(Limits(2, 1), jobs=2, policy=PATIENT)
+    stage.submit("w", "v")
+    stage.hello("w")
+    stage.tell(ev.CancelRequested((Span(1, 1),)))
+    stage.said("w", m.Credit(0))
+    stage.wait(300)
+    assert stage.d.pools[0].coming and not stage.d.pools[0].up and not stage.d.ended
+
+
+def test_workers_that_nothing_waits_for_stay_in_the_scheduler_s_queue() -> None:
+    stage = Stage(Limits(2, 1), jobs=2, policy=PATIENT)
+    stage.start("w")
+    stage.tell(ev.JobsAdded(1, JobSpec("f", "c")))
+    request = of(do.SubmitWorkers, stage.wait(20))[-1]
+    stage.tell(ev.WorkersSubmitted(request.request, ("v",)))
+    stage.result("w", 0)
+    stage.result("w", 1)
+    assert stage.d.jobs[2] is JobState.LEASED
+    stage.said("w", m.Credit(0))
+    effects = stage.wait(300)
+    assert stage.d.pools[0].coming and not of(do.CancelWorkers, effects)
+
+
+def test_the_time_of_workers_that_were_not_needed_is_not_counted_against_the_next_one() -> None:
+    stage = Stage(Limits(2, 1), jobs=2, policy=PATIENT)
+    stage.start("w")
+    stage.tell(ev.JobsAdded(1, JobSpec("f", "c")))
+    request = of(do.SubmitWorkers, stage.wait(20))[-1]
+    stage.tell(ev.WorkersSubmitted(request.request, ("v",)))
+    stage.result("w", 0)
+    stage.result("w", 1)
+    stage.said("w", m.Credit(0))
+    stage.wait(50)
+    stage.tell(ev.InputEnded())
+    assert do.CancelWorkers(("v",)) in stage.new
+    stage.said("w", m.Bye("it broke"))
+    stage.submit("u")
+    stage.wait(90)
+    assert not stage.d.ended
+    stage.wait(20)
+    assert stage.d.ended
+
+
 def test_where_failures_do_not_stop_the_run_the_other_pools_go_on() -> None:
-    policy = Policy(submit_deadline_s=100, silent_after_s=1000, stop_on_failure=False)
+    policy = Policy(outage_deadline_s=100, silent_after_s=1000, stop_on_failure=False)
     stage = Stage(Limits(1, 1), Limits(1, 1), jobs=1, policy=policy)
     stage.tell(ev.JobsAdded(1, JobSpec("f", "c", pool=1)))
     stage.tell(ev.InputEnded())

@@ -11,6 +11,12 @@ from tests.core.simulation import Plan, Simulation
 
 HISTORIES = int(os.environ.get("GRIDMAP_HISTORIES", "2000"))
 BATCH = 100
+CALM = {
+    "jobs": 0, "workers": 3, "children": 1, "slots": 3, "loss": 0.0, "node_death": 0.0,
+    "agent_freeze": 0.0, "start_failure": 0.0, "submit_failure": 0.0, "poll_failure": 0.0,
+    "deletion": 0.0, "disk_full": 0.0, "reuse": True, "stop_on_failure": True, "cancel_at": None,
+    "fates": {}, "no_rerun": False,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("first", range(0, HISTORIES, BATCH))
@@ -35,6 +41,15 @@ def test_every_job_ends_though_the_scheduler_never_says_how_the_workers_are(seed
     simulation = Simulation(seed, plan)
     simulation.run()
     assert simulation.now < 20_000
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_suspended_workers_cost_no_job_an_attempt(seed: int) -> None:
+    plan = Plan(**CALM | {"suspension": 1.0, "jobs": 30, "children": 1 + seed % 3})
+    simulation = Simulation(seed, plan)
+    simulation.run()
+    assert set(simulation.ends.values()) == {"value"}
+    assert not [line for line in simulation.log if "resubmission" in line or "silent" in line]
 
 
 def test_a_seed_replays_the_same_history() -> None:

@@ -98,7 +98,7 @@ def test_what_somebody_deletes_is_submitted_again_no_more_often_than_num_resubmi
 def test_a_deletion_that_the_worker_survived_to_say_goodbye_counts_too() -> None:
     stage = Stage(jobs=1, policy=Policy(num_resubmits=0))
     stage.start("w")
-    stage.said("w", m.Bye("warned by signal 15"))
+    stage.said("w", m.Bye("", m.Departure.WARNED))
     effects = stage.wait(1.5)
     assert ("w" in of(do.PollWorkers, effects)[0].workers) and not of(do.SubmitWorkers, effects)
     stage.polled(w=NativeState.DELETED)
@@ -165,7 +165,7 @@ def test_a_new_incarnation_takes_over_and_an_old_one_is_not_heard() -> None:
     assert stage.sent(m.Welcome) and stage.state(0) is J.REQUEUED
     assert stage.hello("w", "i") == []
     assert stage.d.workers["w"].incarnation == "j"
-    stage.said("w", m.Bye("drained"), "i")
+    stage.said("w", m.Bye("", m.Departure.DRAINED), "i")
     assert stage.d.workers["w"].state is W.UP
 
 
@@ -212,6 +212,31 @@ def test_a_submission_without_an_answer_has_a_deadline() -> None:
     assert stage.new == [do.CancelWorkers(("w",))]
 
 
+def test_a_submission_that_was_answered_has_no_deadline_any_more() -> None:
+    stage = Stage(jobs=1, policy=Policy(submit_deadline_s=100))
+    stage.start("w")
+    for _ in range(50):
+        stage.wait(10)
+        stage.beat("w", held(0))
+    assert not of(do.Note, stage.all) and not stage.d.ended
+
+
+def test_each_answer_gives_the_other_submissions_their_time_anew() -> None:
+    stage = Stage(Limits(9, 1), jobs=1, policy=Policy(submit_deadline_s=100))
+    stage.wait(1)
+    stage.tell(ev.JobsAdded(1, JobSpec("f", "c")))
+    stage.wait(89)
+    assert [e.request for e in of(do.SubmitWorkers, stage.all)] == [0, 1]
+    stage.tell(ev.WorkersSubmitted(0, ("w",)))
+    stage.hello("w")
+    for _ in range(9):
+        stage.beat("w", held(0))
+        stage.wait(10)
+    assert not of(do.Note, stage.all)
+    stage.wait(11)
+    assert "did not answer a submission" in of(do.Note, stage.all)[0].text
+
+
 def test_no_more_workers_than_max_workers_nor_than_jobs() -> None:
     for jobs, most, children, expected in ((10, 3, 1, 3), (2, 9, 1, 2), (10, 9, 4, 3)):
         stage = Stage(Limits(most, children), jobs=jobs)
@@ -254,7 +279,7 @@ def test_idle_workers_are_drained_after_a_while_once_the_input_has_ended() -> No
     assert of(do.SendMessage, stage.wait(2)) == [do.SendMessage("v", m.Drain())]
     stage.beat("v")
     assert stage.sent(m.Drain)  # the word may have been lost
-    stage.said("v", m.Bye("drained"))
+    stage.said("v", m.Bye("", m.Departure.DRAINED))
     assert stage.d.workers["v"].state is W.GONE and not of(do.Note, stage.new)
 
 
@@ -295,7 +320,104 @@ def test_a_worker_that_is_out_of_time_is_replaced_at_once_and_blamed_for_nothing
             e.message for e in of(do.SendMessage, stage.new)
         ]
         effects = stage.said(f"w{number}", m.Credit(0))
-        effects += stage.said(f"w{number}", m.Bye(m.OUT_OF_TIME)) + stage.wait(1.0)
+        effects += stage.said(f"w{number}", m.Bye("", m.Departure.OUT_OF_TIME)) + stage.wait(1.0)
         assert of(do.SubmitWorkers, effects)
     assert not stage.d.ended
     assert not of(do.DeliverFailure, stage.all) and not of(do.DeliverEnd, stage.all)
+
+
+def test_a_suspended_worker_is_waited_for_however_long_and_counted_anew_afterwards() -> None:
+    stage = Stage(jobs=2, policy=Policy(silent_after_s=90))
+    stage.start("w")
+    for _ in range(100):
+        stage.polled(w=NativeState.SUSPENDED)
+        stage.wait(1000)
+        stage.polled(w=NativeState.UNKNOWN)
+    assert stage.d.workers["w"].state is W.SUSPECT and stage.state(0) is J.LEASED
+    assert [note.text for note in of(do.Note, stage.all)] == [
+        "worker w is suspended by the scheduler; waiting"
+    ]
+    stage.polled(w=NativeState.RUNNING)
+    stage.wait(89)
+    assert stage.d.workers["w"].state is W.SUSPECT
+    stage.wait(2)
+    assert stage.d.workers["w"].state is W.LOST
+
+
+def test_a_worker_that_was_suspended_goes_on_when_it_speaks() -> None:
+    stage = Stage(jobs=9)
+    stage.start("w")
+    stage.polled(w=NativeState.SUSPENDED)
+    stage.wait(1000)
+    stage.result("w", 0)
+    assert stage.d.workers["w"].state is W.UP and [w for w, _, _ in stage.assigned()] == ["w"]
+    stage.polled(w=NativeState.SUSPENDED)  # it works all the same
+    assert stage.d.workers["w"].state is W.UP
+    stage.polled(w=NativeState.RUNNING)
+    stage.wait(181)
+    assert stage.d.workers["w"].state is W.LOST
+
+
+def test_a_suspended_worker_gets_nothing_and_a_draining_one_is_waited_for_too() -> None:
+    stage = Stage(Limits(2, 1), jobs=2)
+    stage.start("w", "v")
+    stage.polled(w=NativeState.SUSPENDED)
+    stage.result("w", 0)
+    stage.polled(w=NativeState.RUNNING)
+    stage.polled(w=NativeState.SUSPENDED)
+    stage.tell(ev.JobsAdded(9, JobSpec("f", "c")))
+    assert stage.assigned() == []
+    stage.result("v", 1)
+    assert {worker for worker, _, _ in stage.assigned()} == {"v"}
+    stage.said("v", m.Credit(0))
+    stage.polled(v=NativeState.SUSPENDED)
+    stage.wait(1000)
+    assert stage.d.workers["v"].state is W.DRAINING
+
+
+def test_a_suspended_worker_that_is_deleted_is_gone() -> None:
+    stage = Stage(jobs=1)
+    stage.start("w")
+    stage.polled(w=NativeState.SUSPENDED)
+    stage.polled(w=NativeState.DELETED)
+    assert stage.d.workers["w"].state is W.GONE and stage.state(0) is J.REQUEUED
+
+
+def test_a_worker_that_is_suspended_before_its_first_word_starts_late() -> None:
+    stage = Stage(jobs=1, policy=Policy(startup_deadline_s=60))
+    stage.submit("w")
+    stage.polled(w=NativeState.RUNNING)
+    stage.polled(w=NativeState.SUSPENDED)
+    for _ in range(10):
+        stage.polled(w=NativeState.SUSPENDED)
+        assert not of(do.DiagnoseWorker, stage.wait(100))
+    stage.polled(w=NativeState.RUNNING)
+    assert not of(do.DiagnoseWorker, stage.wait(59))
+    assert of(do.DiagnoseWorker, stage.wait(2))
+
+
+def test_what_a_suspended_worker_does_not_do_is_no_idleness() -> None:
+    stage = Stage(jobs=1, policy=Policy(max_idle_heartbeats=1))
+    stage.start("w")
+    stage.polled(w=NativeState.SUSPENDED)
+    for _ in range(3):
+        stage.beat("w", held(0, cpu=0.0))
+        assert not stage.sent(m.Cancel)
+    stage.polled(w=NativeState.RUNNING)
+    stage.beat("w", held(0, cpu=0.0))  # tells of the time before, too
+    assert not stage.sent(m.Cancel)
+    stage.beat("w", held(0, cpu=0.0))
+    assert stage.sent(m.Cancel)
+
+
+def test_a_worker_that_was_suspended_for_a_moment_is_looked_at_again_in_time() -> None:
+    stage = Stage(jobs=1, policy=Policy(silent_after_s=90))
+    stage.start("w")
+    stage.wait(50)
+    stage.polled(w=NativeState.SUSPENDED)
+    stage.wait(10)
+    stage.polled(w=NativeState.RUNNING)  # its silence counts from here
+    stage.wait(89)
+    assert stage.d.workers["w"].state is W.SUSPECT
+    stage.wait(2)
+    assert stage.d.workers["w"].state is W.LOST

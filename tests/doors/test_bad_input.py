@@ -1,7 +1,8 @@
-"""What cannot work is refused at once, by name, before anything was started."""
+"""What cannot work is refused at once, by name; of small inputs, before anything was started."""
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import Any
 
@@ -120,6 +121,20 @@ def test_wrong_options(call: Any, options: dict[str, Any], kind: type[Exception]
         call(**given)
 
 
+@pytest.mark.parametrize("call", [grid_imap, grid_imap_unordered])
+@pytest.mark.parametrize("option", ["nonsense", "args_list", "kwlist", "args", "ordered"])
+def test_a_stream_refuses_what_it_does_not_know_by_its_own_name(call: Any, option: str) -> None:
+    words = rf"^{call.__name__}\(\) got an unexpected keyword argument '{option}'$"
+    with pytest.raises(TypeError, match=words):
+        call(identity, [1], **{option: [1]}, **THERE)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_host_name_that_the_scheduler_would_not_understand(call: Any) -> None:
+    with pytest.raises(ValueError, match="a b"):
+        call(white_list=["a b"], **THERE)
+
+
 def test_numpy_numbers_are_numbers() -> None:
     import numpy as np
 
@@ -173,6 +188,12 @@ def test_what_cannot_be_called(bad: Any) -> None:
     [
         ({"validation_level": "x"}, ValueError),
         ({"num_slots": 0}, ValueError),
+        ({"num_slots": "2"}, TypeError),
+        ({"gpu": "2"}, TypeError),
+        ({"gpu": -1}, ValueError),
+        ({"h_vmem": 2}, TypeError),
+        ({"mem_free": 2}, TypeError),
+        ({"queue": 7}, TypeError),
         ({"h_rt": "soon"}, ValueError),
         ({"kwlist": [1]}, TypeError),
         ({"kwlist": {1: 2}}, TypeError),
@@ -182,7 +203,7 @@ def test_what_cannot_be_called(bad: Any) -> None:
     ],
 )
 def test_wrong_options_of_a_job(options: dict[str, Any], kind: type[Exception]) -> None:
-    with pytest.raises(kind):
+    with pytest.raises(kind, match=next(iter(options))):
         Job(identity, [1], **options)
 
 
@@ -195,3 +216,15 @@ def test_an_iterator_that_fails_is_the_callers_error() -> None:
         grid_map(identity, broken(), **THERE)
     with pytest.raises(LookupError, match="the input broke"):
         process_jobs((Job(identity, [x]) for x in broken()), **THERE)
+
+
+def test_that_there_is_no_cluster_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    nowhere = "/nowhere/libdrmaa.so"
+    monkeypatch.setenv("DRMAA_LIBRARY_PATH", nowhere)
+    monkeypatch.delitem(sys.modules, "drmaa", raising=False)
+    for _ in range(2):
+        assert grid_map(identity, [1, 2]) == [1, 2]
+    (said,) = [x.getMessage() for x in caplog.records if "no cluster" in x.getMessage()]
+    assert said.count(nowhere) == 1

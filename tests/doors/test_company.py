@@ -225,18 +225,21 @@ def test_a_fork_of_a_client_with_a_run(tmp_path: Path) -> None:
 import os, time
 import gridmap
 
-def slow(x):
-    time.sleep(0.3)
+def waits(x):
+    while not os.path.exists("gate"):
+        time.sleep(0.005)
     return x
 
-run = gridmap.submit([gridmap.Job(slow, [i]) for i in range(4)], local=True, max_processes=2)
+run = gridmap.submit([gridmap.Job(waits, [i]) for i in range(4)], local=True, max_processes=2)
 import warnings
 warnings.simplefilter("ignore")
 pid = os.fork()
 if pid == 0:
     print(gridmap.grid_map(abs, [-1, 2], local=True, max_processes=2), flush=True)
     raise SystemExit(0)  # its atexit must not end the parent's run
-print(os.waitpid(pid, 0)[1], run.results())
+status = os.waitpid(pid, 0)[1]
+open("gate", "w").close()
+print(status, run.results())
 """
     assert outcome(tmp_path, text) == "[1, 2]\n0 [0, 1, 2, 3]\n"
 

@@ -55,7 +55,7 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("call", CALLS)
 def test_signals(tmp_path: Path, call: str, number: int) -> None:
     with client(tmp_path / "client", HEAD + CALLS[call]) as one:
@@ -69,7 +69,7 @@ def test_signals(tmp_path: Path, call: str, number: int) -> None:
             assert status in (130, -signal.SIGINT)
             assert "KeyboardInterrupt" in one.err
         else:
-            assert status in (143, -signal.SIGTERM)
+            assert status in (128 + number, -number)
         if call == "one process":  # what a job starts in the client is the client's affair
             return
         one.left_nothing(2.0 - (time.monotonic() - begun) + 0.5)
@@ -138,7 +138,8 @@ def test_a_caught_interrupt_lets_the_program_go_on(tmp_path: Path) -> None:
         "except KeyboardInterrupt:\n"
         "    print('caught', threading.active_count())\n"
         "print(gridmap.grid_map(quick, range(3), **LOCAL))\n"
-        "print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)\n"
+        "fatal = signal.SIGTERM, signal.SIGHUP\n"
+        "print(all(signal.getsignal(one) is signal.SIG_DFL for one in fatal))\n"
     )
     with client(tmp_path / "client", text) as one:
         one.file("started")
@@ -148,7 +149,7 @@ def test_a_caught_interrupt_lets_the_program_go_on(tmp_path: Path) -> None:
         one.left_nothing()
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
 def test_a_handler_of_the_users_own_is_the_one_that_counts(tmp_path: Path, name: str) -> None:
     text = HEAD + (
         "def handler(number, frame):\n"
@@ -168,6 +169,20 @@ def test_a_handler_of_the_users_own_is_the_one_that_counts(tmp_path: Path, name:
         assert one.ended(5) == 0, one.err
         assert one.out == "[0, 1, 2]\nTrue\n"
         one.left_nothing()
+
+
+def test_a_program_under_nohup_is_not_ended_by_a_hangup(tmp_path: Path) -> None:
+    text = HEAD + (
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "def hangs_up(x):\n"
+        "    os.kill(int(os.environ['CLIENT']), signal.SIGHUP)\n"
+        "    return x\n"
+        "os.environ['CLIENT'] = str(os.getpid())\n"
+        "print(gridmap.grid_map(hangs_up, range(3), **LOCAL))\n"
+    )
+    with client(tmp_path / "client", text) as one:
+        assert one.ended(10) == 0, one.err
+        assert one.out == "[0, 1, 2]\n"
 
 
 def test_a_handler_set_during_a_run_stays(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import functools
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -190,9 +191,21 @@ def test_an_exception_is_raised_as_itself(how: dict[str, Any]) -> None:
         assert "gridmap/node" not in text
 
 
-def test_an_exception_that_cannot_travel_is_told_by_name() -> None:
+def test_an_exception_that_its_class_cannot_make_again_is_raised_as_itself() -> None:
     def fails(x: int) -> None:
         raise Picky(5, where="home")
+
+    with pytest.raises(Picky, match="5 at home") as caught:
+        grid_map(fails, [1], **THERE)
+    assert (caught.value.code, caught.value.where) == (5, "home")
+    assert "in fails" in str(caught.value.__cause__)
+
+
+def test_an_exception_that_cannot_travel_is_told_by_name() -> None:
+    def fails(x: int) -> None:
+        error = Picky(5, where="home")
+        error.lock = threading.Lock()  # type: ignore[attr-defined]
+        raise error
 
     with pytest.raises(gridmap.JobException, match=r"Picky: 5 at home") as caught:
         grid_map(fails, [1], **THERE)

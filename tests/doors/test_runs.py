@@ -74,6 +74,23 @@ def test_results_may_be_changed_by_their_receiver() -> None:
     assert run.results() == [1]
 
 
+def test_what_happened_to_a_job_is_noted_while_somebody_waits() -> None:
+    job = Job(identity, [1])
+    with submit([job], **THERE) as run:
+        until(lambda: run.status().completed, "it is done")
+        assert job.ret is None
+        assert run.wait(10)
+        assert job.ret == 1
+
+
+def test_when_wait_says_so_every_job_knows_what_happened_to_it() -> None:
+    jobs = [Job(identity, [i]) for i in range(200)]
+    run = submit(jobs, **THERE)
+    while not run.wait(0):
+        pass
+    assert [job.ret for job in jobs] == list(range(200))
+
+
 def test_status_counts_failures() -> None:
     run = submit([Job(int, [x]) for x in ("1", "x", "y")], on_error="return", **THERE)
     assert run.wait(10)

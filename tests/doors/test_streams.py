@@ -84,14 +84,18 @@ def test_one_process_reads_one_at_a_time(door: Callable[..., Any]) -> None:
     results.close()
 
 
-def test_a_slow_consumer_holds_the_input_up() -> None:
+def test_a_slow_consumer_holds_the_input_up(tmp_path: Path) -> None:
+    def note(x: int) -> int:
+        (tmp_path / str(x)).touch()
+        return x
+
     source = Counted(itertools.count())
-    ran = grid_imap(double, source, window=20, **THERE)
-    next(ran)
+    results = grid_imap(note, source, window=20, **THERE)
+    next(results)
     before = source.read
-    threading.Event().wait(0.2)  # nothing may happen meanwhile
+    until(lambda: len(list(tmp_path.iterdir())) == before, "all that was read has run")
     assert source.read == before <= 20
-    ran.close()
+    results.close()
 
 
 def test_large_arguments_and_values_are_fewer_at_a_time() -> None:
@@ -103,20 +107,21 @@ def test_large_arguments_and_values_are_fewer_at_a_time() -> None:
 
 
 def test_the_first_values_come_before_a_slow_input_ends() -> None:
-    release = threading.Event()
+    seen: list[int] = []
 
-    def slow() -> Iterator[int]:
-        for x in range(40):
-            time.sleep(0.02)
+    def slow() -> Iterator[int]:  # too slow to fill the window before the deadline
+        deadline = time.monotonic() + 10
+        for x in itertools.count():
+            if seen:
+                return
+            assert time.monotonic() < deadline, "no value while the input was read"
+            time.sleep(0.01)
             yield x
 
-    seen: list[tuple[int, int]] = []
     source = Counted(slow())
     for value in grid_imap(double, source, **THERE):
-        seen.append((value, source.read))
-    release.set()
-    assert [value for value, _ in seen] == [2 * x for x in range(40)]
-    assert seen[0][1] < 30  # the first value, when this much had been read
+        seen.append(value)
+    assert seen == [2 * x for x in range(source.read)]
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -234,6 +239,29 @@ def test_a_death_is_raised() -> None:
 
     with pytest.raises(JobException, match="exited with"):
         list(grid_imap(os._exit, [4], **THERE))
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("how", BOTH)
+def test_a_mail_tells_of_the_end(
+    door: Callable[..., Any], how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(
+        "gridmap.report.mail.send_completion_mail", lambda name, settings: told.append(name)
+    )
+    results = door(double, range(3), name="my map", completion_mail=True, **how)
+    next(results)
+    assert told == []
+    list(results)
+    assert told == ["my_map"]
+    early = door(double, range(3), completion_mail=True, **how)
+    next(early)
+    early.close()
+    with pytest.raises(ValueError):
+        list(door(odd_ones_fail, range(3), completion_mail=True, **how))
+    list(door(double, range(3), **how))
+    assert told == ["my_map"]
 
 
 def test_two_streams_at_once() -> None:

@@ -18,6 +18,7 @@ import pytest
 from gridmap import errors
 from gridmap.core.messages import Outcome
 from gridmap.data import Context
+from gridmap.node.calls import FLUSH_INTERVAL_S
 from tests.node.driver import Driver, alive, wait_for
 
 VALUE, EXCEPTION, DIED = Outcome.VALUE, Outcome.EXCEPTION, Outcome.DIED
@@ -177,10 +178,8 @@ def test_results_are_streamed_before_the_lease_ends(forked: Driver, tmp_path: Pa
     gate = tmp_path / "gate"
 
     def f(x: int) -> int:
-        deadline = time.monotonic() + 20
-        while x == 3 and not gate.exists() and time.monotonic() < deadline:
-            time.sleep(0.005)
-        time.sleep(0.06)  # longer than the interval between two flushes
+        due = time.monotonic() + FLUSH_INTERVAL_S
+        wait_for(lambda: gate.exists() if x == 3 else time.monotonic() >= due)
         return x
 
     forked.lease(f, range(4))
@@ -222,8 +221,9 @@ def test_a_job_runs_in_the_clients_context(node: Driver, tmp_path: Path) -> None
 
 def test_a_missing_working_directory_is_named(forked: Driver) -> None:
     got = forked.run(abs, [1, 2], context=Context(None, "/no/such/folder"))
-    assert [outcome for outcome, _ in got] == [UNREADABLE] * 2
-    assert "/no/such/folder" in got[0][1]
+    assert [outcome for outcome, _ in got] == [EXCEPTION] * 2
+    for _, error in got:
+        assert isinstance(error, FileNotFoundError) and "/no/such/folder" in str(error)
 
 
 def test_user_code_cannot_disturb_the_protocol(forked: Driver, tmp_path: Path) -> None:
@@ -264,11 +264,12 @@ def test_a_job_may_have_a_forkserver_of_its_own(forked: Driver) -> None:
     assert outcome is VALUE and [v for _, v in value] == [1, 2, 3]
 
 
-def test_children_draw_different_random_numbers() -> None:
+def test_children_draw_different_random_numbers(tmp_path: Path) -> None:
     with Driver(children=2) as node:
 
         def f(x: int) -> Any:
-            time.sleep(0.2)
+            (tmp_path / str(os.getpid())).touch()
+            wait_for(lambda: len(list(tmp_path.iterdir())) == 2)  # both run at once
             return os.getpid(), float(np.random.random())
 
         for i in range(2):

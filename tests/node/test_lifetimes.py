@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,6 +19,7 @@ import pytest
 
 from gridmap.core import messages as m
 from gridmap.core.messages import Outcome
+from gridmap.data import split_frames
 from gridmap.node.blobs import BlobStore, map_blob
 from gridmap.node.forkserver import Forkserver
 from gridmap.node.usage import UsageMeter, get_cpu_load, get_job_status, get_memory_usage
@@ -82,9 +86,6 @@ def test_when_the_agent_is_killed_everything_else_ends(launch: str, tmp_path: Pa
                 time.sleep(60)
             node = Driver(launch={bool(launch)})
             node.lease(job, [0])
-            node.until(lambda: node.runtime._blobs._made)
-            folder = str(list(node.runtime._blobs._made.values())[0])
-            open({str(tmp_path / "folder")!r}, "w").write(folder + "\\n")
             node.until(lambda: False, 60)
             """
         )
@@ -95,15 +96,12 @@ def test_when_the_agent_is_killed_everything_else_ends(launch: str, tmp_path: Pa
     pids = tmp_path / "pids"
     try:
         wait_for(lambda: pids.exists() and pids.read_text().endswith("."))
-        folder = Path((tmp_path / "folder").read_text().strip())
-        assert folder.exists()
         found = [int(pid) for pid in pids.read_text().split()[:-1]]
         assert all(map(alive, found))
     finally:
         agent.kill()
         agent.wait()
     wait_for(lambda: not any(map(alive, found)), 5.0)
-    wait_for(lambda: not folder.exists(), 5.0)
 
 
 def test_a_process_with_threads_is_not_forked() -> None:
@@ -217,15 +215,50 @@ def test_usage_counts_descendants_and_leaves_out_the_heart() -> None:
     assert meter.read(parent.pid).rss_bytes == 0
 
 
-def test_blobs_are_private_shared_and_bounded(tmp_path: Path) -> None:
-    store = BlobStore([str(tmp_path)], max_bytes=1000)
-    path = store.put("d1", [b"abc", b"x" * 100])
-    assert store.put("d1", [b"abc"]) == path and store.path("d1") == str(path)
-    assert path.stat().st_mode & 0o777 == 0o600 and path.parent.stat().st_mode & 0o777 == 0o700
-    mapped = map_blob(str(path))
-    mapped[0] = 255  # of this process alone
-    assert path.read_bytes()[0] != 255
+@pytest.mark.parametrize("tmpfile", [True, False])
+def test_blobs_have_no_name_and_are_shared_and_bounded(
+    tmp_path: Path, tmpfile: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not tmpfile:  # as on a file system that does not know it
+        monkeypatch.delattr(os, "O_TMPFILE")
+    store = BlobStore([str(tmp_path / "missing"), str(tmp_path)], max_bytes=10_000)
+    place = store.put("d1", [b"abc", b"x" * 5000])
+    assert store.put("d1", [b"abc"]) == place == store.place("d1")
+    other = store.put("d2", [b"def"])
+    assert list(tmp_path.iterdir()) == []  # so nothing can be left, whoever is killed
+    mapped = map_blob(place)
+    frames = [b"abc", b"x" * 5000]
+    assert list(map(bytes, split_frames(memoryview(mapped)))) == frames
+    assert list(map(bytes, split_frames(memoryview(map_blob(other))))) == [b"def"]
+    mapped[0] ^= 255  # of this mapping alone
+    assert list(map(bytes, split_frames(memoryview(map_blob(place))))) == frames
     with pytest.raises(OSError, match="blobs of more than"):
-        store.put("d2", [bytes(1000)])
+        store.put("d3", [bytes(10_000)])
     store.close()
-    assert list(tmp_path.iterdir()) == []
+    assert store.place("d1") == ""
+    with pytest.raises(OSError):
+        map_blob(place)
+
+
+def test_a_blob_that_does_not_fit_harms_no_other(tmp_path: Path) -> None:
+    store = BlobStore([str(tmp_path)])
+    first = store.put("d1", [b"abc"])
+    with file_size_limit(8192), pytest.raises(OSError, match="File too large"):
+        store.put("d2", [bytes(1 << 20)])
+    second = store.put("d3", [b"def"])
+    assert list(map(bytes, split_frames(memoryview(map_blob(first))))) == [b"abc"]
+    assert list(map(bytes, split_frames(memoryview(map_blob(second))))) == [b"def"]
+    store.close()
+
+
+@contextlib.contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Makes every write beyond this size of a file fail, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)

@@ -80,9 +80,9 @@ EXAMPLES: dict[type[Any], st.SearchStrategy[Any]] = {
     ),
     m.Credit: st.builds(m.Credit, naturals),
     m.NeedBlob: st.builds(m.NeedBlob, digests),
-    m.Heartbeat: st.builds(m.Heartbeat, naturals, st.lists(held(), max_size=3), key_lists, names),
+    m.Heartbeat: st.builds(m.Heartbeat, naturals, st.lists(held(), max_size=3), key_lists),
     m.Results: st.builds(m.Results, st.lists(results(), max_size=4)),
-    m.Bye: st.builds(m.Bye, names),
+    m.Bye: st.builds(m.Bye, names, naturals),
     m.Welcome: st.builds(
         m.Welcome, names, st.floats(0, allow_infinity=False, exclude_min=True), finite, finite
     ),
@@ -323,6 +323,7 @@ BAD: dict[str, tuple[Any, int]] = {
     "unacknowledged": (m.Heartbeat(0, [], [bad_key(count=0)]), 0),
     "held count": (m.Heartbeat(0, [HELD._replace(count=0)]), 0),
     "seq": (m.Heartbeat(-1), 0),
+    "departure": (m.Bye("", -1), 0),
     "digest short": (m.NeedBlob(DIGEST[1:]), 0),
     "digest upper case": (m.NeedBlob(DIGEST.upper()), 0),
     "digest no hex": (m.Blob("g" * 64), 1),

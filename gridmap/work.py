@@ -1,0 +1,213 @@
+"""What a user wants done: the class Job."""
+
+from __future__ import annotations
+
+import operator
+import os
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from gridmap import conf
+from gridmap.core.spec import Resources
+from gridmap.errors import Cause
+
+
+class Job:
+    """One call of a function, and what is known of it.
+
+    :param f: what to call
+    :param args: the positional arguments
+    :param kwlist: the keyword arguments
+    :param cleanup: remove the worker's stdout and stderr files when nothing failed
+    :param mem_free: memory that the host should have free, "1G"; used where USE_MEM_FREE is set
+    :param name: shown in the scheduler's list; a space becomes _
+    :param num_slots: slots of the parallel environment that the job needs
+    :param queue: where to run; DEFAULT_QUEUE when not given
+    :param interpreting_shell: the shell that starts the worker (`-S`)
+    :param copy_env: give the job the environment that this process has now
+    :param add_env: variables on top of it
+    :param project: the project to run under (`-P`)
+    :param validation_level: e, w, n, p or v (`-w`)
+    :param par_env: the parallel environment; DEFAULT_PAR_ENV when not given
+    :param gpu: number of GPUs
+    :param h_vmem: limit of virtual memory, "4G"
+    :param h_rt: limit of run time, "01:00:00" or seconds
+    :param resources: more of what `qsub -l` takes, ["name=value", ...]
+    :raises TypeError: `f` cannot be called, or the arguments are none
+    :raises ValueError: the scheduler would not understand one of the options
+
+    After `process_jobs`: `ret` is the value (or the exception), `traceback` its text, `host_name`,
+    `log_stdout_fn`, `log_stderr_fn`, `track_mem` [MB], `track_cpu` [(percent, running)],
+    `num_resubmits` and `cause_of_death` tell what happened.
+    """
+
+    def __init__(
+        self,
+        f: Callable[..., Any],
+        args: Iterable[Any],
+        kwlist: Mapping[str, Any] | None = None,
+        cleanup: bool = True,
+        mem_free: str = "1G",
+        name: str = "gridmap_job",
+        num_slots: int = 1,
+        queue: str | None = None,
+        interpreting_shell: str | None = None,
+        copy_env: bool = True,
+        add_env: Mapping[str, str] | None = None,
+        project: str | None = None,
+        validation_level: str | None = None,
+        os_distribution: str | None = None,
+        os_minor: str | None = None,
+        par_env: str | None = None,
+        gpu: int = 0,
+        h_vmem: str | None = None,
+        h_rt: str | int | None = None,
+        resources: Sequence[str] | None = None,
+    ) -> None:
+        if not callable(f):
+            raise TypeError(f"a Job needs something to call, not {f!r}")
+        if isinstance(args, (str, bytes)) or not isinstance(args, Iterable):
+            raise TypeError(f"the arguments of a Job are a list, not {args!r}")
+        if isinstance(resources, str):
+            raise TypeError(f"resources are a list of 'name=value', not the text {resources!r}")
+        for option, value in (
+            ("mem_free", mem_free), ("queue", queue), ("interpreting_shell", interpreting_shell),
+            ("project", project), ("validation_level", validation_level), ("par_env", par_env),
+            ("os_distribution", os_distribution), ("os_minor", os_minor), ("h_vmem", h_vmem),
+        ):  # fmt: skip
+            if value is not None and not isinstance(value, str):
+                raise TypeError(f"{option} is a text, as the scheduler takes it, not {value!r}")
+        self.function = f
+        self.args = list(args)
+        self.kwlist = _named("kwlist", kwlist)
+        self.cleanup = cleanup
+        self.mem_free = mem_free
+        self.name = str(name).strip().replace(" ", "_")
+        self.num_slots = whole_number("num_slots", num_slots, 1)
+        self.queue: str = conf.DEFAULT_QUEUE if queue is None else queue
+        self.interpreting_shell = interpreting_shell
+        self.copy_env = copy_env
+        self.add_env: dict[str, str] = _named("add_env", add_env)
+        if not all(isinstance(value, str) for value in self.add_env.values()):
+            raise TypeError(f"the values of add_env are texts, not {add_env!r}")
+        self.project = project
+        self.validation_level = validation_level
+        self.os_distribution = os_distribution
+        self.os_minor = os_minor
+        self.par_env: str = conf.DEFAULT_PAR_ENV if par_env is None else par_env
+        self.gpu = whole_number("gpu", gpu or 0, 0)
+        self.h_vmem = h_vmem
+        self.h_rt = h_rt
+        self.resources = list(resources or [])
+        self.working_dir = os.getcwd()
+        self.path = self.working_dir
+        self.environment: dict[str, str] | None = dict(os.environ) if copy_env else None
+        self.white_list: list[str] = []
+        self.start_anew()
+        self.resources_wanted()  # for its errors
+
+    def start_anew(self) -> None:
+        """Forgets what happened in an earlier run."""
+        self.ret: Any = None
+        self.id: str = ""
+        self.uniq_id: str = ""
+        self.traceback: str | None = None
+        self.cause_of_death: str = ""
+        self.num_resubmits = 0
+        self.home_address = ""
+        self.log_stdout_fn = ""
+        self.log_stderr_fn = ""
+        self.timestamp: float | None = None
+        self.host_name = ""
+        self.heart_beat: dict[str, Any] | None = None
+        self.track_mem: list[float] = []
+        self.track_cpu: list[tuple[float, bool]] = []
+
+    def execute(self) -> None:
+        """Calls the function here; `ret` is its value or its exception, `traceback` the text."""
+        try:
+            self.ret = self.function(*self.args, **self.kwlist)
+        except Exception as error:
+            self.note_failure(error)
+
+    def note_failure(self, error: BaseException) -> None:
+        """Takes note of how the job failed."""
+        self.ret = error
+        self.cause_of_death = str(getattr(error, "cause", Cause.EXCEPTION))
+        self.traceback = "".join(
+            traceback.format_exception(type(error), error, error.__traceback__)
+        )
+
+    def full_environment(self) -> dict[str, str] | None:
+        """Returns the variables that the job sees here; None when it brings none of its own."""
+        if self.environment is not None:
+            return {**self.environment, **self.add_env}
+        return {**os.environ, **self.add_env} if self.add_env else None
+
+    def resources_wanted(self, white_list: Iterable[str] | None = None) -> Resources:
+        """Returns what the job asks of the scheduler.
+
+        :raises ValueError: it cannot be said in the scheduler's language
+        """
+        from gridmap.backends.native import native_specification, walltime_s
+
+        wanted = Resources(
+            num_slots=self.num_slots,
+            mem_free=self.mem_free or "",
+            queue=self.queue or "",
+            par_env=self.par_env or "",
+            hosts=tuple(self.white_list if white_list is None else white_list),
+            project=self.project or "",
+            validation_level=self.validation_level or "",
+            os_distribution=self.os_distribution or "",
+            os_minor=self.os_minor or "",
+            gpu=self.gpu or 0,
+            h_vmem=self.h_vmem or "",
+            h_rt=str(self.h_rt) if self.h_rt else "",
+            walltime_s=walltime_s(self.h_rt),
+            interpreting_shell=self.interpreting_shell or "",
+            extra=tuple(self.resources),
+        )
+        native_specification(wanted)
+        return wanted
+
+    @property
+    def native_specification(self) -> str:
+        """The options for Grid Engine that say what the job needs."""
+        from gridmap.backends.native import native_specification
+
+        return native_specification(self.resources_wanted(), use_mem_free=conf.USE_MEM_FREE)
+
+    def __repr__(self) -> str:
+        function = getattr(self.function, "__qualname__", repr(self.function))
+        return f"<Job {self.name}: {function}>"
+
+
+Job.__module__ = "gridmap.job"  # where everybody finds it, also in pickles
+
+
+def whole_number(name: str, value: Any, least: int) -> int:
+    """Returns a whole number that is large enough.
+
+    :raises TypeError: it is no whole number
+    :raises ValueError: it is less than `least`
+    """
+    try:
+        number = operator.index(value)  # NumPy's whole numbers are some, too
+    except TypeError:
+        number = None
+    if isinstance(value, bool) or number is None:
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if number < least:
+        raise ValueError(f"{name} is {number}; it must be {least} or more")
+    return number
+
+
+def _named(option: str, given: Any) -> dict[str, Any]:
+    """Returns a dict of what has names."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise TypeError(f"{option} is a dict whose keys are names, not {given!r}")
+    return dict(given)
