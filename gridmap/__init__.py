@@ -16,6 +16,9 @@ VERSION: tuple[int | str, ...] = tuple(
 )
 
 if TYPE_CHECKING:
+    from gridmap.earlier import RunInfo as RunInfo
+    from gridmap.earlier import attach as attach
+    from gridmap.earlier import runs as runs
     from gridmap.conf import CHECK_FREQUENCY as CHECK_FREQUENCY
     from gridmap.conf import CREATE_PLOTS as CREATE_PLOTS
     from gridmap.conf import DEFAULT_PAR_ENV as DEFAULT_PAR_ENV
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from gridmap.conf import ERROR_MAIL_RECIPIENT as ERROR_MAIL_RECIPIENT
     from gridmap.conf import ERROR_MAIL_SENDER as ERROR_MAIL_SENDER
     from gridmap.conf import GRIDMAP_GRACE as GRIDMAP_GRACE
+    from gridmap.conf import GRIDMAP_KEEP_DAYS as GRIDMAP_KEEP_DAYS
+    from gridmap.conf import GRIDMAP_LEDGER as GRIDMAP_LEDGER
     from gridmap.conf import GRIDMAP_MAX_WORKERS as GRIDMAP_MAX_WORKERS
     from gridmap.conf import GRIDMAP_RUN_DIR as GRIDMAP_RUN_DIR
     from gridmap.conf import GRIDMAP_START_METHOD as GRIDMAP_START_METHOD
@@ -48,6 +53,8 @@ if TYPE_CHECKING:
     from gridmap.errors import JobSilent as JobSilent
     from gridmap.errors import JobStalled as JobStalled
     from gridmap.errors import JobUnpicklable as JobUnpicklable
+    from gridmap.errors import LedgerError as LedgerError
+    from gridmap.errors import LedgerInUse as LedgerInUse
     from gridmap.errors import PicklingError as PicklingError
     from gridmap.errors import RemoteTraceback as RemoteTraceback
     from gridmap.errors import WireError as WireError
@@ -65,6 +72,7 @@ _HOMES = {
         ("Job", "grid_map", "process_jobs", "grid_imap", "grid_imap_unordered", "submit"),
         "gridmap.job",
     ),
+    **dict.fromkeys(("RunInfo", "attach", "runs"), "gridmap.earlier"),
     "Run": "gridmap.run",
     **dict.fromkeys(
         (
@@ -80,6 +88,8 @@ _HOMES = {
             "JobSilent",
             "JobStalled",
             "JobUnpicklable",
+            "LedgerError",
+            "LedgerInUse",
             "PicklingError",
             "RemoteTraceback",
             "WireError",
@@ -96,6 +106,8 @@ _SETTINGS = (
     "ERROR_MAIL_RECIPIENT",
     "ERROR_MAIL_SENDER",
     "GRIDMAP_GRACE",
+    "GRIDMAP_KEEP_DAYS",
+    "GRIDMAP_LEDGER",
     "GRIDMAP_MAX_WORKERS",
     "GRIDMAP_RUN_DIR",
     "GRIDMAP_STARTUP_DEADLINE",

@@ -10,7 +10,7 @@ from typing import Any
 
 from gridmap import data
 from gridmap.conf import Settings, settings
-from gridmap.engine import LOCAL, ON_ERROR, Options
+from gridmap.engine import LOCAL, ON_ERROR, Engine, Options
 from gridmap.errors import DRMAANotPresentException
 from gridmap.inline import run_inline
 from gridmap.plan import Plan, Segment, client_sys_path
@@ -74,6 +74,7 @@ class Call:
             on_error=on_error,
             reuse=reuse,
             log_dir=None if chosen == LOCAL else _log_folder(temp_dir, config.default_temp_dir),
+            durable=config.ledger == "always" or (config.ledger == "cluster" and chosen != LOCAL),
         )
         return cls(options, list(white_list or []), Progress(chosen, quiet), completion_mail)
 
@@ -83,7 +84,8 @@ class Call:
         if self.inline:
             values = list(self._inline(as_jobs(job, elements)))
         else:
-            values = Run(*self._laid_out(job, elements), [job], self.progress).results()
+            engine = Engine(*self._laid_out(job, elements))
+            values = Run(engine, [job], self.progress).results()
         self._tell_completion(job)
         return values
 
@@ -116,10 +118,12 @@ class Call:
             name,
             lambda number: f"job {number} ({jobs[number].name})",
             self.options.reuse,
+            [job.name for job in jobs],
+            one_by_one=True,
         )
         options = self._with_cleanup(all(job.cleanup for job in jobs))
         watcher = JobWatcher(self._noted(jobs), self._mail_settings())
-        run = Run(plan, options, watcher, jobs, self.progress)
+        run = Run(Engine(plan, options, watcher), jobs, self.progress)
         for job in jobs:
             job.home_address = run.id
         return run
@@ -144,7 +148,9 @@ class Call:
         """Returns the plan of a map, and how to run and whom to tell of it."""
         wanted = job.resources_wanted(self.white_list)
         segment = Segment(job.function, _context(job), wanted, elements)
-        plan = Plan([segment], job.name, lambda number: f"call {number}", self.options.reuse)
+        plan = Plan(
+            [segment], job.name, lambda number: f"call {number}", self.options.reuse, [job.name]
+        )
         watcher = MapWatcher(job, self._mail_settings())
         return plan, self._with_cleanup(job.cleanup), watcher
 

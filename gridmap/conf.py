@@ -43,6 +43,8 @@ GRIDMAP_MAX_WORKERS: int
 GRIDMAP_STARTUP_DEADLINE: float
 GRIDMAP_GRACE: float
 GRIDMAP_START_METHOD: str
+GRIDMAP_LEDGER: str
+GRIDMAP_KEEP_DAYS: float
 DRMAA_PRESENT: bool
 
 _YES = frozenset({"1", "true", "yes", "on"})
@@ -106,6 +108,19 @@ def start_method(value: object) -> str:
     if value not in ("auto", "fork", "launch"):
         raise ValueError("must be auto, fork or launch")
     return str(value)
+
+
+def ledger(value: object) -> str:
+    if value not in ("cluster", "always", "never"):
+        raise ValueError("must be cluster, always or never")
+    return str(value)
+
+
+def days(value: object) -> float:
+    number = float(_number(value))
+    if number <= 0:
+        raise ValueError("must be a number of days, more than 0")
+    return number
 
 
 def _number(value: object) -> int | float:
@@ -256,6 +271,20 @@ TABLE: tuple[Setting, ...] = (
         "auto",
         "how local processes come about: auto, fork or launch",
     ),
+    Setting(
+        "GRIDMAP_LEDGER",
+        "ledger",
+        ledger,
+        "cluster",
+        "which runs can be taken over when their program was killed: cluster, always or never",
+    ),
+    Setting(
+        "GRIDMAP_KEEP_DAYS",
+        "keep_days",
+        days,
+        14,
+        "days until the folder of a run that did not succeed is removed",
+    ),
 )
 _BY_NAME = {setting.name: setting for setting in TABLE}
 # An empty environment variable is a value for these (no queue); for the others it is none.
@@ -290,6 +319,8 @@ class Settings:
     startup_deadline_s: float = 60
     grace_s: float = 300
     start_method: str = "auto"
+    ledger: str = "cluster"
+    keep_days: float = 14
 
 
 def settings() -> Settings:

@@ -4,37 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import socket
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gridmap import __version__, data, interrupts
-from gridmap.backends.base import SubmitRequest
 from gridmap.conf import Settings
 from gridmap.core.dispatcher import Dispatcher
-from gridmap.core.messages import PROTOCOL
 from gridmap.core.policy import Limits, Policy
 from gridmap.core.states import JobState
 from gridmap.errors import Cause, GridMapError, JobUnpicklable
 from gridmap.failures import exception_of_end, exception_of_failure
+from gridmap.launch import LOCAL, PYTHON, launch_local, launch_on_cluster, open_book, sweep
 from gridmap.ledger.directory import RunDirectory
 from gridmap.monitor.loop import Monitor
+from gridmap.monitor.recorder import Recorder
 from gridmap.monitor.sink import Delivery, End, Failure, Place, Sink, Values
 from gridmap.monitor.transport import Transport
 from gridmap.monitor.watcher import Watcher
-from gridmap.node.forkserver import Forkserver
-from gridmap.plan import Part, Plan, client_sys_path, new_run_id, parts
+from gridmap.plan import Part, Plan, new_run_id, parts
+
+if TYPE_CHECKING:
+    from gridmap.ledger.book import Book
+    from gridmap.resume import Resumption
 
 log = logging.getLogger(__name__)
 
 ON_ERROR = ("raise", "finish", "return")
 CLOSE_DEADLINE_S = 15.0
-LOCAL = "local"
-PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
+KEPT_OPTIONS = ("processes", "max_workers", "on_error", "reuse", "log_dir", "keep_logs")
+"""What of its options a run's ledger keeps."""
 
 
 class MonitorFailed(GridMapError):
@@ -63,6 +63,7 @@ class Options:
     :param processes: processes on this machine, for local runs
     :param log_dir: where the workers' output goes; None: the run directory
     :param keep_logs: also after success
+    :param durable: keep a ledger, by which the run can go on after this process was killed
     """
 
     settings: Settings
@@ -73,6 +74,7 @@ class Options:
     reuse: bool = True
     log_dir: str | None = None
     keep_logs: bool = False
+    durable: bool = False
 
 
 class Engine:
@@ -81,25 +83,31 @@ class Engine:
     It belongs to one thread at a time; `cancel` may be called from any.
 
     :param max_items: most jobs whose arguments travel in one packet
+    :param earlier: the run began in another process; there is nothing new to be pickled
     :raises PicklingError: something cannot be pickled
     :raises BackendError: the scheduler does not answer; nothing was started
     """
 
     def __init__(
-        self, plan: Plan, options: Options, watcher: Watcher, max_items: int = 4096
+        self,
+        plan: Plan,
+        options: Options,
+        watcher: Watcher,
+        max_items: int = 4096,
+        earlier: Resumption | None = None,
     ) -> None:
-        self.id = new_run_id()
+        self.id = new_run_id() if earlier is None else earlier.run
         self.options = options
         self.watcher = watcher
         self.sink = Sink()
-        self.total = 0
+        self.total = 0 if earlier is None else earlier.total
         self.carried_bytes = 0
         self._source: Iterator[Part] = parts(plan, options.backend == LOCAL, max_items)
-        self._directory: RunDirectory | None = None
+        self._earlier = earlier
         self._monitor: Monitor | None = None
         self._plan = plan
         self._pending: list[Part] = []
-        self._exhausted = False
+        self._exhausted = earlier is not None
 
     # --- starting ---------------------------------------------------------------------------------
 
@@ -107,11 +115,30 @@ class Engine:
         """Starts workers and the monitor, once; whatever has been pickled goes to it."""
         if self._monitor is not None:
             return
-        limits, transport = self._make_transport()
-        dispatcher = Dispatcher(_policy(self.options), limits, self.id)
-        self._monitor = monitor = Monitor(self.id, dispatcher, transport, self.sink)
-        directory, keep_logs = self._directory, self.options.keep_logs
-        monitor.at_end = lambda: _at_end(monitor, directory, dispatcher, keep_logs)
+        if self._earlier is not None:
+            for item in self._earlier.deliveries:
+                self.sink.put(item)
+            if self._earlier.over:
+                self.sink.end()
+                return
+        options, directory, recorder = self.options, None, None
+        with contextlib.ExitStack() as undo:
+            if self._earlier is not None:
+                directory = self._earlier.directory
+            elif options.backend != LOCAL or options.durable:
+                where = options.settings.run_dir
+                sweep(Path(where), options.settings.keep_days)
+                directory = RunDirectory.make(where, self.id, options.log_dir)
+                undo.callback(directory.remove)
+            if options.durable and directory is not None:
+                book = self._open_book(directory)
+                undo.callback(book.close)
+                recorder = Recorder(book, self.total if self._earlier is not None else 0)
+            limits, transport = self._make_transport(directory)
+            undo.pop_all()
+        dispatcher = Dispatcher(_policy(options), limits, self.id)
+        self._monitor = monitor = Monitor(self.id, dispatcher, transport, self.sink, recorder)
+        monitor.at_end = lambda: _at_end(monitor, directory, dispatcher, options)
         interrupts.register(monitor)
         try:
             monitor.start()
@@ -120,6 +147,8 @@ class Engine:
                 self._monitor = None
                 monitor.abandon()
             raise
+        if self._earlier is not None:
+            monitor.resume(self._earlier.parts, self._earlier.event)
         for part in self._pending:
             monitor.add(*part)
         self._pending.clear()
@@ -159,71 +188,39 @@ class Engine:
         """True when every job has been handed over."""
         return self._exhausted
 
-    def _make_transport(self) -> tuple[list[Limits], Transport]:
+    def _make_transport(self, directory: RunDirectory | None) -> tuple[list[Limits], Transport]:
         options = self.options
         if options.backend == LOCAL:
-            from gridmap.monitor.local import LocalTransport
-
             children = options.processes
             if self._exhausted:
                 children = max(1, min(children, self.total))
-            method = options.settings.start_method
-            make = {"fork": Forkserver.fork, "launch": Forkserver.launch}
-            server = make.get(method, Forkserver.make)()
-            limits = [Limits(1, children, polled=False)]
-            return limits, LocalTransport(children, server, __version__, PYTHON)
-        return self._make_cluster_transport()
-
-    def _make_cluster_transport(self) -> tuple[list[Limits], Transport]:
-        from gridmap.backends.registry import open_backend
-        from gridmap.monitor.cluster import ClusterTransport
-        from gridmap.monitor.submitter import open_in_time
-        from gridmap.wire.keys import Connection, RunKeys, write_connection
-        from gridmap.wire.link import MonitorLink
-
-        options = self.options
-        with contextlib.ExitStack() as undo:
-            settings = _backend_settings(options.backend, options.settings)
-            backend = open_in_time(lambda: open_backend(options.backend, **settings))
-            undo.callback(backend.close)
-            directory = RunDirectory(options.settings.run_dir, self.id, options.log_dir)
-            undo.callback(directory.remove)
-            keys = RunKeys.generate()
-            link = MonitorLink(keys)
-            undo.callback(link.close)
-            connection = Connection(
-                run=self.id,
-                addresses=link.addresses,
-                server_public=keys.server.public.decode(),
-                worker_public=keys.workers.public.decode(),
-                worker_secret=keys.workers.secret.decode(),
-                gridmap=__version__,
-                protocol=PROTOCOL,
-                python=PYTHON,
-                sys_path=client_sys_path(),
-                host=socket.gethostname(),
-                pid=os.getpid(),
-            )
-            write_connection(directory.path, connection)
-            undo.pop_all()
-        self._directory = directory
-        pools = self._plan.pools
-        most = max(1, options.max_workers // max(1, len(pools)))
-        limits = [Limits(most, 1, walltime_s=pool.walltime_s or 0.0) for pool in pools]
-        return limits, ClusterTransport(self.id, backend, link, self._request)
-
-    def _request(self, pool: int, count: int) -> SubmitRequest:
-        assert self._directory is not None
-        runner = Path(__file__).with_name("runner.py")
-        return SubmitRequest(
-            run_tag=self.id,
-            name=self._plan.name,
-            command=(sys.executable, str(runner), str(self._directory.path), str(pool)),
-            count=count,
-            resources=self._plan.pools[pool],
-            log_dir=str(self._directory.logs),
-            working_dir=str(self._directory.path),
+            return launch_local(children, options.settings.start_method)
+        assert directory is not None
+        return launch_on_cluster(
+            self.id,
+            self._plan,
+            options.settings,
+            options.backend,
+            options.max_workers,
+            directory,
+            self._earlier.meet if self._earlier is not None else lambda backend: None,
         )
+
+    def _open_book(self, directory: RunDirectory) -> Book:
+        if self._earlier is not None:
+            return self._earlier.book
+        kept = {name: getattr(self.options, name) for name in KEPT_OPTIONS}
+        return open_book(self.id, self._plan, self.options.backend, kept, directory, self._broken)
+
+    def _broken(self, reason: str) -> None:
+        text = (
+            f"the ledger cannot be written ({reason}); what ends from now on is lost if this "
+            "program dies"
+        )
+        if self._monitor is not None:
+            self._monitor.warn(text)
+        else:
+            log.warning("run %s: %s", self.id, text)
 
     # --- what comes back --------------------------------------------------------------------------
 
@@ -335,21 +332,27 @@ class Failed:
 
 
 def _at_end(
-    monitor: Monitor, directory: RunDirectory | None, dispatcher: Dispatcher, keep_logs: bool
+    monitor: Monitor, directory: RunDirectory | None, dispatcher: Dispatcher, options: Options
 ) -> None:
-    """Clears up after a run: nothing is left of one that succeeded, logs of one that did not."""
+    """Clears up after a run: nothing is left of one that succeeded; of another its logs, and its
+    ledger if there are values in it."""
     try:
         if directory is not None:
-            failed = dispatcher.jobs.counts()[JobState.FAILED] > 0
+            counts = dispatcher.jobs.counts()
+            total, completed = sum(counts.values()), counts[JobState.COMPLETED]
             workers = dispatcher.workers.values()
             logs = [name for w in workers for name in (w.log_stdout, w.log_stderr)]
-            directory.end(logs, keep_logs or failed)
+            keep_logs = options.keep_logs or counts[JobState.FAILED] > 0
+            keep_ledger = options.durable and 0 < completed < total
+            directory.end(logs, keep_logs, keep_ledger)
+            if keep_ledger:
+                run = directory.path.name
+                log.warning(
+                    "run %s: %d of %d values are kept; gridmap.attach(%r) gives them", run,
+                    completed, total, run,
+                )  # fmt: skip
     finally:
         interrupts.unregister(monitor)
-
-
-def _backend_settings(backend: str, settings: Settings) -> dict[str, Any]:
-    return {"use_mem_free": settings.use_mem_free} if backend == "drmaa" else {}
 
 
 def _values(item: Values) -> Batch:

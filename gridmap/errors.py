@@ -161,6 +161,14 @@ class DRMAANotPresentException(ImportError):
     """No usable DRMAA library on this machine; the message says what to install or set."""
 
 
+class LedgerError(GridMapError):
+    """A ledger cannot be made, read or written; the message says which and why."""
+
+
+class LedgerInUse(LedgerError):
+    """The run is under way: its monitor lives and holds the ledger."""
+
+
 class WireError(GridMapError):
     """Bytes from the network that are no message of ours."""
 

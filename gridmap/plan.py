@@ -40,16 +40,22 @@ class Plan:
 
     :param name: what the workers are called in the scheduler's list
     :param describe: says which job a number is, for errors
+    :param names: the jobs' names; for a map one, which the number of each call follows
+    :param one_by_one: the jobs were made by hand
+    :param pools: the resources of each pool of workers; those of the segments when not given
     """
 
     segments: list[Segment]
     name: str
     describe: Callable[[int], str]
     reuse: bool = True
-    pools: list[Resources] = field(init=False)
+    names: list[str] = field(default_factory=list)
+    one_by_one: bool = False
+    pools: list[Resources] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.pools = list(dict.fromkeys(segment.resources for segment in self.segments))
+        if not self.pools:
+            self.pools = list(dict.fromkeys(segment.resources for segment in self.segments))
 
 
 class Part(NamedTuple):

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-from gridmap.engine import Batch, Engine, Failed, MonitorFailed, Options, RunStatus
+from gridmap.engine import Batch, Engine, Failed, MonitorFailed, RunStatus
 from gridmap.errors import GridMapError, JobCanceled
 from gridmap.failures import advice
-from gridmap.monitor.watcher import Watcher
-from gridmap.plan import EAGER_BYTES, Plan
+from gridmap.plan import EAGER_BYTES
 from gridmap.report.progress import Progress
 
 
@@ -23,17 +22,10 @@ class Run:
     Leaving its `with` block, or dropping the last reference to it, ends what has not ended.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        options: Options,
-        watcher: Watcher,
-        jobs: Sequence[Any],
-        progress: Progress,
-    ) -> None:
+    def __init__(self, engine: Engine, jobs: Sequence[Any], progress: Progress) -> None:
         self.jobs = jobs
         self._progress = progress
-        self._engine = Engine(plan, options, watcher)
+        self._engine = engine
         self._first: tuple[int, BaseException] | None = None
         self._kept = 0
         self._taking = threading.RLock()  # an interrupted thread may come again

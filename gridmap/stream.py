@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from gridmap.engine import Engine, Failed, Options
@@ -33,6 +34,7 @@ def stream(
     for segment, source in zip(plan.segments, inputs, strict=True):
         if not isinstance(segment.elements, (list, tuple, range)):
             segment.elements = source
+    options = replace(options, durable=False)  # it could not be bounded
     engine = Engine(plan, options, watcher, most_items)
     order = _Order(options.on_error, ordered)
     yielded = 0

@@ -18,13 +18,14 @@ from gridmap.core.events import (
     JobsAdded,
     MessageReceived,
     PollFailed,
+    RunResumed,
     SubmissionFailed,
     WorkerDiagnosed,
     WorkersPolled,
     WorkersSubmitted,
 )
 from gridmap.core.inbox import Inbox
-from gridmap.core.jobs import Range
+from gridmap.core.jobs import UNFINISHED, Range
 from gridmap.core.leasing import Leasing
 from gridmap.core.messages import Bye, Credit, Heartbeat, Hello, Results
 from gridmap.core.policy import Limits, Policy
@@ -93,6 +94,8 @@ class Dispatcher:
             self._message(event, now)
         elif isinstance(event, JobsAdded):
             self._add(event, now)
+        elif isinstance(event, RunResumed):
+            self._resume(event, now)
         elif isinstance(event, InputEnded):
             self._input_ended = True
             for pool in self.pools:
@@ -154,8 +157,24 @@ class Dispatcher:
             return
         pool = self.pools[event.spec.pool]
         pool.unfinished += event.count
-        pool.queue.put(Range(span, event.spec))
+        pool.queue.put(Range(span, event.spec, event.attempt))
         pool.gather_at = min(pool.gather_at, now + self._policy.gather_s)
+
+    def _resume(self, event: RunResumed, now: float) -> None:
+        """Takes over from an earlier monitor; what its workers hold stays with them for now."""
+        for span, state in event.ended:
+            for part in self.jobs.spans(span, UNFINISHED):
+                for piece in self.jobs.segments(part):
+                    self._leasing.end(piece, state)
+        self._leasing.resume(event.charged)
+        self._staffing.resume(event.next_request)
+        worked = {lease.worker for lease in event.leases}
+        for known in event.workers:
+            self._force.resume(known, known.id in worked, now)
+        for lease in reversed(event.leases):  # the last word on a job is the one that counts
+            worker = self.workers.get(lease.worker)
+            if worker is not None:
+                self._leasing.restore(worker, lease)
 
     def _feed(self, pool: PoolRecord, now: float) -> None:
         """Leases what waits; those who get nothing leave in time if no more is to come."""

@@ -107,6 +107,14 @@ class DeliverEnd:
 
 
 @dataclass(frozen=True)
+class Charged:
+    """A job failed and is to run again; so many attempts count against it."""
+
+    job: int
+    attempts: int
+
+
+@dataclass(frozen=True)
 class Sampled:
     """What a running job used when its worker's heart last beat.
 
@@ -218,6 +226,7 @@ DispatcherEffect = (
     | Deliver
     | DeliverFailure
     | DeliverEnd
+    | Charged
     | Sampled
     | Note
     | RunEnded

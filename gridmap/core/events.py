@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from gridmap.core.messages import FromAgent, Outcome, Result, ToAgent
 from gridmap.core.spec import JobSpec, Span
+from gridmap.core.states import JobState
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,47 @@ class Tick:
 
 @dataclass(frozen=True)
 class JobsAdded:
-    """Consecutive jobs, numbered where the last ones ended."""
+    """Consecutive jobs, numbered where the last ones ended.
+
+    :param attempt: number of their first try; above those that an earlier monitor gave
+    """
 
     count: int
     spec: JobSpec
+    attempt: int = 0
+
+
+class KnownWorker(NamedTuple):
+    """A worker that an earlier monitor of the run had asked for."""
+
+    id: str
+    pool: int
+    request: int
+
+
+class KnownLease(NamedTuple):
+    """A lease that an earlier monitor of the run had given."""
+
+    worker: str
+    span: Span
+    attempt: int
+
+
+@dataclass(frozen=True)
+class RunResumed:
+    """What an earlier monitor of this run left; comes after the JobsAdded of all that it had.
+
+    :param ended: jobs that have ended, by span
+    :param charged: attempts charged against jobs that have not ended
+    :param leases: in the order in which they were given; of those for one job the last counts
+    :param next_request: number of the next submission
+    """
+
+    ended: tuple[tuple[Span, JobState], ...] = ()
+    charged: tuple[tuple[int, int], ...] = ()
+    workers: tuple[KnownWorker, ...] = ()
+    leases: tuple[KnownLease, ...] = ()
+    next_request: int = 0
 
 
 @dataclass(frozen=True)
@@ -194,6 +232,7 @@ class TerminationWarned:
 DispatcherEvent = (
     Tick
     | JobsAdded
+    | RunResumed
     | InputEnded
     | MessageReceived
     | WorkersSubmitted

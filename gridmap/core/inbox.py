@@ -69,8 +69,10 @@ class Inbox:
     def _result(self, worker: WorkerRecord, item: Result, index: int, now: float) -> None:
         lease = worker.lease_of(item.first, item.attempt)
         late = lease is None
-        lease = lease or worker.former_lease_of(item.first, item.attempt)
         span = Span(item.first, item.count)
+        lease = lease or worker.former_lease_of(item.first, item.attempt)
+        if lease is None:
+            lease, late = self._leasing.adopt(worker, span, item.attempt), False
         if lease is None or item.count < 1 or not lease.covers(span):
             return
         if item.outcome not in _OUTCOMES or (late and item.outcome != Outcome.VALUE):
@@ -179,7 +181,9 @@ class Inbox:
         present: set[tuple[int, int]] = set()
         strangers: set[Key] = set()
         for held in inventory:
-            lease = worker.lease_of(held.first, held.attempt)
+            lease = worker.lease_of(held.first, held.attempt) or self._leasing.adopt(
+                worker, Span(held.first, held.count), held.attempt
+            )
             if lease is None:
                 strangers.add(Key(held.first, held.count, held.attempt))
                 continue

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterable, Sequence
 
 from gridmap.core.effects import (
     Assign,
+    Charged,
     DeliverEnd,
     DeliverFailure,
     Emit,
     Note,
     SendMessage,
 )
+from gridmap.core.events import KnownLease
 from gridmap.core.jobs import IN_FLIGHT, UNFINISHED, WAITING, JobTable, Range
 from gridmap.core.messages import Cancel, Recall
 from gridmap.core.policy import Pace, Policy
@@ -114,6 +116,37 @@ class Leasing:
         """Returns how long the calls of a function take."""
         return self._pace.setdefault(function, Pace())
 
+    def resume(self, charged: Iterable[tuple[int, int]]) -> None:
+        """Takes in what an earlier monitor of the run charged."""
+        self._charged.update(charged)
+
+    def adopt(self, worker: WorkerRecord, span: Span, attempt: int) -> LeaseRecord | None:
+        """Leaves jobs that wait to the worker that an earlier monitor gave them to, if they all
+        do."""
+        if not worker.resumed or span.count < 1 or _within(span, len(self.jobs)) != span:
+            return None
+        spec = self.jobs.spec(span.first)
+        one_kind = spec.pool == worker.pool and list(self.jobs.segments(span)) == [span]
+        if not one_kind or self.jobs.spans(span, frozenset({_J.QUEUED})) != [span]:
+            return None
+        lease = LeaseRecord(span, spec, attempt, [span])
+        worker.leases[(span.first, attempt)] = lease
+        self.jobs.move(span, _J.LEASED)
+        return lease
+
+    def restore(self, worker: WorkerRecord, known: KnownLease) -> None:
+        """Gives a worker a lease again that it had: what of it still waits."""
+        if _within(known.span, len(self.jobs)) != known.span or known.span.count < 1:
+            return
+        waiting = self.jobs.spans(known.span, frozenset({_J.QUEUED}))
+        if not waiting:
+            return
+        spec = self.jobs.spec(known.span.first)
+        lease = LeaseRecord(known.span, spec, known.attempt, waiting)
+        worker.leases[(known.span.first, known.attempt)] = lease
+        for span in waiting:
+            self.jobs.move(span, _J.LEASED)
+
     # --- taking back ------------------------------------------------------------------------------
 
     def _recall_for(self, pool: PoolRecord) -> None:
@@ -202,6 +235,7 @@ class Leasing:
                 self._halt(_J.SKIPPED, Cause.CANCELED, f"the run stopped when job {job} failed")
             return
         self.jobs.move(Span(job, 1), _J.REQUEUED)
+        self._emit(Charged(job, charged))
         again = Range(Span(job, 1), lease.spec, lease.attempt + 1, alone=True)
         pool = self._pools[lease.spec.pool]
         pool.queue.put_later(again, now + self._policy.backoff_s(charged))

@@ -89,6 +89,7 @@ class WorkerRecord:
     leases: dict[tuple[int, int], LeaseRecord] = field(default_factory=dict)
     former: dict[tuple[int, int], LeaseRecord] = field(default_factory=dict)
     past: set[str] = field(default_factory=set)
+    resumed: bool = False  # it worked for an earlier monitor of the run
     seq: int = -1  # of its last heartbeat
     refusals: int = 0
     asked_to_leave: bool = False

@@ -29,6 +29,10 @@ class Staffing:
         self._requests: dict[int, tuple[int, int]] = {}
         self._next_request = 0
 
+    def resume(self, next_request: int) -> None:
+        """Numbers submissions from here on, so that none has the number of an earlier one."""
+        self._next_request = max(self._next_request, next_request)
+
     def expects(self, pool: int) -> bool:
         """Returns whether a request for this pool has no answer yet."""
         return any(number == pool for number, _ in self._requests.values())

@@ -14,6 +14,7 @@ from gridmap.core.effects import (
     SendMessage,
 )
 from gridmap.core.events import (
+    KnownWorker,
     NativeState,
     NativeStatus,
     WorkerDiagnosed,
@@ -231,6 +232,23 @@ class Workforce:
         pool = self._pools[pool_number]
         pool.workers[worker_id] = worker
         pool.coming += 1
+        return worker
+
+    def resume(self, known: KnownWorker, worked: bool, now: float) -> WorkerRecord | None:
+        """Expects a worker of an earlier monitor; whether it lives, it or the scheduler will say.
+
+        :param worked: it had been given jobs
+        """
+        if known.id in self.workers or not 0 <= known.pool < len(self._pools):
+            return None
+        worker = self._enlist(known.id, known.pool)
+        worker.request = known.request
+        worker.resumed = True
+        if worked:
+            worker.heard_at = now
+            self._move(worker, _S.UP, "worked for an earlier monitor of the run")
+            self._remind(now + self._policy.silent_after_s, worker)
+        self._polling.soon(self._pools[known.pool], now)
         return worker
 
     def polled(self, event: WorkersPolled, now: float) -> None:

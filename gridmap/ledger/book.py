@@ -24,11 +24,11 @@ import msgspec
 
 from gridmap.core.spec import JobSpec, Span
 from gridmap.core.states import JobState
-from gridmap.errors import Cause, GridMapError
+from gridmap.errors import Cause, LedgerError, LedgerInUse
 from gridmap.ledger.facts import (
     EndFact,
-    FailureFact,
     Facts,
+    FailureFact,
     Header,
     LeaseFact,
     PartFact,
@@ -61,14 +61,6 @@ CREATE TABLE charges (job INTEGER PRIMARY KEY, attempts INTEGER);
 _CLOSE_DEADLINE_S = 10.0
 _LOCK_S = 0.2
 """Others hold the lock for a moment when they look whether somebody holds it."""
-
-
-class LedgerError(GridMapError):
-    """A ledger cannot be made, read or written; the message says which and why."""
-
-
-class LedgerInUse(LedgerError):
-    """The run is under way: its monitor lives and holds the ledger."""
 
 
 class _Row:
@@ -136,7 +128,9 @@ class Book:
             self._data = os.open(path, flags, 0o600)
             self._size = os.lseek(self._data, 0, os.SEEK_END)
         except (sqlite3.Error, OSError) as error:
-            raise LedgerError(f"cannot write the run's ledger in {self._folder}: {error}") from error
+            raise LedgerError(
+                f"cannot write the run's ledger in {self._folder}: {error}"
+            ) from error
 
     # --- facts ------------------------------------------------------------------------------------
 
@@ -165,23 +159,19 @@ class Book:
 
     def leased(self, fact: LeaseFact) -> None:
         """A worker was given jobs."""
-        self._add(
-            "INSERT INTO leases VALUES (?, ?, ?, ?)", (fact.worker, *fact.span, fact.attempt)
-        )
+        self._add("INSERT INTO leases VALUES (?, ?, ?, ?)", (fact.worker, *fact.span, fact.attempt))
 
     def values(self, fact: ValuesFact) -> None:
         """Jobs have their values."""
         *plain, frames = fact
         _, *rest = plain
-        self._add(
-            "INSERT INTO vals VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*fact.span, *rest), frames
-        )
+        self._add("INSERT INTO vals VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*fact.span, *rest), frames)
 
     def failed(self, fact: FailureFact) -> None:
         """A job failed for good."""
         job, cause, *rest, frames = fact
         self._add(
-            "INSERT OR IGNORE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (job, str(cause), *rest),
             frames,
         )
@@ -195,6 +185,10 @@ class Book:
         """A job failed, and will run again."""
         self._add("INSERT OR REPLACE INTO charges VALUES (?, ?)", (job, attempts))
 
+    def run_resumed(self) -> None:
+        """Jobs are to run that had ended."""
+        self._add("DELETE FROM facts WHERE name = 'ended'", ())
+
     def run_ended(self) -> None:
         """Every job has ended."""
         self._add("INSERT OR IGNORE INTO facts VALUES ('ended', x'')", ())
@@ -204,6 +198,13 @@ class Book:
     ) -> None:
         if not self.error:
             self._rows.append(_Row(statement, values, frames))
+
+    def read(self) -> Facts:
+        """Returns all that the ledger told when it was opened; to be called before all else.
+
+        :raises LedgerError: it is damaged
+        """
+        return _facts(self._connection, self._folder)
 
     # --- writing ----------------------------------------------------------------------------------
 
@@ -232,10 +233,9 @@ class Book:
             going_on = True
             while going_on:
                 batch = [self._work.get()]
-                with contextlib.suppress(queue.Empty):
-                    while batch[-1] is not None:
-                        batch.append(self._work.get_nowait())
-                going_on = batch[-1] is not None
+                # what came meanwhile, not what still comes: others wait for this
+                batch += [self._work.get() for _ in range(self._work.qsize())]
+                going_on = None not in batch
                 rows = [row for item in batch if item is not None for row in item[0]]
                 if rows and not self.error:
                     self._write(rows)
@@ -303,12 +303,16 @@ def read(folder: str | os.PathLike[str]) -> Facts:
     path = Path(folder)
     connection = _connect(path, True)
     try:
-        payload = _payload(path / DATA_NAME)
-        return _read(connection, payload)
-    except (sqlite3.Error, OSError, msgspec.MsgspecError, ValueError) as error:
-        raise LedgerError(f"the ledger in {path} is damaged: {error}") from error
+        return _facts(connection, path)
     finally:
         connection.close()
+
+
+def _facts(connection: sqlite3.Connection, path: Path) -> Facts:
+    try:
+        return _read(connection, _payload(path / DATA_NAME))
+    except (sqlite3.Error, OSError, msgspec.MsgspecError, ValueError) as error:
+        raise LedgerError(f"the ledger in {path} is damaged: {error}") from error
 
 
 def _connect(folder: Path, exists: bool) -> sqlite3.Connection:
@@ -373,14 +377,15 @@ def _read(connection: sqlite3.Connection, payload: memoryview) -> Facts:
         facts.parts.append(PartFact(Span(first, count), packed, frames(at, sizes)))
     facts.open_requests = rows(
         "SELECT id, pool, count FROM requests WHERE id NOT IN (SELECT request FROM answers)"
-    )  # type: ignore[assignment]
+    )
+    facts.next_request = rows("SELECT coalesce(max(id) + 1, 0) FROM requests")[0][0]
     facts.workers = [WorkerFact(*row) for row in rows("SELECT * FROM workers ORDER BY rowid")]
     for worker, first, count, attempt in rows("SELECT * FROM leases ORDER BY rowid"):
         facts.leases.append(LeaseFact(worker, Span(first, count), attempt))
     for first, count, *rest, at, sizes in rows("SELECT * FROM vals ORDER BY rowid"):
-        facts.values.append(ValuesFact(Span(first, count), *rest, frames(at, sizes)))
+        facts.values.append(ValuesFact(Span(first, count), *rest, frames(at, sizes)))  # type: ignore[call-arg]
     for job, cause, *rest, at, sizes in rows("SELECT * FROM failures"):
-        facts.failures.append(FailureFact(job, Cause(cause), *rest, frames(at, sizes)))
+        facts.failures.append(FailureFact(job, Cause(cause), *rest, frames(at, sizes)))  # type: ignore[call-arg]
     for first, count, state, cause, text, refused in rows("SELECT * FROM ends ORDER BY rowid"):
         span = Span(first, count)
         facts.ends.append(EndFact(span, JobState(state), Cause(cause), text, bool(refused)))

@@ -10,15 +10,22 @@ from pathlib import Path
 class RunDirectory:
     """A folder for its owner alone; the workers' logs lie in it, or where the user wants them.
 
-    :param parent: folder of all runs; made if it is not there
-    :param run: the run's id
+    :param path: the folder itself
     :param log_dir: where the logs go; None: into the folder
-    :raises OSError: it cannot be made; the message says where to point GRIDMAP_RUN_DIR
     """
 
-    def __init__(self, parent: str, run: str, log_dir: str | None = None) -> None:
-        self.path = Path(parent).absolute() / run
-        self.logs = Path(log_dir) if log_dir else self.path / "logs"
+    def __init__(self, path: Path, log_dir: str | None = None) -> None:
+        self.path = path
+        self.logs = Path(log_dir) if log_dir else path / "logs"
+
+    @classmethod
+    def make(cls, parent: str, run: str, log_dir: str | None = None) -> RunDirectory:
+        """Makes the folder of a new run.
+
+        :param parent: folder of all runs; made if it is not there
+        :raises OSError: it cannot be made; the message says where to point GRIDMAP_RUN_DIR
+        """
+        self = cls(Path(parent).absolute() / run, log_dir)
         try:
             Path(parent).mkdir(mode=0o700, parents=True, exist_ok=True)
             self.path.mkdir(mode=0o700)
@@ -30,19 +37,22 @@ class RunDirectory:
                 "folder that you may write and that the nodes share",
                 error.filename,
             ) from error
+        return self
 
-    def end(self, logs: Iterable[str], keep_logs: bool) -> None:
-        """Removes what is not needed any more: all of it, or all but the logs.
+    def end(self, logs: Iterable[str], keep_logs: bool, keep_ledger: bool = False) -> None:
+        """Removes what is not needed any more.
 
         :param logs: names of the workers' log files
+        :param keep_ledger: keep the ledger, and the logs with it
         """
+        keep_logs = keep_logs or keep_ledger
         if not keep_logs:
             for name in logs:
                 if name and Path(name).parent == self.logs:
                     Path(name).unlink(missing_ok=True)
-        if keep_logs and self._has_logs():
+        if keep_ledger or (keep_logs and self._has_logs()):
             for entry in self.path.iterdir():
-                if entry != self.logs:
+                if entry.is_file() and not (keep_ledger and entry.name.startswith("ledger.")):
                     entry.unlink()
         else:
             self.remove()

@@ -115,6 +115,7 @@ class Facts:
     input_ended: bool = False
     workers: list[WorkerFact] = field(default_factory=list)
     open_requests: list[tuple[int, int, int]] = field(default_factory=list)
+    next_request: int = 0
     leases: list[LeaseFact] = field(default_factory=list)
     values: list[ValuesFact] = field(default_factory=list)
     failures: list[FailureFact] = field(default_factory=list)

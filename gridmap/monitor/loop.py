@@ -19,16 +19,18 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from gridmap.core.dispatcher import Dispatcher
+from gridmap.core.effects import DispatcherEffect
 from gridmap.core.events import (
     CancelRequested,
     DispatcherEvent,
     InputEnded,
     JobsAdded,
     MessageReceived,
+    RunResumed,
     Tick,
 )
 from gridmap.core.messages import Blob, NeedBlob
@@ -36,6 +38,7 @@ from gridmap.core.spec import JobSpec
 from gridmap.data import Frame, Packet
 from gridmap.errors import GridMapError
 from gridmap.monitor.perform import Performer
+from gridmap.monitor.recorder import Recorder
 from gridmap.monitor.sink import Sink, get
 from gridmap.monitor.transport import Transport
 
@@ -53,6 +56,18 @@ CLOSE_DEADLINE_S = 10.0
 LONGEST_SLEEP_S = 60.0
 
 
+class Earlier(NamedTuple):
+    """Jobs that the ledger has.
+
+    :param attempt: number of the next try of any of them
+    """
+
+    spec: JobSpec
+    packet: Packet
+    blobs: Mapping[str, list[Frame]]
+    attempt: int
+
+
 class Monitor:
     """Runs the loop in a thread of its own, from `start` until the run and its workers are over.
 
@@ -60,13 +75,22 @@ class Monitor:
     :param dispatcher: decides
     :param transport: reaches workers
     :param sink: takes what has ended
+    :param recorder: keeps the run's ledger; None where there is none
     """
 
-    def __init__(self, run: str, dispatcher: Dispatcher, transport: Transport, sink: Sink) -> None:
+    def __init__(
+        self,
+        run: str,
+        dispatcher: Dispatcher,
+        transport: Transport,
+        sink: Sink,
+        recorder: Recorder | None = None,
+    ) -> None:
         self._dispatcher = dispatcher
+        self._recorder = recorder
         self._transport = transport
         self._sink = sink
-        self._performer = Performer(run, dispatcher, transport, sink)
+        self._performer = Performer(run, dispatcher, transport, sink, recorder=recorder)
         self._blobs: dict[str, list[Frame]] = {}
         self._commands: deque[Callable[[], None]] = deque()
         self._wake_read, self._wake_write = os.pipe()
@@ -106,15 +130,39 @@ class Monitor:
         """Adds consecutive jobs and the blobs that they need."""
 
         def call() -> None:
-            self._blobs.update(blobs)
-            self._performer.payloads.add(packet)
-            self._handle(JobsAdded(packet.count, spec))
+            if self._recorder is not None:
+                self._recorder.added(spec, packet, blobs)
+            self._add(JobsAdded(packet.count, spec), packet, blobs)
+
+        self._post(call)
+
+    def resume(self, parts: Sequence[Earlier], event: RunResumed) -> None:
+        """Goes on with jobs that the ledger has, and with what it knows of them."""
+
+        def call() -> None:
+            for part in parts:
+                self._add(
+                    JobsAdded(part.packet.count, part.spec, part.attempt), part.packet, part.blobs
+                )
+            self._handle(event)
+            for span, _ in event.ended:
+                self._performer.payloads.ended(span)
 
         self._post(call)
 
     def end_input(self) -> None:
         """Says that no more jobs will come."""
-        self._post(lambda: self._handle(InputEnded()))
+
+        def call() -> None:
+            if self._recorder is not None:
+                self._recorder.input_ended()
+            self._handle(InputEnded())
+
+        self._post(call)
+
+    def warn(self, text: str) -> None:
+        """Tells people something; from any thread."""
+        self._post(lambda: self._performer.say("warning", text))
 
     def cancel(self, reason: str) -> None:
         """Ends every job that has not ended."""
@@ -179,6 +227,8 @@ class Monitor:
                 self._transport.close(CLOSE_DEADLINE_S)
             except Exception:
                 log.exception("could not end the run's workers")
+            if self._recorder is not None and not self._recorder.close(CLOSE_DEADLINE_S):
+                log.warning("the run's ledger could not be finished in time")
             self._release()
             self._sink.end(error)
             try:
@@ -223,6 +273,8 @@ class Monitor:
             self._transport.tick(now)
         if now >= self._dispatcher.next_deadline():
             self._handle(Tick())
+        if self._recorder is not None:
+            self._recorder.flush(self._written)
         if self._commands or (self._dispatcher.ended and (until == math.inf or self._all_left())):
             return
         deadline = min(self._transport.next_deadline(), self._dispatcher.next_deadline(), until)
@@ -242,8 +294,20 @@ class Monitor:
     def _handle(self, event: DispatcherEvent, frames: list[Frame] | None = None) -> None:
         now = time.monotonic()
         effects = self._dispatcher.handle(event, now)
+        if self._recorder is not None:
+            self._recorder.heard(event)
         if effects:
             self._performer.perform(event, frames or [], effects, now)
+
+    def _add(self, event: JobsAdded, packet: Packet, blobs: Mapping[str, list[Frame]]) -> None:
+        self._blobs.update(blobs)
+        self._performer.payloads.add(packet)
+        self._handle(event)
+
+    def _written(self, effects: list[DispatcherEffect]) -> None:
+        """The ledger has it: what waited for that is done by the loop."""
+        if effects:
+            self._post(lambda: self._performer.perform_held(effects, time.monotonic()))
 
 
 class _Poller:

@@ -12,6 +12,7 @@ from gridmap.core.messages import Outcome, Results, Work
 from gridmap.core.spec import Span
 from gridmap.data import Frame
 from gridmap.monitor.payloads import Payloads
+from gridmap.monitor.recorder import Recorder
 from gridmap.monitor.sink import End, Failure, Place, Sample, Sink, Values
 from gridmap.monitor.transport import Transport
 
@@ -24,6 +25,7 @@ class Performer:
     """Turns effects into calls.
 
     :param note: takes each note for a person: (level, text)
+    :param recorder: keeps the run's ledger; None where there is none
     """
 
     def __init__(
@@ -33,12 +35,14 @@ class Performer:
         transport: Transport,
         sink: Sink,
         note: Callable[[str, str], None] | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self._run = run
         self._dispatcher = dispatcher
         self._transport = transport
         self._sink = sink
         self._note = note
+        self._recorder = recorder
         self.payloads = Payloads()
         self._event: DispatcherEvent | None = None
         self._frames: list[list[Frame]] = []
@@ -49,12 +53,13 @@ class Performer:
             do.SendMessage: self._send,
             do.DeliverFailure: self._failure,
             do.DeliverEnd: self._end,
+            do.Charged: lambda e: None,  # of interest to the ledger alone
             do.Sampled: self._sampled,
             do.SubmitWorkers: lambda e: transport.submit(e.request, e.pool, e.count),
             do.CancelWorkers: lambda e: transport.cancel(e.workers),
             do.PollWorkers: lambda e: transport.poll(e.workers),
             do.DiagnoseWorker: lambda e: transport.diagnose(e.worker),
-            do.Note: self._say,
+            do.Note: lambda e: self.say(e.level, e.text),
             do.RunEnded: lambda e: sink.end(),
         }
 
@@ -77,6 +82,19 @@ class Performer:
                 self._frames.append(frames[at : at + item.frames])
                 at += item.frames
         for effect in effects:
+            if self._recorder is None or not self._recorder.holds(effect):
+                self._table[type(effect)](effect)
+
+    def perform_held(self, effects: list[do.DispatcherEffect], now: float) -> None:
+        """Does what waited for the ledger, where it still makes sense."""
+        self._now = now
+        for effect in effects:
+            if isinstance(effect, do.Assign):
+                worker = self._dispatcher.workers[effect.worker]
+                if (effect.span.first, effect.attempt) not in worker.leases:
+                    continue
+            elif isinstance(effect, do.SubmitWorkers) and self._dispatcher.ended:
+                continue
             self._table[type(effect)](effect)
 
     def _assign(self, effect: do.Assign) -> None:
@@ -90,7 +108,10 @@ class Performer:
         self.payloads.ended(effect.span)
         frames = self._frames[effect.item]
         place = self._place(effect.worker)
-        self._sink.put(Values(effect.span, frames, effect.skip, effect.attempts, place))
+        item = Values(effect.span, frames, effect.skip, effect.attempts, place)
+        if self._recorder is not None:
+            self._recorder.values(item)
+        self._sink.put(item)
 
     def _failure(self, effect: do.DeliverFailure) -> None:
         self.payloads.ended(Span(effect.job, 1))
@@ -104,11 +125,16 @@ class Performer:
         failure = Failure(
             effect.job, effect.cause, outcome, frames, effect.attempts, effect.text, place
         )
+        if self._recorder is not None:
+            self._recorder.failure(failure)
         self._sink.put(failure)
 
     def _end(self, effect: do.DeliverEnd) -> None:
         self.payloads.ended(effect.span)
-        self._sink.put(End(effect.span, effect.state, effect.cause, effect.text, effect.refused))
+        item = End(effect.span, effect.state, effect.cause, effect.text, effect.refused)
+        if self._recorder is not None:
+            self._recorder.end(item)
+        self._sink.put(item)
 
     def _sampled(self, effect: do.Sampled) -> None:
         self._sink.put(
@@ -121,10 +147,14 @@ class Performer:
             )
         )
 
-    def _say(self, effect: do.Note) -> None:
-        log.log(_LEVELS[effect.level], "run %s: %s", self._run, effect.text)
+    def say(self, level: str, text: str) -> None:
+        """Tells people something.
+
+        :param level: "debug", "info", "warning", "error"
+        """
+        log.log(_LEVELS[level], "run %s: %s", self._run, text)
         if self._note is not None:
-            self._note(effect.level, effect.text)
+            self._note(level, text)
 
     def _place(self, worker_id: str) -> Place:
         worker = self._dispatcher.workers.get(worker_id)

@@ -15,9 +15,9 @@ import pytest
 
 from gridmap.core.spec import JobSpec, Resources, Span
 from gridmap.core.states import JobState
-from gridmap.errors import Cause
+from gridmap.errors import Cause, LedgerError, LedgerInUse
 from gridmap.ledger import book
-from gridmap.ledger.book import DATA_NAME, LEDGER_NAME, Book, LedgerError, LedgerInUse
+from gridmap.ledger.book import DATA_NAME, LEDGER_NAME, Book
 from gridmap.ledger.facts import EndFact, FailureFact, Header, LeaseFact, PartFact, ValuesFact
 from gridmap.ledger.facts import WorkerFact as Worker
 
@@ -120,6 +120,7 @@ ledger = Book(sys.argv[1], HEADER)
 for number in range(100_000):
     ledger.values(ValuesFact(Span(number, 1), 0, 1, "", "", [b"%d" % number * 50]))
     ledger.flush(lambda number=number: os.write(1, b"%d\\n" % number))
+ledger.close(60)
 """
 
 

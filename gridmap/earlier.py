@@ -1,0 +1,185 @@
+"""Doors to runs that another process began: `attach` and `runs`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gridmap import data
+from gridmap.call import LOCAL
+from gridmap.conf import settings
+from gridmap.core.states import JobState
+from gridmap.engine import ON_ERROR, Engine, Options
+from gridmap.errors import GridMapError, LedgerError, LedgerInUse
+from gridmap.ledger import book
+from gridmap.plan import Plan
+from gridmap.report.progress import Progress
+from gridmap.resume import Resumption
+from gridmap.run import Run
+from gridmap.stories import JobWatcher, MapWatcher
+from gridmap.wire.keys import ConnectionFileError, check_private
+from gridmap.work import Job
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """One run, as its folder tells.
+
+    :param state: "under way", "interrupted" (its client died) or "ended"
+    :param created_s: seconds since 1970
+    :param total: number of jobs; None where only the run's own client knows
+    """
+
+    id: str
+    name: str
+    state: str
+    created_s: float
+    path: str
+    total: int | None = None
+    completed: int | None = None
+    failed: int | None = None
+
+
+def attach(
+    run_id: str,
+    *,
+    run_dir: str | os.PathLike[str] | None = None,
+    on_error: str | None = None,
+    again: bool = False,
+    quiet: bool = True,
+) -> Run:
+    """Returns a run that another process began and did not end, from its ledger.
+
+    What was finished is there at once.  Workers that live go on under this process, and what is
+    missing runs, on workers of the kind that was asked for then.
+
+    :param run_id: as `Run.id`, the log and `runs` tell it
+    :param run_dir: where runs are kept; GRIDMAP_RUN_DIR when not given
+    :param on_error: as in `grid_map`; as it was then when not given
+    :param again: run anew what failed, was canceled or was skipped
+    :param quiet: False logs the begin and the end, at info level
+    :raises LedgerInUse: the run is under way in a process that lives
+    :raises LedgerError: there is no such run, or it had no ledger, or that is damaged
+    """
+    if on_error is not None and on_error not in ON_ERROR:
+        raise ValueError(f"on_error is {on_error!r}; it must be one of {', '.join(ON_ERROR)}")
+    config = settings()
+    path = _folder_of(run_id, Path(os.fspath(run_dir) if run_dir else config.run_dir))
+    earlier = Resumption(path, again)
+    try:
+        header = earlier.header
+        then: dict[str, Any] = header.options
+        options = Options(
+            settings=config,
+            backend=header.backend,
+            processes=then["processes"],
+            max_workers=then["max_workers"],
+            on_error=on_error or then["on_error"],
+            reuse=then["reuse"],
+            log_dir=then["log_dir"],
+            keep_logs=then["keep_logs"],
+            durable=True,
+        )
+        plan = Plan([], header.name, "job {}".format, options.reuse, header.names,
+                    header.one_by_one, header.pools)  # fmt: skip
+        jobs = _jobs(earlier)
+        mails = config if header.backend != LOCAL and config.send_error_mail else None
+        watcher = JobWatcher(jobs, mails) if header.one_by_one else MapWatcher(jobs[0], mails)
+        engine = Engine(plan, options, watcher, earlier=earlier)
+        return Run(engine, jobs, Progress(header.backend, quiet))
+    except BaseException:
+        earlier.book.close()
+        raise
+
+
+def runs(run_dir: str | os.PathLike[str] | None = None) -> list[RunInfo]:
+    """Returns the runs that have a ledger, the oldest first.
+
+    :param run_dir: where runs are kept; GRIDMAP_RUN_DIR when not given
+    """
+    parent = Path(os.fspath(run_dir) if run_dir else settings().run_dir)
+    if not parent.is_dir():
+        return []
+    found = []
+    for path in sorted(parent.iterdir()):
+        if (path / book.LEDGER_NAME).is_file():
+            found.append(_info(path))
+    return sorted(found, key=lambda info: info.created_s)
+
+
+def _folder_of(run_id: str, parent: Path) -> Path:
+    if not run_id or run_id in (".", "..") or "/" in run_id:
+        raise ValueError(f"{run_id!r} is no id of a run")
+    path = parent.absolute() / run_id
+    try:
+        check_private(os.lstat(path), path, folder=True)  # what lies there will be unpickled
+    except FileNotFoundError:
+        known = ", ".join(info.id for info in runs(parent)[-5:]) or "none"
+        raise LedgerError(
+            f"there is no run {run_id} in {parent}; the last ones there are: {known}. Runs that "
+            "succeeded are removed"
+        ) from None
+    except ConnectionFileError as error:
+        raise LedgerError(str(error)) from None
+    return path
+
+
+def _info(path: Path) -> RunInfo:
+    created = path.stat().st_mtime
+    try:
+        facts = book.read(path)
+    except LedgerInUse:
+        return RunInfo(path.name, "", "under way", created, str(path))
+    except GridMapError:
+        return RunInfo(path.name, "", "damaged", created, str(path))
+    total = sum(part.span.count for part in facts.parts)
+    completed = sum(fact.span.count for fact in facts.values)
+    failed = len(facts.failures)
+    failed += sum(end.span.count for end in facts.ends if end.state is JobState.FAILED)
+    state = "ended" if facts.ended else "interrupted"
+    header = facts.header
+    return RunInfo(
+        path.name, header.name, state, header.created_s, str(path), total, completed, failed
+    )
+
+
+def _jobs(earlier: Resumption) -> list[Job]:
+    """Returns the jobs that were made by hand; for a map one that has its name."""
+    names = earlier.header.names
+    if not earlier.header.one_by_one:
+        return [Job(_unknown, [], name=names[0])]
+    jobs: list[Job] = []
+    functions: dict[str, Any] = {}
+    blobs = earlier.parts[0].blobs if earlier.parts else {}
+    for part in earlier.parts:
+        if part.spec.function not in functions:
+            functions[part.spec.function] = _function(blobs.get(part.spec.function))
+        for args, kwargs in _calls(part.packet):
+            job = Job(functions[part.spec.function], args, kwargs, name=names[len(jobs)])
+            job.uniq_id = str(len(jobs))
+            job.home_address = earlier.run
+            jobs.append(job)
+    return jobs
+
+
+def _function(frames: Any) -> Any:
+    try:
+        return data.unpack_function(frames)
+    except Exception:  # its module is not here; on the nodes it is
+        return _unknown
+
+
+def _calls(packet: data.Packet) -> list[data.Call]:
+    try:
+        plain = data.plain_calls(packet.frames, 0, packet.count)
+        if plain is not None:
+            return [(args, {}) for args in plain]
+        return [read() for read in data.pickled_calls(packet.frames, 0, packet.count)]
+    except Exception:
+        return [((), {})] * packet.count
+
+
+def _unknown(*args: Any, **kwargs: Any) -> Any:
+    raise GridMapError("this function is only known to the run's workers")

@@ -1,0 +1,164 @@
+"""What a run needs before its first job: workers' transport, folder, keys and ledger."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gridmap import __version__
+from gridmap.backends.base import SubmitRequest
+from gridmap.conf import Settings
+from gridmap.core.messages import PROTOCOL
+from gridmap.core.policy import Limits
+from gridmap.ledger.directory import RunDirectory
+from gridmap.monitor.transport import Transport
+from gridmap.node.forkserver import Forkserver
+from gridmap.plan import Plan, client_sys_path
+
+if TYPE_CHECKING:
+    from gridmap.backends.base import Backend
+    from gridmap.ledger.book import Book
+
+LOCAL = "local"
+PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def launch_local(children: int, start_method: str) -> tuple[list[Limits], Transport]:
+    """Starts an agent in this process, with so many children."""
+    from gridmap.monitor.local import LocalTransport
+
+    make = {"fork": Forkserver.fork, "launch": Forkserver.launch}
+    server = make.get(start_method, Forkserver.make)()
+    limits = [Limits(1, children, polled=False)]
+    return limits, LocalTransport(children, server, __version__, PYTHON)
+
+
+def launch_on_cluster(
+    run: str,
+    plan: Plan,
+    settings: Settings,
+    backend_name: str,
+    max_workers: int,
+    directory: RunDirectory,
+    known: Callable[[Backend], None] = lambda backend: None,
+) -> tuple[list[Limits], Transport]:
+    """Connects to the scheduler, opens the run's socket and tells workers where it is.
+
+    :param known: takes the backend before it is handed over
+    :raises BackendError: the scheduler does not answer; nothing was started
+    """
+    from gridmap.backends.registry import open_backend
+    from gridmap.monitor.cluster import ClusterTransport
+    from gridmap.monitor.submitter import open_in_time
+    from gridmap.wire.keys import Connection, RunKeys, write_connection
+    from gridmap.wire.link import MonitorLink
+
+    with contextlib.ExitStack() as undo:
+        of_backend: dict[str, Any] = {}
+        if backend_name == "drmaa":
+            of_backend["use_mem_free"] = settings.use_mem_free
+
+        def opener() -> Backend:
+            backend = open_backend(backend_name, **of_backend)
+            known(backend)
+            return backend
+
+        backend = open_in_time(opener)
+        undo.callback(backend.close)
+        keys = RunKeys.generate()
+        link = MonitorLink(keys)
+        undo.callback(link.close)
+        connection = Connection(
+            run=run,
+            addresses=link.addresses,
+            server_public=keys.server.public.decode(),
+            worker_public=keys.workers.public.decode(),
+            worker_secret=keys.workers.secret.decode(),
+            gridmap=__version__,
+            protocol=PROTOCOL,
+            python=PYTHON,
+            sys_path=client_sys_path(),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+        )
+        write_connection(directory.path, connection)
+        undo.pop_all()
+    most = max(1, max_workers // max(1, len(plan.pools)))
+    limits = [Limits(most, 1, walltime_s=pool.walltime_s or 0.0) for pool in plan.pools]
+
+    def request(pool: int, count: int) -> SubmitRequest:
+        runner = Path(__file__).with_name("runner.py")
+        return SubmitRequest(
+            run_tag=run,
+            name=plan.name,
+            command=(sys.executable, str(runner), str(directory.path), str(pool)),
+            count=count,
+            resources=plan.pools[pool],
+            log_dir=str(directory.logs),
+            working_dir=str(directory.path),
+        )
+
+    return limits, ClusterTransport(run, backend, link, request)
+
+
+def open_book(
+    run: str,
+    plan: Plan,
+    backend_name: str,
+    options: dict[str, str | int | float | bool | None],
+    directory: RunDirectory,
+    broken: Callable[[str], None],
+) -> Book:
+    """Starts the ledger of a new run.
+
+    :raises LedgerError: it cannot be written
+    """
+    from gridmap.ledger.book import Book
+    from gridmap.ledger.facts import Header
+
+    header = Header(
+        run=run,
+        name=plan.name,
+        created_s=time.time(),
+        gridmap=__version__,
+        python=PYTHON,
+        backend=backend_name,
+        pools=plan.pools,
+        options=options,
+        names=plan.names,
+        one_by_one=plan.one_by_one,
+    )
+    return Book(directory.path, header, broken)
+
+
+def sweep(parent: Path, days: float) -> list[str]:
+    """Removes the folders of runs that ended, or whose client died, so many days ago.
+
+    :returns: the ids of the runs removed
+    """
+    from gridmap.ledger import book
+    from gridmap.wire.keys import CONNECTION_NAME
+
+    removed = []
+    before = time.time() - days * 86_400
+    for path in parent.iterdir() if parent.is_dir() else ():
+        try:
+            newest = max(entry.stat().st_mtime for entry in (path, *path.rglob("*")))
+            if newest >= before or not path.is_dir() or path.stat().st_uid != os.geteuid():
+                continue
+            if not (path / book.LEDGER_NAME).is_file() and (path / CONNECTION_NAME).is_file():
+                continue  # a stream, perhaps of a client that lives elsewhere
+            if book.in_use(path):
+                continue
+            shutil.rmtree(path)
+            removed.append(path.name)
+        except OSError:
+            continue  # somebody else removes it, or we may not
+    return removed

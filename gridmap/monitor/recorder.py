@@ -1,0 +1,116 @@
+"""Keeps the ledger of a run: writes what the dispatcher decides, and has others wait for it.
+
+Facts are collected while the loop turns, and written together. What must not be known to others
+before it is on disk is held until then: an acknowledgement makes a worker forget its result, and a
+job that must not run twice must be known to have been given away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from gridmap.core import effects as do
+from gridmap.core.events import DispatcherEvent, SubmissionFailed, WorkersSubmitted
+from gridmap.core.messages import Ack
+from gridmap.core.spec import JobSpec, Span
+from gridmap.data import Frame, Packet
+from gridmap.ledger.book import Book
+from gridmap.ledger.facts import EndFact, FailureFact, LeaseFact, ValuesFact
+from gridmap.monitor.sink import End, Failure, Values
+
+
+class Recorder:
+    """Writes the ledger of one run; belongs to the monitor's thread.
+
+    :param known: number of jobs that the ledger has already
+    """
+
+    def __init__(self, book: Book, known: int = 0) -> None:
+        self._book = book
+        self._next = known
+        self._pool_of: dict[int, int] = {}
+        self._held: list[do.DispatcherEffect] = []
+
+    # --- what happens -----------------------------------------------------------------------------
+
+    def added(self, spec: JobSpec, packet: Packet, blobs: Mapping[str, Sequence[Frame]]) -> None:
+        """Jobs were added."""
+        for digest, frames in blobs.items():
+            self._book.blob(digest, frames)
+        self._book.part(Span(self._next, packet.count), spec, packet.frames)
+        self._next += packet.count
+
+    def input_ended(self) -> None:
+        """No more jobs will be added."""
+        self._book.input_ended()
+
+    def heard(self, event: DispatcherEvent) -> None:
+        """Something happened."""
+        if isinstance(event, WorkersSubmitted):
+            self._book.answered(event.request, self._pool_of.get(event.request, 0), event.workers)
+        elif isinstance(event, SubmissionFailed):
+            self._book.answered(event.request, self._pool_of.get(event.request, 0), ())
+
+    def holds(self, effect: do.DispatcherEffect) -> bool:
+        """Takes note of what is about to be done; True when it has to wait until it is written."""
+        if isinstance(effect, do.Assign):
+            self._book.leased(LeaseFact(effect.worker, effect.span, effect.attempt))
+            waits = not effect.spec.rerunnable
+        elif isinstance(effect, do.SubmitWorkers):
+            self._pool_of[effect.request] = effect.pool
+            self._book.requested(effect.request, effect.pool, effect.count)
+            waits = True
+        else:
+            waits = isinstance(effect, do.SendMessage) and isinstance(effect.message, Ack)
+        if waits:
+            self._held.append(effect)
+        elif isinstance(effect, do.Charged):
+            self._book.charged(effect.job, effect.attempts)
+        elif isinstance(effect, do.RunEnded):
+            self._book.run_ended()
+        return waits
+
+    def values(self, item: Values) -> None:
+        """Jobs have their values."""
+        place = item.place
+        fact = ValuesFact(
+            item.span, item.skip, item.attempts, place.worker, place.host, item.frames
+        )
+        self._book.values(fact)
+
+    def failure(self, item: Failure) -> None:
+        """A job failed for good."""
+        place, outcome = item.place, -1 if item.outcome is None else int(item.outcome)
+        self._book.failed(
+            FailureFact(
+                item.job,
+                item.cause,
+                outcome,
+                item.attempts,
+                item.text,
+                place.worker,
+                place.host,
+                place.log_stdout,
+                place.log_stderr,
+                item.frames,
+            )
+        )
+
+    def end(self, item: End) -> None:
+        """Jobs ended together."""
+        self._book.ended(EndFact(item.span, item.state, item.cause, item.text, item.refused))
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    def flush(self, done: Callable[[list[do.DispatcherEffect]], None]) -> None:
+        """Has all of it written.
+
+        :param done: called from another thread with what may be done now
+        """
+        if self._book.pending or self._held:
+            held, self._held = self._held, []
+            self._book.flush(lambda: done(held))
+
+    def close(self, deadline_s: float) -> bool:
+        """Writes what is left; returns whether that was in time."""
+        return self._book.close(deadline_s)

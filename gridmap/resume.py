@@ -1,0 +1,143 @@
+"""What an earlier process left of a run, read from its ledger: the start of the next monitor."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gridmap.core.events import KnownLease, KnownWorker, RunResumed
+from gridmap.core.messages import Outcome
+from gridmap.core.spec import Span
+from gridmap.core.states import JobState
+from gridmap.data import Packet
+from gridmap.launch import LOCAL
+from gridmap.ledger.book import Book
+from gridmap.ledger.directory import RunDirectory
+from gridmap.monitor.loop import Earlier
+from gridmap.monitor.sink import Delivery, End, Failure, Place, Values
+
+if TYPE_CHECKING:
+    from gridmap.backends.base import Backend
+
+_J = JobState
+
+
+class Resumption:
+    """A run whose monitor is dead; whoever makes this holds its ledger.
+
+    :param again: jobs that ended without a value are to run again
+    :raises LedgerInUse: its monitor lives
+    :raises LedgerError: there is no ledger that can be read
+    """
+
+    def __init__(self, path: Path, again: bool = False) -> None:
+        self.book = Book(path)
+        try:
+            self._facts = self.book.read()
+        except BaseException:
+            self.book.close()
+            raise
+        facts = self._facts
+        self.header = facts.header
+        self.run = facts.header.run
+        self.input_ended = facts.input_ended
+        log_dir = facts.header.options.get("log_dir")
+        self.directory = RunDirectory(path, str(log_dir) if log_dir else None)
+        self.total = sum(part.span.count for part in facts.parts)
+        self._states = _states(facts.values, facts.failures, facts.ends, self.total)
+        if again and facts.ended:
+            self.book.run_resumed()
+        if again:
+            for state in (_J.FAILED, _J.CANCELED, _J.SKIPPED):
+                self._states = self._states.replace(bytes([state]), bytes([_J.QUEUED]))
+        self.over = facts.input_ended and _J.QUEUED not in self._states
+        self.deliveries = list(self._ended_before())
+        first_attempt = max((lease.attempt for lease in facts.leases), default=-1) + 1
+        self.parts = [
+            Earlier(part.spec, Packet(part.span.count, part.frames), {}, first_attempt)
+            for part in facts.parts
+        ]
+        if self.parts:
+            self.parts[0] = self.parts[0]._replace(blobs=facts.blobs)
+        self.event = self._event()
+
+    def _event(self) -> RunResumed:
+        facts, alone = self._facts, self.header.backend == LOCAL
+        return RunResumed(
+            ended=tuple(_spans(self._states)),
+            charged=tuple((j, n) for j, n in facts.charged.items() if self._open(j)),
+            workers=() if alone else tuple(KnownWorker(*fact) for fact in facts.workers),
+            leases=() if alone else tuple(KnownLease(*fact) for fact in facts.leases),
+            next_request=facts.next_request,
+        )
+
+    def meet(self, backend: Backend) -> None:
+        """Asks the scheduler for workers of whose start the ledger does not know.
+
+        :raises BackendError: it does not answer
+        """
+        known = {fact.native_id for fact in self._facts.workers}
+        arrays: defaultdict[int, list[str]] = defaultdict(list)
+        for native_id in backend.find(self.run):
+            if native_id not in known:
+                arrays[_job_number(native_id)].append(native_id)
+        new = [
+            KnownWorker(native_id, pool, request)
+            for (request, pool, _), job in zip(
+                sorted(self._facts.open_requests), sorted(arrays), strict=False
+            )
+            for native_id in arrays[job]
+        ]
+        for request, pool, _ in self._facts.open_requests:
+            self.book.answered(request, pool, [w.id for w in new if w.request == request])
+        self.event = dataclasses.replace(self.event, workers=(*self.event.workers, *new))
+
+    def _open(self, job: int) -> bool:
+        return 0 <= job < self.total and self._states[job] == _J.QUEUED
+
+    def _ended_before(self) -> Iterator[Delivery]:
+        for fact in self._facts.values:
+            place = Place(fact.worker, fact.host)
+            yield Values(fact.span, fact.frames, fact.skip, fact.attempts, place)
+        for one in self._facts.failures:
+            if self._states[one.job] == _J.FAILED:
+                outcome = Outcome(one.outcome) if one.outcome >= 0 else None
+                where = Place(one.worker, one.host, one.log_stdout, one.log_stderr)
+                yield Failure(
+                    one.job, one.cause, outcome, one.frames, one.attempts, one.text, where
+                )
+        for end in self._facts.ends:
+            for span, state in _spans(self._states[end.span.first : end.span.stop]):
+                if state is end.state:
+                    moved = Span(span.first + end.span.first, span.count)
+                    yield End(moved, state, end.cause, end.text, end.refused)
+
+
+def _states(values: list, failures: list, ends: list, total: int) -> bytes:
+    """Returns the state of each job; a value outweighs what was said before it came."""
+    states = bytearray([_J.QUEUED]) * total
+    for end in ends:
+        states[end.span.first : end.span.stop] = bytes([end.state]) * end.span.count
+    for failure in failures:
+        states[failure.job] = _J.FAILED
+    for fact in values:
+        states[fact.span.first : fact.span.stop] = bytes([_J.COMPLETED]) * fact.span.count
+    return bytes(states)
+
+
+def _spans(states: bytes) -> Iterator[tuple[Span, JobState]]:
+    """Yields each stretch of jobs that ended alike."""
+    first = 0
+    while first < len(states):
+        stretch = len(states) - first - len(states[first:].lstrip(states[first : first + 1]))
+        if states[first] != _J.QUEUED:
+            yield Span(first, stretch), JobState(states[first])
+        first += stretch
+
+
+def _job_number(native_id: str) -> int:
+    number = native_id.partition(".")[0]
+    return int(number) if number.isdigit() else 0
