@@ -16,9 +16,6 @@ VERSION: tuple[int | str, ...] = tuple(
 )
 
 if TYPE_CHECKING:
-    from gridmap.earlier import RunInfo as RunInfo
-    from gridmap.earlier import attach as attach
-    from gridmap.earlier import runs as runs
     from gridmap.conf import CHECK_FREQUENCY as CHECK_FREQUENCY
     from gridmap.conf import CREATE_PLOTS as CREATE_PLOTS
     from gridmap.conf import DEFAULT_PAR_ENV as DEFAULT_PAR_ENV
@@ -41,6 +38,9 @@ if TYPE_CHECKING:
     from gridmap.conf import SEND_ERROR_MAIL as SEND_ERROR_MAIL
     from gridmap.conf import SMTP_SERVER as SMTP_SERVER
     from gridmap.conf import USE_MEM_FREE as USE_MEM_FREE
+    from gridmap.earlier import RunInfo as RunInfo
+    from gridmap.earlier import attach as attach
+    from gridmap.earlier import runs as runs
     from gridmap.errors import BackendError as BackendError
     from gridmap.errors import Cause as Cause
     from gridmap.errors import DRMAANotPresentException as DRMAANotPresentException

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,9 +104,10 @@ def runs(run_dir: str | os.PathLike[str] | None = None) -> list[RunInfo]:
     if not parent.is_dir():
         return []
     found = []
-    for path in sorted(parent.iterdir()):
-        if (path / book.LEDGER_NAME).is_file():
-            found.append(_info(path))
+    for path in parent.iterdir():
+        with contextlib.suppress(OSError):  # gone by now, or not ours
+            if (path / book.LEDGER_NAME).is_file():
+                found.append(_info(path))
     return sorted(found, key=lambda info: info.created_s)
 
 

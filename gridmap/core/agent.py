@@ -28,6 +28,7 @@ from gridmap.core.events import (
     ChildDied,
     ChildFinished,
     ChildReady,
+    MonitorChanged,
     MonitorSaid,
     TerminationWarned,
     UsageRead,
@@ -93,6 +94,7 @@ class AgentCore:
         self._asked: dict[str, float] = {}
         self._kept: dict[Key, _Kept] = {}
         self._welcome: Welcome | None = None
+        self._greeted = False  # the present monitor has answered
         self._heard_at = -math.inf
         self._hello_at = -math.inf
         self._heartbeat_at = math.inf
@@ -114,6 +116,8 @@ class AgentCore:
         self._notice_a_stop(now)
         if isinstance(event, MonitorSaid):
             self._monitor_said(event.message, now, out)
+        elif isinstance(event, MonitorChanged):
+            self._greeted, self._hello_at = False, -math.inf
         elif isinstance(event, ChildAnswered):
             self._report(self._children.answered(event), now, out)
         elif isinstance(event, ChildFinished):
@@ -141,6 +145,8 @@ class AgentCore:
         if self._welcome is None:
             return self._hello_at + HELLO_INTERVAL_S
         deadline = min(self._heartbeat_at, self._heard_at + self._welcome.grace_s)
+        if not self._greeted:
+            deadline = min(deadline, self._hello_at + HELLO_INTERVAL_S)
         if self._draining_since is not None:
             deadline = min(deadline, self._draining_since + self._drain_s)
         return min(deadline, self._children.next_deadline())
@@ -156,9 +162,7 @@ class AgentCore:
                 if self._kept.pop(Key(*key), None) is not None:
                     out.append(DropResult(Key(*key)))
         elif isinstance(message, Welcome):
-            if self._welcome is None:
-                self._heartbeat_at = now + message.heartbeat_s
-            self._welcome = message
+            self._welcomed(message, now, out)
         elif isinstance(message, Blob) and not message.found:
             self._lacks(message.digest, now, out)
         elif isinstance(message, Recall):
@@ -172,6 +176,18 @@ class AgentCore:
             self._leave(Bye(f"refused: {message.reason}"), out)
         elif isinstance(message, Pulse):
             pass
+
+    def _welcomed(self, message: Welcome, now: float, out: list[AgentEffect]) -> None:
+        if self._welcome is None:
+            self._heartbeat_at = now + message.heartbeat_s
+        elif not self._greeted:  # a new monitor: it hears at once of all that is here
+            self._heartbeat_at = now
+            self._asked = dict.fromkeys(self._asked, -math.inf)
+            if self._kept:
+                for kept in self._kept.values():
+                    kept.sent_at = now
+                out.append(Say(Results([kept.result for kept in self._kept.values()])))
+        self._welcome, self._greeted = message, True
 
     def _take(self, leases: Iterable[Lease], now: float, out: list[AgentEffect]) -> None:
         for lease in leases:
@@ -283,10 +299,10 @@ class AgentCore:
     def _keep_time(self, now: float, out: list[AgentEffect]) -> None:
         if self.left:
             return
+        if not self._greeted and now >= self._hello_at + HELLO_INTERVAL_S:
+            self._hello_at = now
+            out.append(Say(self._hello))
         if self._welcome is None:
-            if now >= self._hello_at + HELLO_INTERVAL_S:
-                self._hello_at = now
-                out.append(Say(self._hello))
             return
         if now >= self._heard_at + self._welcome.grace_s:
             self._leave(Bye("no word from the monitor"), out)

@@ -162,6 +162,11 @@ class MonitorSaid:
 
 
 @dataclass(frozen=True)
+class MonitorChanged:
+    """Another monitor has taken over the run; it is called from now on."""
+
+
+@dataclass(frozen=True)
 class BlobStored:
     """A blob lies ready on this node, so leases that need it may start."""
 
@@ -245,6 +250,7 @@ DispatcherEvent = (
 AgentEvent = (
     Tick
     | MonitorSaid
+    | MonitorChanged
     | BlobStored
     | ChildReady
     | ChildAnswered

@@ -158,6 +158,10 @@ class AgentRuntime:
         """Takes a warning from the scheduler that this worker is about to end."""
         self._handle(ev.TerminationWarned(signal), now)
 
+    def monitor_changed(self, now: float) -> None:
+        """From now on another monitor is called."""
+        self._handle(ev.MonitorChanged(), now)
+
     def tick(self, now: float) -> None:
         """Lets the core look at the time."""
         self._handle(ev.Tick(), now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import secrets
 import select
@@ -44,6 +45,9 @@ WELCOME_DEADLINE_S = 60.0
 
 ADDRESS_TRY_S = 3.0
 """How long to wait for an answer at one address before the next is tried."""
+
+REREAD_S = 2.0
+"""How often a worker that hears nothing looks whether another monitor has taken over."""
 
 LINGER_S = 2.0
 """How long the last words may take to leave."""
@@ -121,7 +125,7 @@ def serve(
         connection = read_connection(run_dir)
         hello = make_hello(pool, children)
         with AgentLink(connection) as link:
-            node = Node(link, connection, forkserver, hello, welcome_deadline_s)
+            node = Node(link, run_dir, connection, forkserver, hello, welcome_deadline_s)
             try:
                 return node.run()
             finally:
@@ -140,6 +144,7 @@ class Node:
     def __init__(
         self,
         link: AgentLink,
+        run_dir: str | os.PathLike[str],
         connection: Connection,
         forkserver: Forkserver,
         hello: Hello,
@@ -149,10 +154,15 @@ class Node:
 
         self._zmq = zmq
         self._link = link
+        self._run_dir = run_dir
         self._connection = connection
+        self._heard_at = time.monotonic()
+        self._silence_s = math.inf  # after which to look for another monitor
+        self._reread_at = 0.0
         self._host = hello.host
         self._deadline = time.monotonic() + welcome_deadline_s
         self.welcomed = False
+        self._greeted = False
         self._refused = ""
         self._tried: list[str] = []
         self._warned: list[int] = []
@@ -183,11 +193,16 @@ class Node:
             now = time.monotonic()
             if not self.welcomed and now >= self._deadline:
                 return self._give_up()
-            if not self.welcomed and now >= next_try:
+            if now >= self._look_at() and self._look_for_another(now):
+                next_try = self._try_next()
+            if not self._greeted and now >= next_try:
                 next_try = self._try_next()
             deadline = self._runtime.next_deadline()
+            if not self._greeted:
+                deadline = min(deadline, next_try)
             if not self.welcomed:
-                deadline = min(deadline, next_try, self._deadline)
+                deadline = min(deadline, self._deadline)
+            deadline = min(deadline, self._look_at())
             if deadline <= now:
                 self._runtime.tick(now)
                 continue
@@ -197,6 +212,30 @@ class Node:
             _say_why(f"this worker was refused by the monitor: {self._refused}")
             return 1
         return 0
+
+    def _look_at(self) -> float:
+        """Returns when to look whether the run has another monitor by now."""
+        if not self.welcomed:
+            return math.inf
+        return max(self._heard_at + self._silence_s if self._link.connected else 0, self._reread_at)
+
+    def _look_for_another(self, now: float) -> bool:
+        """Reads the connection file again; returns whether another monitor has written it."""
+        from gridmap.wire.keys import ConnectionFileError, read_connection
+
+        self._reread_at = now + REREAD_S
+        try:
+            connection = read_connection(self._run_dir)
+        except ConnectionFileError as error:
+            logger.info("no word from the monitor, and %s", error)
+            return False
+        if connection == self._connection:
+            return False
+        logger.info("process %d on %s took the run over", connection.pid, connection.host)
+        self._connection, self._greeted = connection, False
+        self._link.follow(connection)
+        self._runtime.monitor_changed(now)
+        return True
 
     def _try_next(self) -> float:
         address = self._link.try_next()
@@ -235,8 +274,10 @@ class Node:
         while self._warned:
             self._runtime.warn(self._warned.pop(0), time.monotonic())
         for message, frames in self._link.receive():
+            self._heard_at = time.monotonic()
             if isinstance(message, Welcome):
-                self.welcomed = True
+                self.welcomed = self._greeted = True
+                self._silence_s = 2 * message.heartbeat_s
             elif isinstance(message, Refuse):
                 self._refused = message.reason
             self._runtime.receive(message, frames, time.monotonic())

@@ -240,6 +240,7 @@ class AgentLink:
         self._socket: zmq.Socket[bytes] | None = None
         self._events: zmq.Socket[bytes] | None = None
         self._closed = False
+        self._established = False
         self._context = zmq.Context()
 
     def connect(self, address: str) -> None:
@@ -266,6 +267,16 @@ class AgentLink:
             self._call()
         except zmq.ZMQError as error:
             raise GridMapError(f"cannot connect to {address!r}: {error}") from error
+
+    @property
+    def connected(self) -> bool:
+        """True while there is a connection that was agreed on."""
+        return self._socket is not None and self._established
+
+    def follow(self, connection: Connection) -> None:
+        """Takes another monitor's addresses and keys, for the next `try_next`."""
+        self._connection = connection
+        self._tried = 0
 
     def try_next(self) -> str:
         """Goes to the next address of the connection file, round and round; returns it."""
