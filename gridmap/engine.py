@@ -121,7 +121,7 @@ class Engine:
             if self._earlier.over:
                 self.sink.end()
                 return
-        options, directory, recorder = self.options, None, None
+        options, directory, book, recorder = self.options, None, None, None
         with contextlib.ExitStack() as undo:
             if self._earlier is not None:
                 directory = self._earlier.directory
@@ -133,10 +133,12 @@ class Engine:
             if options.durable and directory is not None:
                 book = self._open_book(directory)
                 undo.callback(book.close)
-                recorder = Recorder(book, self.total if self._earlier is not None else 0)
             limits, transport = self._make_transport(directory)
             undo.pop_all()
         dispatcher = Dispatcher(_policy(options), limits, self.id)
+        if book is not None:
+            known = self.total if self._earlier is not None else 0
+            recorder = Recorder(book, dispatcher.workers, known)
         self._monitor = monitor = Monitor(self.id, dispatcher, transport, self.sink, recorder)
         monitor.at_end = lambda: _at_end(monitor, directory, dispatcher, options)
         interrupts.register(monitor)

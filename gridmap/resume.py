@@ -93,6 +93,7 @@ class Resumption:
         ]
         for request, pool, _ in self._facts.open_requests:
             self.book.answered(request, pool, [w.id for w in new if w.request == request])
+        backend.adopt([*known, *(worker.id for worker in new)])
         self.event = dataclasses.replace(self.event, workers=(*self.event.workers, *new))
 
     def _open(self, job: int) -> bool:

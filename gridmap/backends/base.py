@@ -52,6 +52,9 @@ class Backend(Protocol):
     def find(self, run_tag: str) -> list[str]:
         """Returns the native ids of the workers of a run that the scheduler still knows."""
 
+    def adopt(self, ids: Sequence[str]) -> None:
+        """Takes workers over that another process started, to be asked about and deleted."""
+
     def diagnose(self, native_id: str) -> str:
         """Returns all that can be found out about a worker that ended or never spoke."""
 

@@ -8,13 +8,21 @@ import pwd
 import shlex
 import shutil
 import subprocess
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from gridmap.backends.base import SubmitRequest
 from gridmap.backends.drmaa_library import load_drmaa
-from gridmap.backends.drmaa_session import SESSION, DrmaaSession
-from gridmap.backends.grid_engine import account_summary, fold, parse_qstat, queue_summary
+from gridmap.backends.drmaa_session import GONE_AFTER_S, SESSION, DrmaaSession
+from gridmap.backends.grid_engine import (
+    QueuedTask,
+    account_summary,
+    fold,
+    parse_qstat,
+    queue_summary,
+    state_of,
+)
 from gridmap.backends.native import is_of_run, job_name, native_specification
 from gridmap.core.events import NativeState, NativeStatus
 from gridmap.errors import BackendError, DRMAANotPresentException
@@ -65,6 +73,8 @@ class DrmaaBackend:
         self._tasks: dict[str, set[str]] = {}
         self._log_dirs: dict[str, str] = {}
         self._canceled: set[str] = set()
+        self._foreign: set[str] = set()
+        self._missing_since: dict[str, float] = {}
         self._next_poll = 0
         session.open()
         self._open = True
@@ -97,7 +107,10 @@ class DrmaaBackend:
         Endings cost no call to the scheduler, asking costs one a worker.
         """
         answer = self._session.reap(ids)
-        rest = [native_id for native_id in ids if native_id not in answer]
+        foreign = self._foreign.intersection(ids)
+        if foreign:
+            answer.update(self._status_of_foreign(foreign))
+        rest = [x for x in ids if x not in answer and x not in foreign]
         for native_id in self._in_turn(rest):
             status = self._session.poll(native_id)
             if status is not None:
@@ -108,8 +121,37 @@ class DrmaaBackend:
                 answer[native_id] = NativeStatus(NativeState.DELETED, text)
         return answer
 
+    def _status_of_foreign(self, ids: Iterable[str]) -> dict[str, NativeStatus]:
+        """Asks qstat for workers that another session started: DRMAA does not know them.
+
+        One that is not listed any more has ended, if that lasts: qstat lists no task between its
+        being scheduled and its being sent to a node.
+        """
+        listed = {task.native_id: task.state for task in self._listed()}
+        answer = {}
+        now = time.monotonic()
+        for native_id in ids:
+            if native_id in listed:
+                self._missing_since.pop(native_id, None)
+                letters = listed[native_id]
+                answer[native_id] = NativeStatus(state_of(letters), f"qstat says {letters}")
+            elif now - self._missing_since.setdefault(native_id, now) >= GONE_AFTER_S:
+                text = "the scheduler no longer knows it"
+                answer[native_id] = NativeStatus(NativeState.FAILED, text)
+        return answer
+
+    def adopt(self, ids: Sequence[str]) -> None:
+        """Takes over workers of another session; qstat and qdel reach them."""
+        self._foreign.update(ids)
+
     def cancel(self, ids: Sequence[str]) -> None:
         """Deletes workers, a whole array at once where all that is left of it is meant."""
+        foreign = [native_id for native_id in ids if native_id in self._foreign]
+        for job, tasks in _jobs(foreign).items():
+            self._canceled |= tasks
+            for first, last in fold(int(x.partition(".")[2] or 1) for x in tasks):
+                self._delete_stretch(job, first, last)
+        ids = [native_id for native_id in ids if native_id not in self._foreign]
         for job, tasks in _jobs(ids).items():
             known = self._tasks.get(job, set())
             ended = self._session.reap(known | tasks).keys()
@@ -122,21 +164,26 @@ class DrmaaBackend:
 
     def find(self, run_tag: str) -> list[str]:
         """Returns the run's workers that qstat lists; none where there is no qstat."""
-        user = _user()
         if shutil.which("qstat") is None:
             log.warning("no qstat on PATH: the workers of run %s cannot be looked for", run_tag)
             return []
-        code, output = _run("qstat", "-xml", "-u", user)
-        if code != 0:
-            raise BackendError(f"qstat: {output.strip()}", transient=True)
-        try:
-            tasks = parse_qstat(output)
-        except ValueError as error:
-            raise BackendError(str(error)) from error
-        ids = [task.native_id for task in tasks if is_of_run(task.name, run_tag)]
+        ids = [task.native_id for task in self._listed() if is_of_run(task.name, run_tag)]
         for job, found in _jobs(ids).items():
             self._tasks.setdefault(job, found)
         return ids
+
+    def _listed(self) -> list[QueuedTask]:
+        """Returns this user's tasks that qstat lists.
+
+        :raises BackendError: it does not answer
+        """
+        code, output = _run("qstat", "-xml", "-u", _user())
+        if code != 0:
+            raise BackendError(f"qstat: {output.strip()}", transient=True)
+        try:
+            return parse_qstat(output)
+        except ValueError as error:
+            raise BackendError(str(error)) from error
 
     def diagnose(self, native_id: str) -> str:
         """Returns what the session, the accounting, the queue and the worker's log say of it."""

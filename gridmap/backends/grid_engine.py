@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+from gridmap.core.events import NativeState
+
 
 class QueuedTask(NamedTuple):
     """One task that qstat lists."""
@@ -32,6 +34,24 @@ def parse_qstat(xml: str) -> list[QueuedTask]:
         for task in unfold(entry.findtext("tasks") or ""):
             tasks.append(QueuedTask(f"{job}.{task}" if task else job, name, state))
     return tasks
+
+
+def state_of(letters: str) -> NativeState:
+    """Returns what the letters in qstat's column "state" mean for a worker.
+
+    Source: qstat(1) "state"
+    """
+    if "E" in letters:
+        return NativeState.FAILED
+    if "q" in letters:
+        return NativeState.HELD if "h" in letters else NativeState.PENDING
+    if any(letter in letters for letter in "sSTN"):
+        return NativeState.SUSPENDED
+    return (
+        NativeState.RUNNING
+        if any(letter in letters for letter in "rtRd")
+        else (NativeState.UNKNOWN)
+    )
 
 
 def unfold(tasks: str) -> Iterator[str]:

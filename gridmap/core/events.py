@@ -40,9 +40,13 @@ class KnownWorker(NamedTuple):
 
 
 class KnownLease(NamedTuple):
-    """A lease that an earlier monitor of the run had given."""
+    """A lease that an earlier monitor of the run had given.
+
+    :param incarnation: the process of that worker that got it
+    """
 
     worker: str
+    incarnation: str
     span: Span
     attempt: int
 

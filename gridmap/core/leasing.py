@@ -105,7 +105,7 @@ class Leasing:
                 self.pace(item.spec.function), queue.count, pool.expected_children()
             )
             item = queue.take(1 if single else size)
-            waiting = self.jobs.spans(item.span, WAITING)
+            waiting = self.jobs.spans(item.span, frozenset({_J.QUEUED}))  # some ended, or went
             for span in reversed(waiting[1:]):
                 queue.put_back(Range(span, item.spec, item.attempt, item.alone))
             if waiting:
@@ -142,6 +142,7 @@ class Leasing:
         if not waiting:
             return
         spec = self.jobs.spec(known.span.first)
+        worker.incarnation = worker.incarnation or known.incarnation
         lease = LeaseRecord(known.span, spec, known.attempt, waiting)
         worker.leases[(known.span.first, known.attempt)] = lease
         for span in waiting:

@@ -48,7 +48,7 @@ CREATE TABLE parts (first INTEGER PRIMARY KEY, count INTEGER, spec BLOB, at INTE
 CREATE TABLE requests (id INTEGER PRIMARY KEY, pool INTEGER, count INTEGER);
 CREATE TABLE answers (request INTEGER PRIMARY KEY);
 CREATE TABLE workers (native_id TEXT PRIMARY KEY, pool INTEGER, request INTEGER);
-CREATE TABLE leases (worker TEXT, first INTEGER, count INTEGER, attempt INTEGER);
+CREATE TABLE leases (worker TEXT, incarnation TEXT, first INTEGER, count INTEGER, attempt INTEGER);
 CREATE TABLE vals (first INTEGER, count INTEGER, skip INTEGER, attempts INTEGER, worker TEXT,
     host TEXT, at INTEGER, sizes BLOB);
 CREATE TABLE failures (job INTEGER PRIMARY KEY, cause TEXT, outcome INTEGER, attempts INTEGER,
@@ -159,7 +159,9 @@ class Book:
 
     def leased(self, fact: LeaseFact) -> None:
         """A worker was given jobs."""
-        self._add("INSERT INTO leases VALUES (?, ?, ?, ?)", (fact.worker, *fact.span, fact.attempt))
+        worker, incarnation, span, attempt = fact
+        values = (worker, incarnation, *span, attempt)
+        self._add("INSERT INTO leases VALUES (?, ?, ?, ?, ?)", values)
 
     def values(self, fact: ValuesFact) -> None:
         """Jobs have their values."""
@@ -380,8 +382,8 @@ def _read(connection: sqlite3.Connection, payload: memoryview) -> Facts:
     )
     facts.next_request = rows("SELECT coalesce(max(id) + 1, 0) FROM requests")[0][0]
     facts.workers = [WorkerFact(*row) for row in rows("SELECT * FROM workers ORDER BY rowid")]
-    for worker, first, count, attempt in rows("SELECT * FROM leases ORDER BY rowid"):
-        facts.leases.append(LeaseFact(worker, Span(first, count), attempt))
+    for worker, incarnation, first, count, attempt in rows("SELECT * FROM leases ORDER BY rowid"):
+        facts.leases.append(LeaseFact(worker, incarnation, Span(first, count), attempt))
     for first, count, *rest, at, sizes in rows("SELECT * FROM vals ORDER BY rowid"):
         facts.values.append(ValuesFact(Span(first, count), *rest, frames(at, sizes)))  # type: ignore[call-arg]
     for job, cause, *rest, at, sizes in rows("SELECT * FROM failures"):

@@ -54,9 +54,13 @@ class WorkerFact(NamedTuple):
 
 
 class LeaseFact(NamedTuple):
-    """A try of consecutive jobs on a worker."""
+    """A try of consecutive jobs on a worker.
+
+    :param incarnation: the process of that worker that got it
+    """
 
     worker: str
+    incarnation: str
     span: Span
     attempt: int
 

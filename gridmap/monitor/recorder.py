@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from gridmap.core import effects as do
 from gridmap.core.events import DispatcherEvent, SubmissionFailed, WorkersSubmitted
 from gridmap.core.messages import Ack
+from gridmap.core.records import WorkerRecord
 from gridmap.core.spec import JobSpec, Span
 from gridmap.data import Frame, Packet
 from gridmap.ledger.book import Book
@@ -22,11 +23,13 @@ from gridmap.monitor.sink import End, Failure, Values
 class Recorder:
     """Writes the ledger of one run; belongs to the monitor's thread.
 
+    :param workers: the dispatcher's, by native id
     :param known: number of jobs that the ledger has already
     """
 
-    def __init__(self, book: Book, known: int = 0) -> None:
+    def __init__(self, book: Book, workers: Mapping[str, WorkerRecord], known: int = 0) -> None:
         self._book = book
+        self._workers = workers
         self._next = known
         self._pool_of: dict[int, int] = {}
         self._held: list[do.DispatcherEffect] = []
@@ -54,7 +57,9 @@ class Recorder:
     def holds(self, effect: do.DispatcherEffect) -> bool:
         """Takes note of what is about to be done; True when it has to wait until it is written."""
         if isinstance(effect, do.Assign):
-            self._book.leased(LeaseFact(effect.worker, effect.span, effect.attempt))
+            incarnation = self._workers[effect.worker].incarnation
+            fact = LeaseFact(effect.worker, incarnation, effect.span, effect.attempt)
+            self._book.leased(fact)
             waits = not effect.spec.rerunnable
         elif isinstance(effect, do.SubmitWorkers):
             self._pool_of[effect.request] = effect.pool

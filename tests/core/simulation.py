@@ -18,7 +18,7 @@ from gridmap.core import messages as m
 from gridmap.core.agent import AgentCore
 from gridmap.core.dispatcher import Dispatcher
 from gridmap.core.policy import Limits, Policy
-from gridmap.core.spec import JobSpec
+from gridmap.core.spec import JobSpec, Span
 from gridmap.core.states import JobState, WorkerState
 from gridmap.errors import Cause
 
@@ -57,6 +57,7 @@ class Plan:
     lazily: bool = False
     walltime_s: float = 0.0
     suspension: float = 0.0
+    client_deaths: int = 0  # how often the client is killed; another takes the run over
 
     @classmethod
     def draw(cls, rng: random.Random) -> Plan:
@@ -97,6 +98,7 @@ class Plan:
             lazily=rng.random() < 0.3,
             walltime_s=rng.uniform(45, 300) if some(0.2, 1.0) else 0.0,
             suspension=some(0.2, 0.5),
+            client_deaths=rng.choice([0, 0, 0, 1, 1, 2]),
         )
 
 
@@ -107,6 +109,7 @@ class Node:
     worker: str
     pool: int = 0
     liar: bool = False
+    request: int = -1
     state: ev.NativeState = ev.NativeState.PENDING
     incarnation: str = ""
     core: AgentCore | None = None
@@ -115,6 +118,19 @@ class Node:
     running: dict[int, tuple[m.Lease, int, float]] = field(default_factory=dict)
     generation: Counter[int] = field(default_factory=Counter)
     known: set[m.Key] = field(default_factory=set)
+
+
+@dataclass
+class Ledger:
+    """What outlives a client."""
+
+    parts: list[ev.JobsAdded] = field(default_factory=list)
+    ends: dict[int, tuple[JobState, str, Cause | None, int]] = field(default_factory=dict)
+    charged: dict[int, int] = field(default_factory=dict)
+    requests: dict[int, tuple[int, int]] = field(default_factory=dict)  # array, pool
+    workers: list[ev.KnownWorker] = field(default_factory=list)
+    leases: list[ev.KnownLease] = field(default_factory=list)
+    over: bool = False
 
 
 class Simulation:
@@ -135,8 +151,13 @@ class Simulation:
             gridmap="1",
         )
         self.policy = policy
-        limits = Limits(self.plan.workers, self.plan.children, walltime_s=self.plan.walltime_s)
-        self.dispatcher = Dispatcher(policy, [limits] * self.plan.pools)
+        limit = Limits(self.plan.workers, self.plan.children, walltime_s=self.plan.walltime_s)
+        self.limits = [limit] * self.plan.pools
+        self.dispatcher = Dispatcher(policy, self.limits)
+        self.client = 0  # number of the one that is alive, or was last
+        self.dead = False
+        self.ledger = Ledger()
+        self.write_s = self.rng.uniform(0, 0.3) if self.plan.client_deaths else 0.0
         self.nodes: dict[str, Node] = {}
         self.ends: dict[int, str] = {}
         self.causes: dict[int, Cause] = {}
@@ -146,6 +167,7 @@ class Simulation:
         self.log: list[str] = []
         self._ticking_at = float("inf")
         self._array = 0
+        self._request = -1
 
     # --- the heap ---------------------------------------------------------------------------------
 
@@ -156,7 +178,11 @@ class Simulation:
     def run(self) -> None:
         self.add(self.plan.jobs)
         if self.plan.cancel_at is not None:
-            self.after(self.plan.cancel_at, lambda: self.tell(ev.CancelRequested()))
+            self.tell_later(self.plan.cancel_at, ev.CancelRequested())
+        if self.plan.client_deaths:
+            self.after(
+                self.rng.expovariate(1 / 15), lambda: self.kill_client(self.plan.client_deaths)
+            )
         while self._heap:
             self.now, _, call = heapq.heappop(self._heap)
             if self.now > LIMIT_S:
@@ -166,6 +192,8 @@ class Simulation:
 
     def add(self, left: int) -> None:
         """The input: all at once, or as it comes."""
+        if self.dead or self.client:
+            return  # who read the input is no more
         if not left:
             self.tell(ev.InputEnded())
             return
@@ -173,24 +201,143 @@ class Simulation:
         pool = self.rng.randrange(self.plan.pools)
         rerunnable = not self.plan.no_rerun
         spec = JobSpec("f", "c", pool, rerunnable=rerunnable, reuse=self.plan.reuse)
-        self.tell(ev.JobsAdded(count, spec))
+        added = ev.JobsAdded(count, spec)
+        self.ledger.parts.append(added)
+        self.tell(added)
         if self.plan.lazily:
             self.after(self.rng.uniform(0, 30), lambda: self.add(left - count))
         else:
             self.add(left - count)
 
     def tell(self, event: ev.DispatcherEvent) -> None:
+        if self.dead:
+            return
+        held = []
+        writes: list[Callable[[], None]] = []
         for effect in self.dispatcher.handle(event, self.now):
-            self.perform(event, effect)
+            worker = self.dispatcher.workers.get(getattr(effect, "worker", ""))
+            incarnation = worker.incarnation if worker is not None else ""
+            writes.append(lambda e=effect, i=incarnation: self.write(e, i))  # type: ignore[misc]
+            waits = isinstance(effect, do.SubmitWorkers)
+            waits = waits or (isinstance(effect, do.Assign) and not effect.spec.rerunnable)
+            if isinstance(effect, do.SendMessage) and isinstance(effect.message, m.Ack):
+                waits = True
+            if waits and self.plan.client_deaths:
+                held.append(effect)
+            else:
+                self.perform(event, effect)
+        if isinstance(event, ev.WorkersSubmitted | ev.SubmissionFailed):
+            writes.append(lambda: self.write_answer(event))
+        if writes and self.plan.client_deaths:
+            self.after(self.write_s, lambda client=self.client: self.written(client, writes, held))  # type: ignore[misc]
         self.check_nobody_idles()
         at = self.dispatcher.next_deadline()
         if at < self._ticking_at:
             self._ticking_at = at
             self.after(max(0.0, at - self.now), self._tick)
 
+    def tell_later(self, delay: float, event: ev.DispatcherEvent) -> None:
+        """What is on its way to a client is lost when that dies."""
+        client = self.client
+        self.after(delay, lambda: self.tell(event) if client == self.client else None)
+
     def _tick(self) -> None:
         self._ticking_at = float("inf")
         self.tell(ev.Tick())
+
+    # --- the client -------------------------------------------------------------------------------
+
+    def written(
+        self, client: int, writes: list[Callable[[], None]], held: list[do.DispatcherEffect]
+    ) -> None:
+        """The ledger has it, unless its writer died before."""
+        if self.dead or client != self.client:
+            return
+        for write in writes:
+            write()
+        for effect in held:
+            if isinstance(effect, do.Assign):
+                worker = self.dispatcher.workers[effect.worker]
+                if (effect.span.first, effect.attempt) not in worker.leases:
+                    continue
+            elif isinstance(effect, do.SubmitWorkers) and self.dispatcher.ended:
+                continue
+            self.perform(ev.Tick(), effect)
+
+    def write(self, effect: do.DispatcherEffect, incarnation: str) -> None:
+        ledger = self.ledger
+        if isinstance(effect, do.Assign):
+            lease = ev.KnownLease(effect.worker, incarnation, effect.span, effect.attempt)
+            ledger.leases.append(lease)
+        elif isinstance(effect, do.Charged):
+            ledger.charged[effect.job] = effect.attempts
+        elif isinstance(effect, do.SubmitWorkers):
+            ledger.requests[effect.request] = (-1, effect.pool)
+        elif isinstance(effect, do.Deliver):
+            for job in range(effect.span.first, effect.span.stop):
+                ledger.ends[job] = (JobState.COMPLETED, "value", None, 0)
+        elif isinstance(effect, do.DeliverFailure):
+            ledger.ends[effect.job] = (JobState.FAILED, "failed", effect.cause, effect.attempts)
+        elif isinstance(effect, do.DeliverEnd):
+            how = "refused" if effect.refused else effect.state.name.lower()
+            for job in range(effect.span.first, effect.span.stop):
+                ledger.ends[job] = (effect.state, how, effect.cause, 0)
+        elif isinstance(effect, do.RunEnded):
+            ledger.over = True
+
+    def write_answer(self, event: ev.WorkersSubmitted | ev.SubmissionFailed) -> None:
+        _, pool = self.ledger.requests.pop(event.request)
+        if isinstance(event, ev.WorkersSubmitted):
+            known = [ev.KnownWorker(worker, pool, event.request) for worker in event.workers]
+            self.ledger.workers += known
+
+    def kill_client(self, left: int) -> None:
+        if self.ended or self.dead:
+            return
+        self.dead = True
+        self.log.append(f"{self.now:.2f} the client is killed")
+        self.after(self.rng.choice([1.0, 30.0, 400.0]), lambda: self.take_over(left - 1))
+
+    def take_over(self, left: int) -> None:
+        """Another client goes on from the ledger."""
+        self.client += 1
+        self.dead = False
+        ledger = self.ledger
+        self.log.append(f"{self.now:.2f} another client takes over")
+        self.plan.jobs = sum(part.count for part in ledger.parts)
+        self.ends = {job: how for job, (_, how, _, _) in ledger.ends.items()}
+        self.causes = {job: cause for job, (_, _, cause, _) in ledger.ends.items() if cause}
+        self.attempts = {job: n for job, (_, _, _, n) in ledger.ends.items() if n}
+        self.dispatcher = Dispatcher(self.policy, self.limits)
+        self._ticking_at = float("inf")
+        attempt = max((lease.attempt for lease in ledger.leases), default=-1) + 1
+        for part in ledger.parts:
+            self.tell(ev.JobsAdded(part.count, part.spec, attempt))
+        listed = [n for n in self.nodes.values() if n.state in ALIVE]
+        known = {worker.id for worker in ledger.workers}
+        new = [
+            ev.KnownWorker(node.worker, node.pool, node.request)
+            for node in listed
+            if node.worker not in known
+        ]
+        ledger.workers += new
+        ledger.requests.clear()
+        self.tell(
+            ev.RunResumed(
+                tuple((Span(job, 1), state) for job, (state, _, _, _) in ledger.ends.items()),
+                tuple((j, n) for j, n in ledger.charged.items() if j not in ledger.ends),
+                tuple(ledger.workers),
+                tuple(ledger.leases),
+                self._request + 1,
+            )
+        )
+        self.tell(ev.InputEnded())
+        for node in listed:
+            self.after(
+                self.rng.uniform(0, 4), lambda node=node: self.agent(node, ev.MonitorChanged())
+            )  # type: ignore[misc]
+        if left:
+            self.after(self.rng.expovariate(1 / 15), lambda: self.kill_client(left))
 
     # --- the monitor's hands ----------------------------------------------------------------------
 
@@ -223,7 +370,7 @@ class Simulation:
             self.poll(effect.workers)
         elif isinstance(effect, do.DiagnoseWorker):
             worker = effect.worker
-            self.after(0.5, lambda: self.tell(ev.WorkerDiagnosed(worker, "it broke")))
+            self.tell_later(0.5, ev.WorkerDiagnosed(worker, "it broke"))
         elif isinstance(effect, do.RunEnded):
             assert not self.ended, "ended twice"
             self.ended = True
@@ -235,28 +382,29 @@ class Simulation:
         self.ends[job] = how
 
     def submit(self, effect: do.SubmitWorkers) -> None:
+        self._request = effect.request
         if self.rng.random() < self.plan.submit_failure:
             failed = ev.SubmissionFailed(effect.request, "busy", transient=True)
-            self.after(0.1, lambda: self.tell(failed))
+            self.tell_later(0.1, failed)
             return
         self._array += 1
         ids = tuple(f"{self._array}.{i + 1}" for i in range(effect.count))
         for worker in ids:
             liar = self.rng.random() < self.plan.lies
-            self.nodes[worker] = Node(worker, effect.pool, liar)
+            self.nodes[worker] = Node(worker, effect.pool, liar, request=effect.request)
             self.after(self.rng.uniform(0.01, 1), lambda w=worker: self.start(w))
         submitted = ev.WorkersSubmitted(effect.request, ids)
-        self.after(self.rng.uniform(0, 0.2), lambda: self.tell(submitted))
+        self.tell_later(self.rng.uniform(0, 0.2), submitted)
 
     def poll(self, workers: tuple[str, ...]) -> None:
         if self.rng.random() < self.plan.poll_failure:
             if self.rng.random() < 0.5:  # else it does not even say that it cannot
                 failed = ev.PollFailed("no qmaster", transient=True)
-                self.after(self.rng.uniform(0, 2), lambda: self.tell(failed))
+                self.tell_later(self.rng.uniform(0, 2), failed)
             return
         told = [w for w in workers if self.rng.random() < 0.8]
         status = {w: ev.NativeStatus(self.nodes[w].state) for w in told}
-        self.after(self.rng.uniform(0, 2), lambda: self.tell(ev.WorkersPolled(status)))
+        self.tell_later(self.rng.uniform(0, 2), ev.WorkersPolled(status))
 
     # --- the scheduler ----------------------------------------------------------------------------
 
@@ -397,14 +545,15 @@ class Simulation:
             return
         delay = self.rng.uniform(0.0001, 0.01)
         if isinstance(message, m.NeedBlob):
-            self.after(delay, lambda: self.to_agent(node.worker, m.Blob(message.digest)))
+            if not self.dead:
+                self.after(delay, lambda: self.to_agent(node.worker, m.Blob(message.digest)))
             return
         event = ev.MessageReceived(node.worker, node.incarnation, message)
         if self.rng.random() < self.plan.mess:
-            self.after(self.rng.uniform(0, 30), lambda: self.tell(event))
+            self.tell_later(self.rng.uniform(0, 30), event)
             if self.rng.random() < 0.3:
                 delay = self.rng.uniform(0, 2)
-        self.after(delay, lambda: self.tell(event))
+        self.tell_later(delay, event)
 
     # --- nodes ------------------------------------------------------------------------------------
 
@@ -540,7 +689,7 @@ class Simulation:
             shaky = self.plan.node_death or self.plan.agent_freeze or self.plan.loss
             shaky = shaky or self.plan.deletion or self.plan.disk_full or self.plan.mess
             shaky = shaky or self.plan.restart or self.plan.lies or self.plan.terminated
-            shaky = shaky or self.plan.walltime_s
+            shaky = shaky or self.plan.walltime_s or self.plan.client_deaths
             shaky = shaky or (self.plan.suspension and self.plan.poll_failure)
             assert fate in ("poison", "die_once", "stall") or shaky, f"job {job}: {cause}"
             most = 1 if self.plan.no_rerun else self.policy.num_resubmits + 1

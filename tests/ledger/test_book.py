@@ -48,7 +48,7 @@ def test_every_fact_is_read_as_it_was_written(tmp_path: Path) -> None:
     values = ValuesFact(Span(0, 3), 1, 2, "7.1", "host", [b"values"])
     failure = FailureFact(4, Cause.DIED, 2, 3, "text", "7.1", "host", "/o", "/e", [b"x", b""])
     end = EndFact(Span(5, 5), JobState.SKIPPED, Cause.CANCELED, "stopped", False)
-    lease = LeaseFact("7.1", Span(0, 4), 2)
+    lease = LeaseFact("7.1", "i1", Span(0, 4), 2)
     ledger.part(Span(0, 10), SPEC, frames)
     ledger.blob("f" * 64, [b"function"])
     ledger.blob("f" * 64, [b"the same again"])
