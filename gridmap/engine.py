@@ -119,6 +119,7 @@ class Engine:
             for item in self._earlier.deliveries:
                 self.sink.put(item)
             if self._earlier.over:
+                self._earlier.book.close()
                 self.sink.end()
                 return
         options, directory, book, recorder = self.options, None, None, None

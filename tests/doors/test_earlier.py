@@ -1,0 +1,229 @@
+"""Runs whose client died or stopped: what was finished is there, and the rest runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+import gridmap
+from gridmap import Job, conf
+from gridmap.errors import JobDied, LedgerError, LedgerInUse
+from tests.doors.clients import Client, client, until
+
+LOCAL = {"local": True, "max_processes": 2}
+
+PROGRAM = """
+import os, sys, time
+import gridmap
+from gridmap import Job
+os.environ["GRIDMAP_LEDGER"] = "always"
+HERE = os.environ["HERE"]
+
+def f(x):
+    with open(os.path.join(HERE, "calls"), "a") as file:
+        file.write(f"{x}\\n")
+    while x >= 10 and not os.path.exists(os.path.join(HERE, "go")):
+        time.sleep(0.005)
+    return x * x
+"""
+MAP = "gridmap.grid_map(f, range(20), local=True, max_processes=2)"
+JOBS = (
+    "gridmap.process_jobs([Job(f, [x], name=f'number {x}') for x in range(20)],"
+    " local=True, max_processes=2)"
+)
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRIDMAP_RUN_DIR", str(tmp_path / "client" / "runs"))
+    monkeypatch.setenv("GRIDMAP_LEDGER", "always")
+    monkeypatch.setenv("HERE", str(tmp_path / "client"))
+
+
+def calls(one: Client) -> list[int]:
+    path = one.folder / "calls"
+    return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
+def killed(one: Client, number: int = signal.SIGKILL) -> gridmap.RunInfo:
+    """Kills the client when most of ten jobs have ended and two wait; returns its run."""
+    until(lambda: len([x for x in calls(one) if x >= 10]) == 2, "both processes wait")
+    seen = [_size(one)]
+    until(lambda: seen[-1] > 0 and _rests(one, seen), "the ledger has their values")
+    one.signal(number)
+    one.ended(5)
+    until(lambda: not one.family(), "no process left")
+    (info,) = gridmap.runs()
+    return info
+
+
+def _size(one: Client) -> int:
+    return sum(path.stat().st_size for path in (one.folder / "runs").glob("*/ledger.*"))
+
+
+def _rests(one: Client, seen: list[int]) -> bool:
+    """Looks at the ledger's size, now and then; True when it has not grown for a while."""
+    time.sleep(0.02)
+    seen.append(_size(one))
+    return len(seen) > 20 and len(set(seen[-20:])) == 1
+
+
+@pytest.mark.parametrize("call", [MAP, JOBS])
+def test_after_kill_9_what_was_finished_is_there_and_the_rest_runs(
+    tmp_path: Path, call: str
+) -> None:
+    with client(tmp_path / "client", PROGRAM + call) as one:
+        info = killed(one)
+        assert (info.state, info.total) == ("interrupted", 20)
+        assert info.completed is not None and 5 <= info.completed <= 10
+        before = calls(one)
+        (one.folder / "go").touch()
+
+        run = gridmap.attach(info.id)
+        assert run.id == info.id and len(run) == 20
+        assert run.results() == [x * x for x in range(20)]
+
+        assert len(calls(one)) == 20 - info.completed + len(before)
+        assert gridmap.runs() == []
+        if call is JOBS:
+            assert [job.ret for job in run.jobs] == [x * x for x in range(20)]
+            assert run.jobs[3].name == "number_3" and run.jobs[3].args == [3]
+
+
+def test_a_run_is_taken_over_again_and_again(tmp_path: Path) -> None:
+    with client(tmp_path / "client", PROGRAM + MAP) as one:
+        info = killed(one)
+        where = str(Path(info.path).parent)
+        text = f"import gridmap\ngridmap.attach({info.id!r}, run_dir={where!r}).results()"
+        two = Client(tmp_path / "client" / "two", text)
+        try:
+            until(lambda: len([x for x in calls(one) if x >= 10]) == 4, "both wait again")
+            os.kill(two.process.pid, signal.SIGKILL)
+            two.ended(5)
+        finally:
+            two.close()
+        (one.folder / "go").touch()
+        assert gridmap.attach(info.id).results() == [x * x for x in range(20)]
+
+
+def test_a_run_that_is_under_way_cannot_be_taken_over(tmp_path: Path) -> None:
+    with client(tmp_path / "client", PROGRAM + MAP) as one:
+        until(lambda: 10 in calls(one), "job 10 has begun")
+        (info,) = gridmap.runs()
+        assert info.state == "under way"
+        with pytest.raises(LedgerInUse, match="under way"):
+            gridmap.attach(info.id)
+        (one.folder / "go").touch()
+        assert one.ended(10) == 0
+    assert gridmap.runs() == []
+
+
+def test_an_interrupted_run_keeps_its_values_and_says_so(tmp_path: Path) -> None:
+    with client(tmp_path / "client", PROGRAM + MAP) as one:
+        info = killed(one, signal.SIGINT)
+        assert info.state == "ended" and info.completed is not None
+        assert f"gridmap.attach({info.id!r})" in one.err
+        values = gridmap.attach(info.id, on_error="return").results()
+        assert values[:5] == [x * x for x in range(5)]
+        assert isinstance(values[19], gridmap.JobCanceled)
+        (one.folder / "go").touch()
+        assert gridmap.attach(info.id, again=True).results() == [x * x for x in range(20)]
+
+
+def fails_at_first(x: int) -> int:
+    if x == 3 and not os.path.exists(os.path.join(os.environ["HERE"], "mended")):
+        os._exit(7)
+    return x
+
+
+def test_what_failed_can_run_again(tmp_path: Path) -> None:
+    with pytest.raises(JobDied, match="exited with status 7"):
+        gridmap.process_jobs([Job(fails_at_first, [x]) for x in range(6)], **LOCAL)
+    (info,) = gridmap.runs()
+    assert (info.state, info.failed) == ("ended", 1)
+    with pytest.raises(JobDied, match="exited with status 7"):
+        gridmap.attach(info.id).results()
+    (tmp_path / "client" / "mended").touch()
+    run = gridmap.attach(info.id, again=True)
+    assert run.results() == [0, 1, 2, 3, 4, 5]
+    assert gridmap.runs() == []
+
+
+def test_a_full_disk_is_a_warning_and_loses_nothing(tmp_path: Path) -> None:
+    text = PROGRAM + (
+        "import resource, signal\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "big = lambda x: (open(os.path.join(HERE, 'log'), 'a').close(), os.urandom(50_000))[1]\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
+        "got = gridmap.grid_map(big, range(50), local=True, max_processes=2)\n"
+        "print(len(got), {len(x) for x in got})\n"
+    )
+    with client(tmp_path / "client", text) as one:
+        assert one.ended(20) == 0, one.err
+        assert one.out == "50 {50000}\n"
+        assert one.err.count("the ledger cannot be written") == 1
+
+
+def test_there_is_no_such_run(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="no run 20990101-000000-0"):
+        gridmap.attach("20990101-000000-0")
+    for name in ("", "..", "a/b"):
+        with pytest.raises(ValueError, match="no id of a run"):
+            gridmap.attach(name)
+    with pytest.raises(ValueError, match="on_error"):
+        gridmap.attach("x", on_error="ignore")
+    assert gridmap.runs(tmp_path / "nowhere") == []
+
+
+def test_what_others_can_write_is_not_read(tmp_path: Path) -> None:
+    with pytest.raises(JobDied):
+        gridmap.grid_map(fails_at_first, range(6), **LOCAL)
+    (info,) = gridmap.runs()
+    os.chmod(info.path, 0o770)
+    with pytest.raises(LedgerError, match="open to other users"):
+        gridmap.attach(info.id)
+
+
+def test_old_runs_are_removed_and_young_ones_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> str:
+        with pytest.raises(JobDied):
+            gridmap.grid_map(fails_at_first, range(6), **LOCAL)
+        return gridmap.runs()[-1].id
+
+    old, young = fail(), fail()
+    before = time.time() - 15 * 86_400
+    for path in (*Path(conf.GRIDMAP_RUN_DIR, old).rglob("*"), Path(conf.GRIDMAP_RUN_DIR, old)):
+        os.utime(path, (before, before))
+    (tmp_path / "client" / "mended").touch()
+    gridmap.grid_map(fails_at_first, range(6), **LOCAL)
+    assert [info.id for info in gridmap.runs()] == [young]
+
+
+def test_a_success_leaves_nothing(tmp_path: Path) -> None:
+    assert gridmap.grid_map(abs, range(100), **LOCAL) == list(range(100))
+    assert os.listdir(conf.GRIDMAP_RUN_DIR) == []
+
+
+def test_no_ledger_where_none_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRIDMAP_LEDGER", "never")
+    with pytest.raises(JobDied):
+        gridmap.grid_map(fails_at_first, range(6), **LOCAL)
+    assert gridmap.runs() == []
+    monkeypatch.setenv("GRIDMAP_LEDGER", "perhaps")
+    with pytest.raises(ValueError, match="GRIDMAP_LEDGER"):
+        gridmap.grid_map(abs, [1], **LOCAL)
+
+
+def test_run_info_is_plain(tmp_path: Path) -> None:
+    with pytest.raises(JobDied):
+        gridmap.grid_map(fails_at_first, range(6), name="mine", **LOCAL)
+    (info,) = gridmap.runs()
+    assert info.name == "mine" and abs(info.created_s - time.time()) < 60
+    assert json.dumps(vars(info)) and Path(info.path).is_dir()
