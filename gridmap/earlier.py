@@ -15,6 +15,7 @@ from gridmap.core.states import JobState
 from gridmap.engine import ON_ERROR, Engine, Options
 from gridmap.errors import GridMapError, LedgerError, LedgerInUse
 from gridmap.ledger import book
+from gridmap.ledger.directory import LEDGER_NAME
 from gridmap.plan import Plan
 from gridmap.report.progress import Progress
 from gridmap.resume import Resumption
@@ -106,7 +107,7 @@ def runs(run_dir: str | os.PathLike[str] | None = None) -> list[RunInfo]:
     found = []
     for path in parent.iterdir():
         with contextlib.suppress(OSError):  # gone by now, or not ours
-            if (path / book.LEDGER_NAME).is_file():
+            if (path / LEDGER_NAME).is_file():
                 found.append(_info(path))
     return sorted(found, key=lambda info: info.created_s)
 

@@ -17,7 +17,7 @@ from gridmap.backends.base import SubmitRequest
 from gridmap.conf import Settings
 from gridmap.core.messages import PROTOCOL
 from gridmap.core.policy import Limits
-from gridmap.ledger.directory import RunDirectory
+from gridmap.ledger.directory import LEDGER_NAME, RunDirectory
 from gridmap.monitor.transport import Transport
 from gridmap.node.forkserver import Forkserver
 from gridmap.plan import Plan, client_sys_path
@@ -153,7 +153,7 @@ def sweep(parent: Path, days: float) -> list[str]:
             newest = max(entry.stat().st_mtime for entry in (path, *path.rglob("*")))
             if newest >= before or not path.is_dir() or path.stat().st_uid != os.geteuid():
                 continue
-            if not (path / book.LEDGER_NAME).is_file() and (path / CONNECTION_NAME).is_file():
+            if not (path / LEDGER_NAME).is_file() and (path / CONNECTION_NAME).is_file():
                 continue  # a stream, perhaps of a client that lives elsewhere
             if book.in_use(path):
                 continue

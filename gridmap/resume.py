@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gridmap.core.events import KnownLease, KnownWorker, RunResumed
-from gridmap.core.messages import Outcome
+from gridmap.core.messages import Outcome, Result
 from gridmap.core.spec import Span
 from gridmap.core.states import JobState
-from gridmap.data import Packet
+from gridmap.data import Frame, Packet
+from gridmap.errors import Cause
 from gridmap.launch import LOCAL
+from gridmap.ledger import spool
 from gridmap.ledger.book import Book
 from gridmap.ledger.directory import RunDirectory
+from gridmap.ledger.facts import FailureFact, ValuesFact
 from gridmap.monitor.loop import Earlier
 from gridmap.monitor.sink import Delivery, End, Failure, Place, Values
 
@@ -48,6 +51,7 @@ class Resumption:
         self.directory = RunDirectory(path, str(log_dir) if log_dir else None)
         self.total = sum(part.span.count for part in facts.parts)
         self._states = _states(facts.values, facts.failures, facts.ends, self.total)
+        self._take_spooled(path)
         if again and facts.ended:
             self.book.run_resumed()
         if again:
@@ -63,6 +67,37 @@ class Resumption:
         if self.parts:
             self.parts[0] = self.parts[0]._replace(blobs=facts.blobs)
         self.event = self._event()
+
+    def _take_spooled(self, path: Path) -> None:
+        """Takes in what workers left that nobody had taken over before they had to go."""
+        for file, left in spool.read(path):
+            frames: list[Frame] = list(left.frames)
+            for item in left.items:
+                own, frames = frames[: item.frames], frames[item.frames :]
+                self._take_result(item, own, left)
+            facts = self._facts
+            self._states = _states(facts.values, facts.failures, facts.ends, self.total)
+            self.book.flush(lambda file=file: file.unlink(missing_ok=True))  # type: ignore[misc]
+
+    def _take_result(self, item: Result, frames: list[Frame], left: spool.Spooled) -> None:
+        span = Span(item.first, item.count)
+        leases = (x for x in self._facts.leases if x.worker == left.worker)
+        if not any(x.attempt == item.attempt and _inside(span, x.span) for x in leases):
+            return
+        if item.outcome == Outcome.EXCEPTION and self._open(item.first):
+            failure = FailureFact(
+                item.first, Cause.EXCEPTION, item.outcome, 1, "", left.worker, left.host, "", "",
+                frames,
+            )  # fmt: skip
+            self.book.failed(failure)
+            self._facts.failures.append(failure)
+        elif item.outcome == Outcome.VALUE:
+            for open_span in _stretches(self._states, span):
+                values = ValuesFact(
+                    open_span, open_span.first - item.first, 1, left.worker, left.host, frames
+                )
+                self.book.values(values)
+                self._facts.values.append(values)
 
     def _event(self) -> RunResumed:
         facts, alone = self._facts, self.header.backend == LOCAL
@@ -137,6 +172,21 @@ def _spans(states: bytes) -> Iterator[tuple[Span, JobState]]:
         if states[first] != _J.QUEUED:
             yield Span(first, stretch), JobState(states[first])
         first += stretch
+
+
+def _stretches(states: bytes, inside: Span) -> Iterator[Span]:
+    """Yields each stretch of jobs that have not ended."""
+    ended = bytes(state != _J.QUEUED for state in states[inside.first : inside.stop])
+    at = ended.find(0)
+    while at >= 0:
+        stop = ended.find(1, at)
+        stop = len(ended) if stop < 0 else stop
+        yield Span(inside.first + at, stop - at)
+        at = ended.find(0, stop)
+
+
+def _inside(span: Span, of: Span) -> bool:
+    return span.count > 0 and of.first <= span.first and span.stop <= of.stop
 
 
 def _job_number(native_id: str) -> int:

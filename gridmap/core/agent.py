@@ -151,6 +151,10 @@ class AgentCore:
             deadline = min(deadline, self._draining_since + self._drain_s)
         return min(deadline, self._children.next_deadline())
 
+    def unacknowledged(self) -> list[Result]:
+        """Returns the results that nobody has taken in yet."""
+        return [kept.result for kept in self._kept.values()]
+
     # --- the monitor ------------------------------------------------------------------------------
 
     def _monitor_said(self, message: ToAgent, now: float, out: list[AgentEffect]) -> None:

@@ -25,6 +25,7 @@ import msgspec
 from gridmap.core.spec import JobSpec, Span
 from gridmap.core.states import JobState
 from gridmap.errors import Cause, LedgerError, LedgerInUse
+from gridmap.ledger.directory import LEDGER_NAME
 from gridmap.ledger.facts import (
     EndFact,
     Facts,
@@ -37,7 +38,6 @@ from gridmap.ledger.facts import (
 )
 from gridmap.pickling import Frame
 
-LEDGER_NAME = "ledger.sqlite"
 DATA_NAME = "ledger.data"
 FORMAT = 1
 

@@ -6,6 +6,10 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from gridmap.ledger import spool
+
+LEDGER_NAME = "ledger.sqlite"
+
 
 class RunDirectory:
     """A folder for its owner alone; the workers' logs lie in it, or where the user wants them.
@@ -52,7 +56,9 @@ class RunDirectory:
                     Path(name).unlink(missing_ok=True)
         if keep_ledger or (keep_logs and self._has_logs()):
             for entry in self.path.iterdir():
-                if entry.is_file() and not (keep_ledger and entry.name.startswith("ledger.")):
+                if entry.name == spool.FOLDER:
+                    shutil.rmtree(entry, ignore_errors=True)
+                elif entry.is_file() and not (keep_ledger and entry.name.startswith("ledger.")):
                     entry.unlink()
         else:
             self.remove()

@@ -158,6 +158,11 @@ class AgentRuntime:
         """Takes a warning from the scheduler that this worker is about to end."""
         self._handle(ev.TerminationWarned(signal), now)
 
+    def unacknowledged(self) -> tuple[list[Result], list[Frame]]:
+        """Returns the results that nobody has taken in yet, and their payloads."""
+        items = self._core.unacknowledged()
+        return items, [frame for item in items for frame in self._payloads.get(item.key, [])]
+
     def monitor_changed(self, now: float) -> None:
         """From now on another monitor is called."""
         self._handle(ev.MonitorChanged(), now)

@@ -30,6 +30,8 @@ from gridmap.core.messages import (
 )
 from gridmap.data import Frame, pack_text
 from gridmap.errors import WireError
+from gridmap.ledger import spool
+from gridmap.ledger.directory import LEDGER_NAME
 from gridmap.node.agent import AgentRuntime
 from gridmap.node.child import WORKER_VARIABLE
 from gridmap.node.forkserver import Forkserver
@@ -160,6 +162,7 @@ class Node:
         self._silence_s = math.inf  # after which to look for another monitor
         self._reread_at = 0.0
         self._host = hello.host
+        self._hello = hello
         self._deadline = time.monotonic() + welcome_deadline_s
         self.welcomed = False
         self._greeted = False
@@ -208,10 +211,26 @@ class Node:
                 continue
             self._wait(deadline - now)
         logger.info("worker leaves: %s", self._runtime.reason)
+        if self.welcomed and not self._refused:
+            self._spool()
         if self._refused or not self.welcomed:
             _say_why(f"this worker was refused by the monitor: {self._refused}")
             return 1
         return 0
+
+    def _spool(self) -> None:
+        """Leaves results that nobody took in to the client that takes the run over."""
+        items, frames = self._runtime.unacknowledged()
+        if not items or not os.path.exists(os.path.join(self._run_dir, LEDGER_NAME)):
+            return
+        hello = self._hello
+        try:
+            path = spool.write(
+                self._run_dir, hello.native_id, hello.incarnation, hello.host, items, frames
+            )
+            logger.info("%d results that nobody took in are in %s", len(items), path)
+        except OSError as error:
+            logger.warning("%d results that nobody took in are lost: %s", len(items), error)
 
     def _look_at(self) -> float:
         """Returns when to look whether the run has another monitor by now."""

@@ -17,7 +17,8 @@ from gridmap.core.spec import JobSpec, Resources, Span
 from gridmap.core.states import JobState
 from gridmap.errors import Cause, LedgerError, LedgerInUse
 from gridmap.ledger import book
-from gridmap.ledger.book import DATA_NAME, LEDGER_NAME, Book
+from gridmap.ledger.book import DATA_NAME, Book
+from gridmap.ledger.directory import LEDGER_NAME
 from gridmap.ledger.facts import EndFact, FailureFact, Header, LeaseFact, PartFact, ValuesFact
 from gridmap.ledger.facts import WorkerFact as Worker
 
