@@ -184,7 +184,7 @@ def _pickle_exception(exc: object) -> bytes:
     try:
         packed = pickle_one(exc, out_of_band=False).data
         return packed if type(pickle.loads(packed)).__qualname__ == kind.__qualname__ else b""
-    except Exception:
+    except BaseException:  # whatever its class does when it is made again
         return b""
 
 

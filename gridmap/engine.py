@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -82,7 +82,7 @@ class Engine:
 
     It belongs to one thread at a time; `cancel` may be called from any.
 
-    :param max_items: most jobs whose arguments travel in one packet
+    :param max_items: most jobs whose arguments travel in one packet, or what says so each time
     :param earlier: the run began in another process; there is nothing new to be pickled
     :raises PicklingError: something cannot be pickled
     :raises BackendError: the scheduler does not answer; nothing was started
@@ -93,7 +93,7 @@ class Engine:
         plan: Plan,
         options: Options,
         watcher: Watcher,
-        max_items: int = 4096,
+        max_items: int | Callable[[], int] = 4096,
         earlier: Resumption | None = None,
     ) -> None:
         self.id = new_run_id() if earlier is None else earlier.run
@@ -101,7 +101,7 @@ class Engine:
         self.watcher = watcher
         self.sink = Sink()
         self.total = 0 if earlier is None else earlier.total
-        self.carried_bytes = 0
+        self.fed_bytes = 0
         self._source: Iterator[Part] = parts(plan, options.backend == LOCAL, max_items)
         self._earlier = earlier
         self._monitor: Monitor | None = None
@@ -172,7 +172,7 @@ class Engine:
                 break
             fed += part.packet.count
             size += part.nbytes
-            self.carried_bytes += part.nbytes
+            self.fed_bytes += part.nbytes
             self.total += part.packet.count
             if self._monitor is None:
                 self._pending.append(part)
@@ -245,7 +245,6 @@ class Engine:
         """Unpacks a delivery and tells the watcher."""
         watcher = self.watcher
         if isinstance(item, Values):
-            self.carried_bytes += sum(memoryview(frame).nbytes for frame in item.frames)
             batch = _values(item)
             if batch.failures:
                 for job, value in enumerate(batch.values, batch.first):
@@ -363,14 +362,14 @@ def _values(item: Values) -> Batch:
     first, count = item.span
     try:
         return Batch(first, data.unpack_values(item.frames, item.skip, count), False)
-    except Exception:
+    except (Exception, SystemExit):  # a value may do anything when it is made again
         return Batch(first, [_value(item, index) for index in range(count)], True)
 
 
 def _value(item: Values, index: int) -> Any:
     try:
         return data.unpack_values(item.frames, item.skip + index, 1)[0]
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         job = item.span.first + index
         message = f"the value of job {job} cannot be read here: {type(error).__name__}: {error}"
         failed = JobUnpicklable(message, job=job, attempts=item.attempts, host=item.place.host)
@@ -383,6 +382,7 @@ def _policy(options: Options) -> Policy:
     return Policy(
         gridmap=__version__,
         python=PYTHON,
+        max_workers=0 if options.backend == LOCAL else options.max_workers,
         num_resubmits=settings.num_resubmits,
         heartbeat_s=settings.heartbeat_frequency_s,
         grace_s=settings.grace_s,

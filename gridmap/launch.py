@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import shutil
 import socket
 import sys
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from gridmap.ledger.book import Book
 
 LOCAL = "local"
+DESCRIPTORS = 16_384
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
@@ -54,6 +56,7 @@ def launch_on_cluster(
     :param known: takes the backend before it is handed over
     :raises BackendError: the scheduler does not answer; nothing was started
     """
+    _allow_connections()
     from gridmap.backends.registry import open_backend
     from gridmap.monitor.cluster import ClusterTransport
     from gridmap.monitor.submitter import open_in_time
@@ -90,8 +93,7 @@ def launch_on_cluster(
         )
         write_connection(directory.path, connection)
         undo.pop_all()
-    most = max(1, max_workers // max(1, len(plan.pools)))
-    limits = [Limits(most, 1, walltime_s=pool.walltime_s or 0.0) for pool in plan.pools]
+    limits = [Limits(max_workers, 1, walltime_s=pool.walltime_s or 0.0) for pool in plan.pools]
 
     def request(pool: int, count: int) -> SubmitRequest:
         runner = Path(__file__).with_name("runner.py")
@@ -106,6 +108,19 @@ def launch_on_cluster(
         )
 
     return limits, ClusterTransport(run, backend, link, request)
+
+
+def _allow_connections() -> None:
+    """Lets this process have as many descriptors as it may, up to a bound.
+
+    Each worker costs one, and so does each stranger until it is hung up on; the soft limit is often
+    1,024, a number for programs that call select().
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def open_book(

@@ -105,7 +105,7 @@ def _is_each(frames: Sequence[Frame]) -> bool:
 def pack_arguments(
     elements: Iterable[Any],
     describe: Callable[[int], str] = "job {}".format,
-    max_items: int = 4096,
+    max_items: int | Callable[[], int] = 4096,
     max_bytes: int = 65536,
 ) -> Iterator[Packet]:
     """Packs the arguments of consecutive jobs, lazily.
@@ -115,6 +115,7 @@ def pack_arguments(
     larger element is a packet of its own.
 
     :param describe: says which job an index is, for errors
+    :param max_items: a number, or a function that is asked for it before each packet
     :raises PicklingError: names the job, the argument and the part that cannot be pickled; the
         packets of the elements before it have been yielded
     """
@@ -128,15 +129,16 @@ def pack_arguments(
         index += len(chunk)
 
 
-def _chunks(elements: Iterable[Any], max_items: int) -> Iterator[list[Any]]:
+def _chunks(elements: Iterable[Any], max_items: int | Callable[[], int]) -> Iterator[list[Any]]:
     """Cuts the input; takes few elements at a time from a source that is slow or has just begun."""
-    if isinstance(elements, (list, tuple, range)):
+    if isinstance(elements, (list, tuple, range)) and isinstance(max_items, int):
         for at in range(0, len(elements), max_items):
             yield list(elements[at : at + max_items])
         return
     iterator = iter(elements)
     size = 1
     while True:
+        size = min(size, max_items if isinstance(max_items, int) else max_items())
         begun = time.monotonic()
         chunk = list(itertools.islice(iterator, size))
         slow = time.monotonic() - begun > _PATIENCE_S
@@ -144,7 +146,7 @@ def _chunks(elements: Iterable[Any], max_items: int) -> Iterator[list[Any]]:
             return
         large = any(getattr(x, "nbytes", 0) >= OUT_OF_BAND_BYTES for x in chunk)
         yield chunk
-        size = max(1, size // 2) if slow or large else min(2 * size, max_items)
+        size = max(1, size // 2) if slow or large else 2 * size
 
 
 def _pack_plain(chunk: list[Any], max_bytes: int) -> list[Packet] | None:

@@ -15,6 +15,9 @@ Frame = bytes | bytearray | memoryview
 OUT_OF_BAND_BYTES = 65536
 """A buffer of at least this size gets a frame of its own."""
 
+_SPAWNED_MAIN = "__mp_main__"
+"""What multiprocessing calls the user's script in the processes that it spawns."""
+
 ONE = 0
 """Form of a pickle that is just one object; other forms are the caller's."""
 
@@ -53,11 +56,13 @@ def pickle_one(obj: object, form: int = ONE, *, out_of_band: bool = True) -> Pic
         except Exception:
             pass  # cloudpickle may know better
         else:
-            if b"__main__" not in data:
+            if b"__main__" not in data and _SPAWNED_MAIN.encode() not in data:
                 return Pickled(form, data, buffers)
         buffers.clear()
     import cloudpickle
 
+    if _SPAWNED_MAIN in sys.modules:
+        cloudpickle.register_pickle_by_value(sys.modules[_SPAWNED_MAIN])
     data = cloudpickle.dumps(obj, protocol=5, buffer_callback=callback)
     return Pickled(form, data, buffers)
 
@@ -67,7 +72,7 @@ def _registered_by_value() -> bool:
     cloudpickle = sys.modules.get("cloudpickle")
     # another thread may be importing it just now
     registry = getattr(cloudpickle, "list_registry_pickle_by_value", None)
-    return registry is not None and bool(registry())
+    return registry is not None and bool(registry() - {_SPAWNED_MAIN})
 
 
 def unpickle(data: Frame, buffers: Iterable[Frame] = ()) -> Any:

@@ -73,7 +73,7 @@ class Part(NamedTuple):
         return sum(memoryview(frame).nbytes for frame in self.packet.frames)
 
 
-def parts(plan: Plan, one_pool: bool, max_items: int = 4096) -> Iterator[Part]:
+def parts(plan: Plan, one_pool: bool, max_items: int | Callable[[], int] = 4096) -> Iterator[Part]:
     """Pickles a plan, lazily.
 
     :param one_pool: all jobs share one pool of workers, whatever they ask for

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from gridmap.engine import Engine, Failed, Options
+from gridmap.engine import LOCAL, Engine, Failed, Options
 from gridmap.errors import PicklingError
 from gridmap.failures import advice
 from gridmap.monitor.watcher import Watcher
@@ -17,6 +17,9 @@ from gridmap.report.progress import Progress
 
 FILL_S = 0.05
 """How long a stream reads its input before it looks for values again."""
+
+FIRST_JOBS = 64
+"""At most so many jobs are under way before the first value has come."""
 
 STREAM_BYTES = 256 << 20
 """About so many bytes of arguments and values may a stream have under way."""
@@ -29,13 +32,13 @@ def stream(
 
     :param window: most jobs between the input and what has been yielded
     """
-    most_items = max(1, window // 4)
+    bounds = _Bounds(window)
     inputs = [_Input(segment.elements) for segment in plan.segments]
     for segment, source in zip(plan.segments, inputs, strict=True):
         if not isinstance(segment.elements, (list, tuple, range)):
             segment.elements = source
     options = replace(options, durable=False)  # it could not be bounded
-    engine = Engine(plan, options, watcher, most_items)
+    engine = bounds.engine = Engine(plan, options, watcher, bounds.most_items)
     order = _Order(options.on_error, ordered)
     yielded = 0
     unpicklable: PicklingError | None = None
@@ -43,7 +46,7 @@ def stream(
         while True:
             room = False
             try:
-                room = _fill(engine, progress, yielded, window, most_items)
+                room = _fill(engine, progress, yielded, bounds)
             except PicklingError as error:
                 unpicklable = error
                 engine.end_input()
@@ -89,13 +92,13 @@ def _start(engine: Engine, progress: Progress) -> None:
     progress.begin(engine.id)
 
 
-def _fill(engine: Engine, progress: Progress, yielded: int, window: int, most_items: int) -> bool:
+def _fill(engine: Engine, progress: Progress, yielded: int, bounds: _Bounds) -> bool:
     """Reads from the input as far as it may, but not for long: there may be values to yield.
 
     :returns: whether there is room for more
     """
     until = math.inf
-    while not engine.exhausted and _room(engine, engine.total - yielded, window, most_items):
+    while not engine.exhausted and bounds.room(engine.total - yielded):
         engine.feed(most_jobs=1)
         if engine.total:
             _start(engine, progress)  # takes a while, the first time
@@ -105,13 +108,37 @@ def _fill(engine: Engine, progress: Progress, yielded: int, window: int, most_it
     return False
 
 
-def _room(engine: Engine, under_way: int, window: int, most_items: int) -> bool:
-    """True when one more packet may be read from the input."""
-    if under_way + most_items > window:
-        return under_way == 0
-    # of large arguments or values fewer are under way
-    few = under_way <= 2 * engine.options.processes
-    return few or under_way * engine.carried_bytes <= engine.total * STREAM_BYTES
+class _Bounds:
+    """How far a stream may read ahead.
+
+    Until the first value has come nobody knows how large they are, so few jobs are under way.
+
+    :param window: most jobs between the input and what has been yielded
+    """
+
+    def __init__(self, window: int) -> None:
+        self._window = window
+        self._most_items = max(1, window // 4)
+        self.engine: Engine | None = None
+
+    def most_items(self) -> int:
+        """Returns how many jobs the next packet may have."""
+        return max(1, min(self._most_items, self._jobs() // 4))
+
+    def room(self, under_way: int) -> bool:
+        """True when one more packet may be read from the input."""
+        return not under_way or under_way + self.most_items() <= min(self._window, self._jobs())
+
+    def _jobs(self) -> int:
+        """Returns how many jobs may be under way by their size."""
+        engine = self.engine
+        assert engine is not None
+        options, sink = engine.options, engine.sink
+        few = 2 * (options.processes if options.backend == LOCAL else options.max_workers)
+        if not sink.values:
+            return max(4, min(few, FIRST_JOBS))
+        bytes_each = sink.value_bytes / sink.values + engine.fed_bytes / engine.total
+        return max(few, int(STREAM_BYTES / max(1.0, bytes_each)))
 
 
 class _Order:

@@ -91,6 +91,9 @@ class Job:
         self.add_env: dict[str, str] = _named("add_env", add_env)
         if not all(isinstance(value, str) for value in self.add_env.values()):
             raise TypeError(f"the values of add_env are texts, not {add_env!r}")
+        for variable, value in self.add_env.items():
+            if not variable or "=" in variable or "\0" in variable + value:
+                raise ValueError(f"add_env: no environment can hold {variable!r}={value!r}")
         self.project = project
         self.validation_level = validation_level
         self.os_distribution = os_distribution

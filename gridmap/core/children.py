@@ -142,16 +142,19 @@ class Children:
         return known
 
     def finished(self, number: int, now: float, out: list[AgentEffect]) -> list[Result]:
-        """A child is done with its lease; jobs that it skipped must not pay for that."""
+        """A child is done with its lease; jobs that it skipped must not pay for that.
+
+        One that did none of them cannot do any more, and is replaced.
+        """
         child = self._of.get(number)
         if child is None or child.lease is None:
             return []
         lease, child.lease = child.lease, None
+        missing = lease.first + lease.count - child.position
         if child.state is ChildState.BUSY:
             child.state = ChildState.IDLE
-            if not lease.reuse:
+            if not lease.reuse or missing == lease.count:
                 self._kill(child, Outcome.CANCELED, now, out)
-        missing = lease.first + lease.count - child.position
         if missing <= 0:
             return []
         return [bare(child.position, missing, lease.attempt, Outcome.RETURNED)]

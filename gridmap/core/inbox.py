@@ -126,6 +126,7 @@ class Inbox:
         now: float,
     ) -> None:
         """The first job ended so; should the result name more, they have not been run."""
+        worker.refusals = 0
         job = item.first
         rest = parts
         if parts[0].first == job:

@@ -61,6 +61,7 @@ class Policy:
 
     gridmap: str = ""  # the client's versions; workers must have the same; "" admits any
     python: str = ""
+    max_workers: int = 0  # of all pools together; 0: as many as they may have each
     num_resubmits: int = 3
     heartbeat_s: float = 10.0
     grace_s: float = 300.0

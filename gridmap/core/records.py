@@ -183,6 +183,7 @@ class PoolRecord:
     deletions: int = 0
     deleted_request: int = -1  # last request that the last wave of deletions may have hit
     departed: dict[str, float] = field(default_factory=dict)
+    capped: bool = False  # it would have more workers if other pools had fewer
     said: str = ""
 
     def worked(self) -> None:

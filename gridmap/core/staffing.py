@@ -47,13 +47,25 @@ class Staffing:
             return
         each = pool.limits.children
         useful = min(pool.limits.max_workers, -(-pool.unfinished // each))
-        count = min(useful - pool.up - pool.coming - pool.requested, -(-waits // each))
+        wanted = min(useful - pool.up - pool.coming - pool.requested, -(-waits // each))
+        count = min(wanted, self._room(pool))
+        pool.capped = count < wanted
         if count > 0:
             request, self._next_request = self._next_request, self._next_request + 1
             self._requests[request] = (pool.number, count)
             pool.requested += count
             pool.asked_at = min(pool.asked_at, now)
             self._emit(SubmitWorkers(request, pool.number, count))
+
+    def _room(self, pool: PoolRecord) -> int:
+        """Returns how many more workers this pool may have for the sake of the others."""
+        most = self._policy.max_workers
+        if not most:
+            return pool.limits.max_workers
+        all_there = sum(len(each.workers) + each.requested for each in self._pools)
+        sharing = sum(1 for each in self._pools if each.unfinished)
+        own = len(pool.workers) + pool.requested
+        return min(most - all_there, max(1, most // max(1, sharing)) - own)
 
     # --- the scheduler's answers ------------------------------------------------------------------
 

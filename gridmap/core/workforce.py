@@ -469,6 +469,9 @@ class Workforce:
                 names.pop(worker.id, None)
         if to in ENDED:
             pool.workers.pop(worker.id, None)
+            for other in self._pools:
+                if other.capped:  # its turn
+                    other.capped, other.gather_at = False, -math.inf
 
     def _remind(self, at: float, worker: WorkerRecord) -> None:
         """Has the worker looked at then, or before: each has one reminder."""

@@ -33,7 +33,11 @@ class RunDirectory:
         try:
             Path(parent).mkdir(mode=0o700, parents=True, exist_ok=True)
             self.path.mkdir(mode=0o700)
-            self.logs.mkdir(mode=0o700, exist_ok=True)
+            try:
+                self.logs.mkdir(mode=0o700, exist_ok=True)
+            except OSError:
+                self.path.rmdir()
+                raise
         except OSError as error:
             raise OSError(
                 error.errno,
@@ -55,7 +59,7 @@ class RunDirectory:
                 if name and Path(name).parent == self.logs:
                     Path(name).unlink(missing_ok=True)
         if keep_ledger or (keep_logs and self._has_logs()):
-            for entry in self.path.iterdir():
+            for entry in self.path.iterdir() if self.path.is_dir() else ():
                 if entry.name == spool.FOLDER:
                     shutil.rmtree(entry, ignore_errors=True)
                 elif entry.is_file() and not (keep_ledger and entry.name.startswith("ledger.")):
@@ -64,7 +68,9 @@ class RunDirectory:
             self.remove()
 
     def _has_logs(self) -> bool:
-        return self.logs.parent == self.path and any(self.logs.iterdir())
+        if self.logs.parent != self.path or not self.logs.is_dir():
+            return False
+        return any(self.logs.iterdir())
 
     def remove(self) -> None:
         """Removes the folder and what is in it."""

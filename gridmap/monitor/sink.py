@@ -124,6 +124,8 @@ class Sink:
         self._queue: queue.SimpleQueue[Delivery | _Mark] = queue.SimpleQueue()
         self._samples: dict[int, Sample] = {}
         self._marked = False  # a reader will look for samples
+        self.values = 0
+        self.value_bytes = 0
         self.ended = False
         self.drained = False
         """Everything has been taken, and nothing more comes."""
@@ -131,6 +133,9 @@ class Sink:
 
     def put(self, item: Delivery) -> None:
         """Adds one delivery; wakes whoever waits."""
+        if isinstance(item, Values):
+            self.values += item.span.count
+            self.value_bytes += sum(memoryview(frame).nbytes for frame in item.frames)
         if not isinstance(item, Sample):
             self._queue.put(item)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import shlex
 import threading
@@ -68,6 +69,15 @@ def open_in_time(opener: Callable[[], Backend], deadline_s: float = OPEN_DEADLIN
     return answer
 
 
+def _no_descriptors() -> bool:
+    """Returns whether this process can open nothing: then no refusal is the scheduler's own."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError:
+        return True
+    return False
+
+
 class Submitter:
     """Makes one backend's calls, one after the other; answers come as events.
 
@@ -98,7 +108,8 @@ class Submitter:
             try:
                 ids = tuple(self._backend.submit(wanted))
             except BackendError as error:
-                self._post(SubmissionFailed(request, str(error), error.transient))
+                transient = error.transient or _no_descriptors()
+                self._post(SubmissionFailed(request, str(error), transient))
             except Exception as error:
                 log.exception("the backend failed")
                 self._post(SubmissionFailed(request, f"{type(error).__name__}: {error}", False))

@@ -183,6 +183,7 @@ class Child:
         self._pid = os.getpid()
         self._environment = Environment()
         self._functions: dict[str, Callable[..., Any]] = {}
+        self._fresh = True
 
     def serve(self) -> None:
         """Runs leases until the channel ends."""
@@ -220,23 +221,27 @@ class Child:
                 os._exit(0)
             raise
         self._slot[0] = -1
+        self._fresh = False
         self._flush_streams()
         self._send(FINISHED, *runner.take())
 
     def _run_packets(self, runner: Runner, order: Order, frames: list[Frame]) -> None:
         self._slot[0] = order.first  # loading the function may end the process, too
+        folder_error: OSError | None = None
         try:
-            self._environment.enter(order.context, order.context_place)
-        except OSError as error:
-            runner.fail(order.count, error)
-            return
-        except BaseException as error:
-            runner.refuse(order.count, _reason(error))
-            return
-        try:
+            try:
+                self._environment.enter(order.context, order.context_place)
+            except OSError as error:
+                folder_error = error
+                raise
             function = self._load(order.function, order.function_place)
         except BaseException as error:
-            runner.refuse(order.count, _reason(error))
+            if not self._fresh:  # an earlier job may have spoiled this process: try another one
+                return
+            if folder_error is not None:
+                runner.fail(order.count, folder_error)
+            else:
+                runner.refuse(order.count, _reason(error))
             return
         at = 0
         for skip, take, number in order.packets:

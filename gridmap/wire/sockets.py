@@ -16,7 +16,9 @@ QUEUE_MESSAGES = 1000
 BIG_BYTES = 64 * 1024
 """From this size on a received frame is not copied out of ZeroMQ's memory."""
 
-HANDSHAKE_MS = 15_000
+HANDSHAKE_MS = 5_000
+"""Who has not shown a key by then is hung up on: each costs a file descriptor."""
+
 PING_EVERY_MS = 15_000
 PING_TIMEOUT_MS = 120_000
 """Silence after which a connection is dropped.  A ping waits behind the frame that is being sent,

@@ -57,6 +57,7 @@ class Plan:
     lazily: bool = False
     walltime_s: float = 0.0
     suspension: float = 0.0
+    max_workers: int = 0  # of all pools together
     client_deaths: int = 0  # how often the client is killed; another takes the run over
 
     @classmethod
@@ -99,6 +100,7 @@ class Plan:
             walltime_s=rng.uniform(45, 300) if some(0.2, 1.0) else 0.0,
             suspension=some(0.2, 0.5),
             client_deaths=rng.choice([0, 0, 0, 1, 1, 2]),
+            max_workers=rng.choice([0, 0, 1, 2, 4]),
         )
 
 
@@ -145,6 +147,7 @@ class Simulation:
         policy = Policy(
             heartbeat_s=10.0,
             silent_after_s=90.0,
+            max_workers=self.plan.max_workers,
             stop_on_failure=self.plan.stop_on_failure,
             submit_deadline_s=600.0,
             outage_deadline_s=600.0,
@@ -383,6 +386,9 @@ class Simulation:
 
     def submit(self, effect: do.SubmitWorkers) -> None:
         self._request = effect.request
+        pools = self.dispatcher.pools
+        there = sum(len(pool.workers) + pool.requested for pool in pools)
+        assert not self.plan.max_workers or there <= self.plan.max_workers, f"{there} workers"
         if self.rng.random() < self.plan.submit_failure:
             failed = ev.SubmissionFailed(effect.request, "busy", transient=True)
             self.tell_later(0.1, failed)

@@ -421,3 +421,29 @@ def test_a_worker_that_was_suspended_for_a_moment_is_looked_at_again_in_time() -
     assert stage.d.workers["w"].state is W.SUSPECT
     stage.wait(2)
     assert stage.d.workers["w"].state is W.LOST
+
+
+def test_pools_share_the_workers_of_a_run() -> None:
+    limits = [Limits(9, 1)] * 2
+    stage = Stage(*limits, policy=Policy(max_workers=4, stop_on_failure=False))
+    for pool in (0, 1):
+        stage.tell(ev.JobsAdded(20, JobSpec("f", "c", pool)))
+    stage.tell(ev.InputEnded())
+    stage.wait(1)
+    assert [(e.pool, e.count) for e in of(do.SubmitWorkers, stage.all)] == [(0, 2), (1, 2)]
+
+
+def test_a_pool_without_a_worker_gets_one_when_another_pools_worker_has_left() -> None:
+    limits = [Limits(9, 1)] * 2
+    stage = Stage(*limits, policy=Policy(max_workers=1, chunk_target_s=10))
+    for pool in (0, 1):
+        stage.tell(ev.JobsAdded(1, JobSpec("f", "c", pool)))
+    stage.tell(ev.InputEnded())
+    stage.start("1.1")
+    assert [e.pool for e in of(do.SubmitWorkers, stage.all)] == [0]
+    stage.result("1.1", 0)
+    stage.wait(stage.d._policy.idle_leave_s + 1)
+    assert of(do.SubmitWorkers, stage.all)[1:] == []  # it has been asked to leave, and is there
+    stage.said("1.1", m.Bye("drained", int(m.Departure.DRAINED)))
+    stage.wait(1)
+    assert [e.pool for e in of(do.SubmitWorkers, stage.all)] == [0, 1]

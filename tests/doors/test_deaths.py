@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import resource
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import gridmap
-from gridmap import Cause, Job, JobDied, grid_map, process_jobs
+from gridmap import Cause, Job, JobDied, JobUnpicklable, grid_map, process_jobs
 
 THERE = {"local": True, "max_processes": 3}
 
@@ -129,3 +132,56 @@ def test_an_unguarded_value_error_is_no_death() -> None:
     (error,) = process_jobs([Job(fails, [])], on_error="return", **THERE)
     assert isinstance(error, ValueError)
     assert isinstance(error.__cause__, gridmap.RemoteTraceback)
+
+
+def leak() -> str:
+    """Takes every descriptor that its process may have."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    sys.kept = []  # type: ignore[attr-defined]
+    with contextlib.suppress(OSError):
+        while True:
+            sys.kept.append(os.open(os.devnull, os.O_RDONLY))  # type: ignore[attr-defined]
+    return "leaked"
+
+
+def forget_cloudpickle() -> str:
+    sys.modules["cloudpickle"] = None  # type: ignore[assignment]
+    return "forgotten"
+
+
+@pytest.mark.parametrize("spoil", [leak, forget_cloudpickle])
+def test_a_process_that_a_job_spoiled_does_not_spoil_the_others(spoil: Callable[[], str]) -> None:
+    def number(i: int) -> Callable[[], int]:
+        return lambda: i
+
+    jobs = [Job(spoil, []), *(Job(number(i), []) for i in range(30))]
+    values = process_jobs(jobs, on_error="return", local=True, max_processes=2)
+    assert values[1:] == list(range(30))
+
+
+def test_a_function_that_no_process_can_load_fails_alone() -> None:
+    class Unloadable:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return _refuse, ()
+
+        def __call__(self) -> None:
+            """Never called."""
+
+    jobs = [Job(Unloadable() if i % 2 else int, []) for i in range(12)]
+    values = process_jobs(jobs, on_error="return", local=True, max_processes=2)
+    assert values[::2] == [0] * 6
+    assert all(isinstance(value, JobUnpicklable) for value in values[1::2])
+
+
+def _refuse() -> None:
+    raise LookupError("not here")
+
+
+def test_a_value_that_exits_when_it_is_read_is_a_failure() -> None:
+    class Exits:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return sys.exit, (3,)
+
+    jobs = [Job(Exits, []), Job(abs, [-3])]
+    one, two = process_jobs(jobs, on_error="return", local=True, max_processes=2)
+    assert isinstance(one, JobUnpicklable) and "SystemExit" in str(one) and two == 3

@@ -106,6 +106,30 @@ def test_large_arguments_and_values_are_fewer_at_a_time() -> None:
     results.close()
 
 
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("kind", [list, iter])
+def test_large_values_that_nobody_reads_are_few(
+    door: Callable[..., Any], kind: Callable[[Any], Any], tmp_path: Path
+) -> None:
+    def large(x: int) -> bytes:
+        (tmp_path / str(x)).touch()
+        return bytes(16_000_000)
+
+    results = door(large, kind(range(500)), **THERE)
+    made = [0]
+
+    def rests() -> bool:
+        made.append(len(list(tmp_path.iterdir())))
+        time.sleep(0.02)
+        return len(made) > 25 and len(set(made[-25:])) == 1
+
+    for _ in range(3):
+        next(results)
+        until(rests, "no more calls are made", 30)
+    assert made[-1] <= 256 / 16 + 3 + 6
+    results.close()
+
+
 def test_the_first_values_come_before_a_slow_input_ends() -> None:
     seen: list[int] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import threading
 import time
@@ -15,6 +16,7 @@ from gridmap.core.events import (
     NativeState,
     NativeStatus,
     PollFailed,
+    SubmissionFailed,
     WorkerDiagnosed,
     WorkersPolled,
     WorkersSubmitted,
@@ -202,3 +204,24 @@ def test_polls_that_wait_for_the_scheduler_become_one() -> None:
     wait_for(lambda: len(events) == 3)
     assert backend.polls == [("0", "1", "2"), ("0",)]
     assert submitter.close(DEADLINE_S, known=["0", "1"])
+
+
+def test_a_refusal_without_descriptors_is_not_the_schedulers_last_word() -> None:
+    class Refuses(SlowBackend):
+        def submit(self, request: SubmitRequest) -> list[str]:
+            self.asked.set()
+            raise BackendError('invalid user name "me"')  # it could not read who that is
+
+    for few, transient in ((True, True), (False, False)):
+        backend = Refuses()
+        submitter, events = started(backend)
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if few:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+        try:
+            submitter.submit(0, REQUEST)
+            assert backend.asked.wait(DEADLINE_S) and submitter.close(DEADLINE_S)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        (failed,) = events
+        assert isinstance(failed, SubmissionFailed) and failed.transient is transient
