@@ -102,6 +102,9 @@ def _announced(announced: int, present: int) -> None:
 def _hello(message: m.Hello, frames: int) -> None:
     for name in ("protocol", "pool", "pid", "capacity"):
         _natural(getattr(message, name), name)
+    for name in ("gridmap", "python", "native_id", "incarnation", "host"):
+        if not getattr(message, name).isprintable():  # they come into logs
+            raise _bad(f"a Hello whose {name} has control characters")
     if not 1 <= message.children <= MAX_INT:
         raise _bad(f"an agent with {message.children} children")
     _announced(0, frames)
@@ -149,6 +152,8 @@ def _results(message: m.Results, frames: int) -> None:
 
 
 def _bye(message: m.Bye, frames: int) -> None:
+    if not message.reason.isprintable():
+        raise _bad("a Bye whose reason has control characters")
     _natural(message.departure, "departure")
     _announced(0, frames)
 

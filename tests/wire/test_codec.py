@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import typing
 from dataclasses import fields, is_dataclass
@@ -22,7 +23,7 @@ from gridmap.wire.messages import CHECKS, KINDS, MAX_INT, MAX_NAME_CHARS, MAX_PR
 DIGEST = "0123456789abcdef" * 4
 
 naturals = st.integers(0, MAX_INT)
-names = st.text(max_size=40)
+names = st.text(st.characters(exclude_categories=("C", "Z")), max_size=40)  # printable
 finite = st.floats(0, allow_infinity=False)
 digests = st.text("0123456789abcdef", min_size=64, max_size=64)
 payloads = st.binary(max_size=30)
@@ -409,3 +410,12 @@ def test_an_inventory_beyond_frame_0_is_refused_and_one_just_below_is_not() -> N
     assert decode(encode(fits, []), Direction.TO_AGENT)[0] == fits
     with pytest.raises(WireError, match="frame 0 has"):
         encode(m.Ack([m.Key(2**40, 1, 0)] * 400_000), [])
+
+
+@pytest.mark.parametrize("text", ["a\nb", "a\x1b[31mb", "\x00", "\u2028"])
+def test_names_that_would_disturb_a_log_are_refused(text: str) -> None:
+    for name in ("native_id", "host", "incarnation", "gridmap", "python"):
+        with pytest.raises(WireError, match=name):
+            codec.encode(dataclasses.replace(HELLO, **{name: text}))
+    with pytest.raises(WireError, match="reason"):
+        codec.encode(m.Bye(text))
