@@ -273,6 +273,7 @@ def test_workers_that_had_left_before_do_not_speak_against_their_pool() -> None:
         2, Limits(3, 1), policy=Policy(startup_failures=3), workers=tuple(map(worker, names))
     )
     stage.polled(**dict.fromkeys(names, NativeState.FAILED))
+    assert not of(do.DiagnoseWorker, stage.new)
     for name in names:
         stage.tell(ev.WorkerDiagnosed(name, "the scheduler no longer knows it"))
     assert not stage.d.ended
@@ -453,6 +454,8 @@ def finishes(stage: Stage, jobs: int) -> None:
 )
 def test_nonsense_in_what_an_earlier_monitor_left_does_no_harm(told: dict[str, Any]) -> None:
     stage = resumed(4, **told)
+    pool = stage.d.pools[0]
+    assert pool.up + pool.coming == len(pool.workers) == len(stage.d.workers)
     for known in told.get("workers", ()):
         if known.id in stage.d.workers and stage.d.workers[known.id].state is not W.UP:
             stage.hello(known.id)
