@@ -223,8 +223,10 @@ def test_jobs_are_numbered_on_after_those_that_it_has(tmp_path: Path) -> None:
     (packet,) = data.pack_arguments([3, 4])
     recorder = Recorder(ledger, {}, known=3)
     recorder.added(TWICE, packet, {})
+    recorder.added(TWICE, packet, {})
     assert recorder.close(DEADLINE_S)
-    assert [part.span for part in book.read(tmp_path).parts] == [Span(0, 3), Span(3, 2)]
+    spans = [part.span for part in book.read(tmp_path).parts]
+    assert spans == [Span(0, 3), Span(3, 2), Span(5, 2)]
 
 
 def test_the_ledger_has_the_workers(tmp_path: Path) -> None:
@@ -233,6 +235,15 @@ def test_the_ledger_has_the_workers(tmp_path: Path) -> None:
     facts = scene.facts()
     assert facts.workers == [WorkerFact("7.1", 0, 0)]
     assert facts.open_requests == [] and facts.next_request == 1
+
+
+def test_the_ledger_knows_of_which_pool_a_worker_is(tmp_path: Path) -> None:
+    recorder = Recorder(Book(tmp_path, HEADER), {})
+    assert recorder.holds(do.SubmitWorkers(4, 1, 2))
+    recorder.heard(ev.WorkersSubmitted(4, ("7.1", "7.2")))
+    assert recorder.close(DEADLINE_S)
+    workers = book.read(tmp_path).workers
+    assert workers == [WorkerFact("7.1", 1, 4), WorkerFact("7.2", 1, 4)]
 
 
 def test_a_submission_that_was_refused_is_answered(tmp_path: Path) -> None:
