@@ -16,6 +16,7 @@ from gridmap.core.events import (
     DispatcherEvent,
     InputEnded,
     JobsAdded,
+    KnownWorker,
     MessageReceived,
     PollFailed,
     RunResumed,
@@ -25,7 +26,7 @@ from gridmap.core.events import (
     WorkersSubmitted,
 )
 from gridmap.core.inbox import Inbox
-from gridmap.core.jobs import UNFINISHED, Range
+from gridmap.core.jobs import Range
 from gridmap.core.leasing import Leasing
 from gridmap.core.messages import Bye, Credit, Heartbeat, Hello, Results
 from gridmap.core.policy import Limits, Policy
@@ -162,19 +163,21 @@ class Dispatcher:
 
     def _resume(self, event: RunResumed, now: float) -> None:
         """Takes over from an earlier monitor; what its workers hold stays with them for now."""
-        for span, state in event.ended:
-            for part in self.jobs.spans(span, UNFINISHED):
-                for piece in self.jobs.segments(part):
-                    self._leasing.end(piece, state)
-        self._leasing.resume(event.charged)
+        self._leasing.resume(event.ended, event.charged)
         self._staffing.resume(event.next_request)
         worked = {lease.worker for lease in event.leases}
         for known in event.workers:
             self._force.resume(known, known.id in worked, now)
         for lease in reversed(event.leases):  # the last word on a job is the one that counts
-            worker = self.workers.get(lease.worker)
-            if worker is not None:
-                self._leasing.restore(worker, lease)
+            pool = self._leasing.pool_of(lease.span)
+            if pool is None:
+                continue
+            if lease.worker not in self.workers:  # it said Hello before the scheduler's answer
+                self._force.resume(KnownWorker(lease.worker, pool, -1), True, now)
+            self._leasing.restore(self.workers[lease.worker], lease, now)
+        for worker in self.workers.values():
+            worker.leases = dict(reversed(worker.leases.items()))  # the oldest is the first
+        self._leasing.requeue()
 
     def _feed(self, pool: PoolRecord, now: float) -> None:
         """Leases what waits; those who get nothing leave in time if no more is to come."""

@@ -6,6 +6,7 @@ import itertools
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from gridmap.core.effects import (
     Assign,
@@ -22,7 +23,7 @@ from gridmap.core.messages import Cancel, Recall
 from gridmap.core.policy import Pace, Policy
 from gridmap.core.records import LeaseRecord, PoolRecord, WorkerRecord
 from gridmap.core.spec import Span
-from gridmap.core.states import JobState, WorkerState
+from gridmap.core.states import FINAL_JOB_STATES, JobState, WorkerState
 from gridmap.errors import Cause
 
 DONORS_LOOKED_AT = 64
@@ -116,35 +117,71 @@ class Leasing:
         """Returns how long the calls of a function take."""
         return self._pace.setdefault(function, Pace())
 
-    def resume(self, charged: Iterable[tuple[int, int]]) -> None:
-        """Takes in what an earlier monitor of the run charged."""
-        self._charged.update(charged)
+    def resume(
+        self, ended: Iterable[tuple[Span, JobState]], charged: Iterable[tuple[int, int]]
+    ) -> None:
+        """Takes in which jobs ended under an earlier monitor of the run, and what it charged."""
+        for span, state in ended:
+            if state in FINAL_JOB_STATES:
+                for part in self.jobs.spans(_within(span, len(self.jobs)), UNFINISHED):
+                    for piece in self.jobs.segments(part):
+                        self.end(piece, state)
+        self._charged.update((job, attempts) for job, attempts in charged if attempts > 0)
+
+    def pool_of(self, span: Span) -> int | None:
+        """Returns the pool of these jobs; None where they cannot make up a lease."""
+        if span.count < 1 or _within(span, len(self.jobs)) != span:
+            return None
+        return self.jobs.spec(span.first).pool if list(self.jobs.segments(span)) == [span] else None
+
+    def requeue(self) -> None:
+        """Leaves in the queues what waits and no more; who was charged waits alone."""
+        charged = sorted(self._charged)
+        for pool in self._pools:
+            items = []
+            while (item := pool.queue.first()) is not None:
+                items.append(pool.queue.take(item.span.count))
+            for item in items:
+                for span in self.jobs.spans(item.span, frozenset({_J.QUEUED})):
+                    between = charged[
+                        bisect_left(charged, span.first) : bisect_left(charged, span.stop)
+                    ]
+                    at = span.first
+                    for job in [*between, span.stop]:
+                        if job > at:
+                            pool.queue.put(replace(item, span=Span(at, job - at)))
+                        if job < span.stop:
+                            pool.queue.put(replace(item, span=Span(job, 1), alone=True))
+                        at = job + 1
 
     def adopt(self, worker: WorkerRecord, span: Span, attempt: int) -> LeaseRecord | None:
         """Leaves jobs that wait to the worker that an earlier monitor gave them to, if they all
         do."""
-        if not worker.resumed or span.count < 1 or _within(span, len(self.jobs)) != span:
+        if not worker.resumed or self.pool_of(span) != worker.pool:
             return None
-        spec = self.jobs.spec(span.first)
-        one_kind = spec.pool == worker.pool and list(self.jobs.segments(span)) == [span]
-        if not one_kind or self.jobs.spans(span, frozenset({_J.QUEUED})) != [span]:
+        if self.jobs.spans(span, frozenset({_J.QUEUED})) != [span]:
             return None
-        lease = LeaseRecord(span, spec, attempt, [span])
+        lease = LeaseRecord(span, self.jobs.spec(span.first), attempt, [span])
         worker.leases[(span.first, attempt)] = lease
         self.jobs.move(span, _J.LEASED)
         return lease
 
-    def restore(self, worker: WorkerRecord, known: KnownLease) -> None:
+    def restore(self, worker: WorkerRecord, known: KnownLease, now: float) -> None:
         """Gives a worker a lease again that it had: what of it still waits."""
-        if _within(known.span, len(self.jobs)) != known.span or known.span.count < 1:
-            return
+        name = (known.span.first, known.attempt)
         waiting = self.jobs.spans(known.span, frozenset({_J.QUEUED}))
-        if not waiting:
+        if not waiting or name in worker.leases or self.pool_of(known.span) != worker.pool:
             return
         spec = self.jobs.spec(known.span.first)
         worker.incarnation = worker.incarnation or known.incarnation
         lease = LeaseRecord(known.span, spec, known.attempt, waiting)
-        worker.leases[(known.span.first, known.attempt)] = lease
+        if worker.incarnation != known.incarnation:  # of a process that is no more
+            if not spec.rerunnable:
+                text = f"worker {worker.id} was started anew"
+                for job in (job for s in waiting for job in range(s.first, s.stop)):
+                    self.attempt_failed(job, lease, Cause.DIED, -1, worker, text, now)
+            return
+        worker.leases[name] = lease
         for span in waiting:
             self.jobs.move(span, _J.LEASED)
 

@@ -307,16 +307,21 @@ class Workforce:
         coming = worker.state in COMING
         text = status.text or f"the scheduler says {status.state.value}"
         self._end(worker, _S.GONE, text, now, _cause(status))
+        if worker.resumed:  # it may have ended long ago, in peace
+            return
         if coming and status.state is not NativeState.DELETED and not self.closing:
             self._emit(DiagnoseWorker(worker.id))
 
     def diagnosed(self, event: WorkerDiagnosed, now: float) -> None:
         """A worker that never worked has been looked into."""
         worker = self.workers.get(event.worker)
-        if worker is not None and not worker.incarnation:
-            self._staffing.strike(
-                self._pools[worker.pool], f"worker {worker.id}: {event.text}", now
-            )
+        if worker is None or worker.incarnation:
+            return
+        text = f"worker {worker.id}: {event.text}"
+        if worker.resumed:  # it may have looked for the earlier monitor
+            self._emit(Note("warning", f"did not come back: {text}"))
+        else:
+            self._staffing.strike(self._pools[worker.pool], text, now)
 
     # --- time -------------------------------------------------------------------------------------
 

@@ -235,7 +235,7 @@ class Node:
     def _look_at(self) -> float:
         """Returns when to look whether the run has another monitor by now."""
         if not self.welcomed:
-            return math.inf
+            return self._reread_at
         return max(self._heard_at + self._silence_s if self._link.connected else 0, self._reread_at)
 
     def _look_for_another(self, now: float) -> bool:

@@ -274,8 +274,9 @@ class AgentLink:
         return self._socket is not None and self._established
 
     def follow(self, connection: Connection) -> None:
-        """Takes another monitor's addresses and keys, for the next `try_next`."""
+        """Takes another monitor's addresses, keys and limits, for the next `try_next`."""
         self._connection = connection
+        self.limits = connection.limits
         self._tried = 0
 
     def try_next(self) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from gridmap.backends import drmaa_library
+from gridmap.backends import drmaa, drmaa_library
 from gridmap.backends.base import SubmitRequest
 from gridmap.backends.drmaa import (
     LARGEST_ARRAY,
@@ -17,7 +19,12 @@ from gridmap.backends.drmaa import (
     why_not,
     worker_logs,
 )
-from gridmap.backends.drmaa_session import STATES, Ending, status_of_ending
+from gridmap.backends.drmaa_session import (
+    GONE_AFTER_S,
+    STATES,
+    Ending,
+    status_of_ending,
+)
 from gridmap.core.events import NativeState, NativeStatus
 from gridmap.core.spec import Resources
 from gridmap.errors import BackendError, DRMAANotPresentException
@@ -177,6 +184,145 @@ def test_what_gridmap_deleted_is_not_called_a_failure(backend, session):
     backend.cancel(ids)
     session.ended[ids[0]] = NativeStatus(NativeState.FAILED, "could not start")
     assert backend.status(ids)[ids[0]].state is NativeState.DELETED
+
+
+# --- workers of another session -------------------------------------------------------------------
+
+
+class Cluster:
+    """The commands of a Grid Engine, on PATH: qstat lists what it is told to, qdel writes down."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.now = 100.0
+        self._script("qstat", f'echo "$@" >> {folder}/asked; cat {folder}/listed')
+        self._script("qdel", f'echo "$@" >> {folder}/deleted')
+        self.lists()
+
+    def _script(self, name, text):
+        path = self.folder / name
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o700)
+
+    def lists(self, *tasks, name="my_job-tag"):
+        entries = "".join(
+            f"<job_list><JB_job_number>{job}</JB_job_number><JB_name>{name}</JB_name>"
+            f"<state>{state}</state><tasks>{numbers}</tasks></job_list>"
+            for job, numbers, state in tasks
+        )
+        (self.folder / "listed").write_text(
+            f"<job_info><queue_info>{entries}</queue_info></job_info>"
+        )
+
+    def refuses(self):
+        self._script("qstat", "echo 'error: unable to contact qmaster'; exit 1")
+
+    def told(self, name):
+        path = self.folder / name
+        return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.fixture
+def cluster(monkeypatch, tmp_path):
+    made = Cluster(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(drmaa, "time", SimpleNamespace(monotonic=lambda: made.now))
+    return made
+
+
+def test_workers_of_another_session_are_asked_for_by_one_qstat(backend, session, cluster):
+    ids = ["7.1", "7.2", "7.3", "7.4", "8"]
+    backend.adopt(ids)
+    cluster.lists(("7", "1-2", "r"), ("7", "3-4:1", "hqw"), ("8", "", "s"), ("9", "1", "r"))
+    status = backend.status(ids)
+    assert {i: s.state for i, s in status.items()} == {
+        "7.1": NativeState.RUNNING,
+        "7.2": NativeState.RUNNING,
+        "7.3": NativeState.HELD,
+        "7.4": NativeState.HELD,
+        "8": NativeState.SUSPENDED,
+    }
+    assert "hqw" in status["7.3"].text
+    assert len(cluster.told("asked")) == 1 and session.polled == []
+
+
+def test_a_worker_of_another_session_that_is_not_listed_has_ended_only_if_that_lasts(
+    backend, cluster
+):
+    backend.adopt(["7.1", "7.2"])
+    cluster.lists(("7", "1", "r"))
+    assert set(backend.status(["7.1", "7.2"])) == {"7.1"}
+    cluster.now += GONE_AFTER_S - 0.1
+    assert set(backend.status(["7.1", "7.2"])) == {"7.1"}
+    cluster.now += 0.1
+    assert backend.status(["7.1", "7.2"])["7.2"].state is NativeState.FAILED
+
+
+def test_a_worker_of_another_session_that_is_listed_again_was_never_gone(backend, cluster):
+    backend.adopt(["7.1"])
+    assert backend.status(["7.1"]) == {}
+    cluster.now += 4
+    cluster.lists(("7", "1", "t"))
+    assert backend.status(["7.1"])["7.1"].state is NativeState.RUNNING
+    cluster.lists()
+    cluster.now += 4
+    assert backend.status(["7.1"]) == {}
+    cluster.now += 4
+    assert backend.status(["7.1"]) == {}
+    cluster.now += 1
+    assert backend.status(["7.1"])["7.1"].state is NativeState.FAILED
+
+
+def test_workers_of_both_sessions(backend, session, cluster):
+    own = backend.submit(request(2))
+    session.ended[own[0]] = DONE
+    backend.adopt(["7.1"])
+    cluster.lists(("7", "1", "r"), ("1", "2", "qw"))
+    status = backend.status([*own, "7.1"])
+    assert [status[i].state for i in (*own, "7.1")] == [
+        NativeState.DONE,
+        NativeState.RUNNING,
+        NativeState.RUNNING,
+    ]
+    assert session.polled == [own[1]]
+    assert backend.status(own) and len(cluster.told("asked")) == 1  # no qstat for one's own
+
+
+@pytest.mark.parametrize("printed", ["", "<job_info>"])
+def test_a_qstat_that_does_not_answer_ends_nobody(backend, cluster, printed):
+    backend.adopt(["7.1"])
+    backend.status(["7.1"])
+    cluster.now += 100
+    if printed:
+        (cluster.folder / "listed").write_text(printed)
+    else:
+        cluster.refuses()
+    with pytest.raises(BackendError, match="qstat"):
+        backend.status(["7.1"])
+
+
+def test_workers_of_another_session_are_deleted_by_qdel(backend, session, cluster):
+    own = backend.submit(request(1))
+    backend.adopt(["7.1", "7.2", "7.3", "7.5", "8.1"])
+    backend.cancel([*own, "7.1", "7.3", "7.2", "7.5", "8.1"])
+    assert sorted(cluster.told("deleted")) == ["7 -t 1-3", "7 -t 5-5", "8 -t 1-1"]
+    assert session.terminated == ["1"]
+    backend.status(["7.1"])
+    cluster.now += GONE_AFTER_S
+    assert backend.status(["7.1"])["7.1"].state is NativeState.DELETED
+
+
+def test_the_workers_of_a_run_are_found_by_its_tag(backend, cluster):
+    cluster.lists(("7", "1-2", "r"), ("8", "1", "qw"))
+    assert backend.find("tag") == ["7.1", "7.2", "8.1"]
+    assert backend.find("other") == []
+    cluster.refuses()
+    with pytest.raises(BackendError, match="unable to contact qmaster") as caught:
+        backend.find("tag")
+    assert caught.value.transient
+
+
+# --- endings --------------------------------------------------------------------------------------
 
 
 def test_closed_once_however_often(backend, session):

@@ -11,8 +11,10 @@ from gridmap.backends.grid_engine import (
     parse_qacct,
     parse_qstat,
     queue_summary,
+    state_of,
     unfold,
 )
+from gridmap.core.events import NativeState
 
 QSTAT = """<?xml version='1.0'?>
 <job_info  xmlns:xsd="http://arc.liv.ac.uk/repos/darcs/sge/source/dist/util/resources/schemas/qstat/qstat.xsd">
@@ -138,3 +140,41 @@ def test_the_last_entry_counts():
 
 def test_a_job_without_an_account():
     assert account_summary("error: job id 99999 not found\n") == ""
+
+
+@pytest.mark.parametrize(
+    ("letters", "state"),
+    [
+        ("qw", NativeState.PENDING),
+        ("Rq", NativeState.PENDING),
+        ("dqw", NativeState.PENDING),
+        ("hqw", NativeState.HELD),
+        ("hRwq", NativeState.HELD),
+        ("t", NativeState.RUNNING),
+        ("r", NativeState.RUNNING),
+        ("hr", NativeState.RUNNING),
+        ("Rr", NativeState.RUNNING),
+        ("Rt", NativeState.RUNNING),
+        ("dr", NativeState.RUNNING),
+        ("dt", NativeState.RUNNING),
+        ("dRr", NativeState.RUNNING),
+        ("s", NativeState.SUSPENDED),
+        ("ts", NativeState.SUSPENDED),
+        ("S", NativeState.SUSPENDED),
+        ("tS", NativeState.SUSPENDED),
+        ("T", NativeState.SUSPENDED),
+        ("tT", NativeState.SUSPENDED),
+        ("N", NativeState.SUSPENDED),
+        ("Rs", NativeState.SUSPENDED),
+        ("RtT", NativeState.SUSPENDED),
+        ("dS", NativeState.SUSPENDED),
+        ("Eqw", NativeState.FAILED),
+        ("Ehqw", NativeState.FAILED),
+        ("EhRqw", NativeState.FAILED),
+        ("dEqw", NativeState.FAILED),
+        ("", NativeState.UNKNOWN),
+        ("?", NativeState.UNKNOWN),
+    ],
+)
+def test_what_the_letters_of_qstat_mean(letters, state):
+    assert state_of(letters) is state

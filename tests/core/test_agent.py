@@ -304,3 +304,77 @@ def test_a_draining_agent_that_was_stopped_waits_for_its_acknowledgments_all_the
     node.now += 100_000
     assert not of(do.Leave, node.tell(ev.Tick()))
     assert of(do.Leave, node.hear(m.Ack([m.Key(0, 1, 0)])))
+
+
+# --- another monitor ------------------------------------------------------------------------------
+
+
+def test_to_another_monitor_it_says_hello_until_it_is_welcomed() -> None:
+    node = Node()
+    assert said(node.tell(ev.MonitorChanged()), m.Hello) == [HELLO]
+    assert not said(node.tell(ev.Tick()), m.Hello)
+    assert said(node.wait(2.5), m.Hello) == [HELLO, HELLO]
+    node.hear(m.Pulse(1))  # a last word of the former one is no welcome
+    assert said(node.wait(1), m.Hello)
+    node.hear(m.Welcome("run", 10.0, 300.0))
+    assert not said(node.wait(20), m.Hello)
+
+
+def test_another_monitor_hears_at_once_of_all_that_is_here() -> None:
+    node = Node()
+    node.work(0)
+    node.answers(0, 0)
+    node.tell(ev.ChildFinished(0))
+    node.work(1)
+    node.answers(0, 1)
+    node.tell(ev.ChildFinished(0))
+    node.work(2)
+    node.hear(m.Ack([m.Key(0, 1, 0)]))
+    node.tell(ev.MonitorChanged())
+    assert results(node.new) == [] and not of(do.ReadUsage, node.new)
+    node.now += 20  # time to say what got no answer again
+    effects = node.hear(m.Welcome("run", 10.0, 300.0))
+    assert results(effects) == [(1, 1, Outcome.VALUE)]
+    assert of(do.ReadUsage, effects) == [do.ReadUsage((0,))]
+    beat = said(node.tell(ev.UsageRead({0: ev.Usage(current=2)})), m.Heartbeat)[0]
+    assert [held.first for held in beat.held] == [2]
+    assert beat.unacknowledged == [m.Key(1, 1, 0)]
+    assert results(node.wait(9)) == []  # it was said just now
+    node.hear(m.Welcome("run", 10.0, 300.0))  # the same monitor says it twice
+    assert results(node.new) == [] and not of(do.ReadUsage, node.new)
+
+
+def test_another_monitor_is_asked_at_once_for_the_blobs_that_are_missing() -> None:
+    node = Node(blobs=("c",))
+    node.work()
+    node.tell(ev.MonitorChanged())
+    effects = node.hear(m.Welcome("run", 10.0, 300.0))
+    assert [need.digest for need in said(effects, m.NeedBlob)] == ["f"]
+
+
+def test_it_keeps_working_while_it_looks_for_another_monitor() -> None:
+    node = Node()
+    node.work(0)
+    node.work(1)
+    node.tell(ev.MonitorChanged())
+    assert results(node.answers(0, 0)) == [(0, 1, Outcome.VALUE)]
+    assert of(do.GiveLease, node.tell(ev.ChildFinished(0)))
+    node.answers(0, 1)
+    node.tell(ev.ChildFinished(0))
+    effects = node.hear(m.Welcome("run", 10.0, 300.0))
+    assert results(effects) == [(0, 1, Outcome.VALUE), (1, 1, Outcome.VALUE)]
+
+
+def test_it_leaves_after_its_grace_though_it_looks_for_another_monitor() -> None:
+    node = Node()
+    while not node.core.left:
+        node.now = node.core.next_deadline()
+        node.tell(ev.MonitorChanged() if node.now == 200.0 else ev.Tick())
+    assert said(node.new, m.Bye)[0].reason == "no word from the monitor"
+    assert node.now == 300.0
+
+
+def test_another_monitor_may_refuse_it() -> None:
+    node = Node()
+    node.tell(ev.MonitorChanged())
+    assert of(do.Leave, node.hear(m.Refuse("not a worker of this run")))

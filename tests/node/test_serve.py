@@ -34,7 +34,7 @@ class Monitor:
         self.outcomes = Outcomes()
         self.said: list[m.Message] = []
         self.peer = b""
-        run_dir.mkdir(mode=0o700)
+        run_dir.mkdir(mode=0o700, exist_ok=True)
         told: dict[str, Any] = {
             "run": "r1",
             "addresses": self.link.addresses,
@@ -169,6 +169,62 @@ def test_a_killed_worker_takes_its_processes_along(monitor: Monitor, tmp_path: P
     worker.kill()
     worker.wait()
     wait_for(lambda: not any(map(alive, pids)))
+
+
+@pytest.mark.parametrize("dead", [True, False])
+def test_a_worker_follows_a_monitor_that_took_the_run_over(
+    monitor: Monitor, tmp_path: Path, dead: bool
+) -> None:
+    worker = start(tmp_path / "run", tmp_path / "log")
+    monitor.until(lambda: monitor.peer)
+    go = tmp_path / "go"
+
+    def f(x: int) -> int:
+        while x and not go.exists():
+            time.sleep(0.005)
+        return x * x
+
+    monitor.lease(f, [0, 7])
+    monitor.until(
+        lambda: any(
+            isinstance(x, m.Heartbeat) and x.held and x.held[0].current for x in monitor.said
+        )
+    )
+    if dead:
+        monitor.link.close()  # else it lives and says nothing, as one whose host is cut off
+    second = Monitor(tmp_path / "run", run="r1", pid=1)
+    try:
+        second.until(lambda: second.peer)
+        assert second.said[0] == monitor.said[0]  # the same process says the same Hello
+        second.until(lambda: any(isinstance(x, m.Heartbeat) for x in second.said))
+        beat = next(x for x in second.said if isinstance(x, m.Heartbeat))
+        assert [(held.first, held.count, held.current) for held in beat.held] == [(0, 2, 1)]
+        go.touch()
+        second.until(lambda: 1 in second.outcomes.of)
+        assert second.outcomes.of[1] == (m.Outcome.VALUE, 49)
+        second.link.send(second.peer, m.Drain())
+        second.until(lambda: isinstance(second.said[-1], m.Bye))
+        assert worker.wait(10) == 0
+        assert second.link.strangers == 0
+    finally:
+        second.link.close()
+        worker.kill()
+        worker.wait()
+
+
+def test_a_worker_that_was_not_welcomed_follows_too(monitor: Monitor, tmp_path: Path) -> None:
+    worker = start(tmp_path / "run", tmp_path / "log")
+    wait_for(monitor.link.receive)  # its Hello, and nobody answers
+    second = Monitor(tmp_path / "run", pid=1)
+    try:
+        second.until(lambda: second.peer)
+        second.link.send(second.peer, m.Drain())
+        second.until(lambda: isinstance(second.said[-1], m.Bye))
+        assert worker.wait(10) == 0
+    finally:
+        second.link.close()
+        worker.kill()
+        worker.wait()
 
 
 def test_a_refused_worker_says_why(monitor: Monitor, tmp_path: Path) -> None:

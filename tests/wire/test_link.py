@@ -513,6 +513,57 @@ def test_pings_notice_a_connection_that_went_silent() -> None:
             proxy.close()
 
 
+# --- another monitor ------------------------------------------------------------------------------
+
+
+def test_an_agent_follows_another_monitor_with_keys_addresses_and_limits_of_its_own(
+    hub: Hub,
+) -> None:
+    agent = hub.agent()
+    hub.greet(agent)
+    hub.until(lambda: agent.connected)
+    keys = RunKeys.generate()
+    with tcp.create_server(("127.0.0.1", 0)) as dead:
+        closed = f"tcp://127.0.0.1:{dead.getsockname()[1]}"
+    with MonitorLink(keys, interface="127.0.0.1") as second:
+        other = Hub(second)
+        other.told[agent] = hub.told.pop(agent)
+        addresses = [second.addresses[0], closed]
+        try:
+            agent.follow(connection_to(addresses, keys, max_frame_bytes=1000))
+            assert agent.try_next() == second.addresses[0] and not agent.connected
+            peer, message, _ = other.next()
+            assert message == HELLO  # said again by the link itself
+            other.until(lambda: agent.connected)
+            assert second.send(peer, m.Pulse(1))
+            told(other, agent, (m.Pulse(1), []))
+            assert agent.send(m.Credit(1)) and other.next() == (peer, m.Credit(1), [])
+            with pytest.raises(WireError, match="allowed"):
+                agent.send(m.Results([m.Result(0, 1, 0, 0, 0.1, 1, 1)]), [b"x" * 1001])
+            assert second.strangers == 0
+            assert agent.try_next() == closed
+            assert agent.try_next() == second.addresses[0]
+        finally:
+            agent.close()
+
+
+def test_an_agent_knows_whether_it_is_connected(hub: Hub) -> None:
+    monitor = MonitorLink(KEYS, interface="127.0.0.1")
+    other = Hub(monitor)
+    agent = other.agent()
+    try:
+        assert not agent.connected
+        other.greet(agent)
+        other.until(lambda: agent.connected)
+        monitor.close()
+        other.until(lambda: not agent.connected)
+        agent.close()
+        assert not agent.connected
+    finally:
+        agent.close()
+        monitor.close()
+
+
 # --- listening ------------------------------------------------------------------------------------
 
 
