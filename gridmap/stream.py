@@ -42,21 +42,29 @@ def stream(
     order = _Order(options.on_error, ordered)
     yielded = 0
     unpicklable: PicklingError | None = None
+
+    def fill() -> bool:
+        nonlocal unpicklable
+        try:
+            return _fill(engine, progress, yielded, bounds)
+        except PicklingError as error:
+            unpicklable = error
+            engine.end_input()
+            return False
+
     try:
         while True:
-            room = False
-            try:
-                room = _fill(engine, progress, yielded, bounds)
-            except PicklingError as error:
-                unpicklable = error
-                engine.end_input()
+            room = fill()
             if not engine.total:
                 break
             _start(engine, progress)
             ended = engine.take(0.0 if room else None)
             if ended is None:
                 break
-            for batch in ended:
+            batches = list(ended)
+            if batches:
+                fill()  # nobody reads the input while the values are looked at
+            for batch in batches:
                 for job, value in enumerate(batch.values, batch.first):
                     for ready in order.put(job, value):
                         yielded += 1
