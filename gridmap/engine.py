@@ -211,6 +211,7 @@ class Engine:
 
     def _open_book(self, directory: RunDirectory) -> Book:
         if self._earlier is not None:
+            self._earlier.book.broken = self._broken
             return self._earlier.book
         kept = {name: getattr(self.options, name) for name in KEPT_OPTIONS}
         return open_book(self.id, self._plan, self.options.backend, kept, directory, self._broken)

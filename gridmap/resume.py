@@ -18,7 +18,7 @@ from gridmap.launch import LOCAL
 from gridmap.ledger import spool
 from gridmap.ledger.book import Book
 from gridmap.ledger.directory import RunDirectory
-from gridmap.ledger.facts import FailureFact, ValuesFact
+from gridmap.ledger.facts import FailureFact, LeaseFact, ValuesFact
 from gridmap.monitor.loop import Earlier
 from gridmap.monitor.sink import Delivery, End, Failure, Place, Values
 
@@ -54,6 +54,7 @@ class Resumption:
         self._take_spooled(path)
         if again and facts.ended:
             self.book.run_resumed()
+        held = [x for x in facts.leases if any(_stretches(self._states, x.span))]
         if again:
             for state in (_J.FAILED, _J.CANCELED, _J.SKIPPED):
                 self._states = self._states.replace(bytes([state]), bytes([_J.QUEUED]))
@@ -66,7 +67,7 @@ class Resumption:
         ]
         if self.parts:
             self.parts[0] = self.parts[0]._replace(blobs=facts.blobs)
-        self.event = self._event()
+        self.event = self._event(held)
 
     def _take_spooled(self, path: Path) -> None:
         """Takes in what workers left that nobody had taken over before they had to go."""
@@ -99,13 +100,13 @@ class Resumption:
                 self.book.values(values)
                 self._facts.values.append(values)
 
-    def _event(self) -> RunResumed:
+    def _event(self, held: list[LeaseFact]) -> RunResumed:
         facts, alone = self._facts, self.header.backend == LOCAL
         return RunResumed(
             ended=tuple(_spans(self._states)),
             charged=tuple((j, n) for j, n in facts.charged.items() if self._open(j)),
             workers=() if alone else tuple(KnownWorker(*fact) for fact in facts.workers),
-            leases=() if alone else tuple(KnownLease(*fact) for fact in facts.leases),
+            leases=() if alone else tuple(KnownLease(*fact) for fact in held),
             next_request=facts.next_request,
         )
 
@@ -128,7 +129,8 @@ class Resumption:
         ]
         for request, pool, _ in self._facts.open_requests:
             self.book.answered(request, pool, [w.id for w in new if w.request == request])
-        backend.adopt([*known, *(worker.id for worker in new)])
+        leased = {lease.worker for lease in self._facts.leases}
+        backend.adopt([*(known | leased), *(worker.id for worker in new)])
         self.event = dataclasses.replace(self.event, workers=(*self.event.workers, *new))
 
     def _open(self, job: int) -> bool:

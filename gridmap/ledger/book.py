@@ -96,7 +96,7 @@ class Book:
         broken: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self._folder = Path(folder)
-        self._broken = broken
+        self.broken = broken
         self._rows: list[_Row] = []
         self._work: queue.SimpleQueue[tuple[list[_Row], Callable[[], None]] | None] = (
             queue.SimpleQueue()
@@ -263,7 +263,7 @@ class Book:
                 os.ftruncate(self._data, size)
             self._size = size
             self.error = str(error)
-            self._broken(f"{self._folder}: {error}")
+            self.broken(f"{self._folder}: {error}")
 
     def _place(self, row: _Row) -> tuple[Any, ...]:
         """Writes a row's payload; returns its values and where that lies."""

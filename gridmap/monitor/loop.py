@@ -140,11 +140,11 @@ class Monitor:
         """Goes on with jobs that the ledger has, and with what it knows of them."""
 
         def call() -> None:
+            now = time.monotonic()  # of all that follows: nothing falls due before it is complete
             for part in parts:
-                self._add(
-                    JobsAdded(part.packet.count, part.spec, part.attempt), part.packet, part.blobs
-                )
-            self._handle(event)
+                added = JobsAdded(part.packet.count, part.spec, part.attempt)
+                self._add(added, part.packet, part.blobs, now)
+            self._handle(event, now=now)
             for span, _ in event.ended:
                 self._performer.payloads.ended(span)
 
@@ -291,18 +291,29 @@ class Monitor:
         else:
             self._handle(MessageReceived(worker, incarnation, message), frames)
 
-    def _handle(self, event: DispatcherEvent, frames: list[Frame] | None = None) -> None:
-        now = time.monotonic()
+    def _handle(
+        self,
+        event: DispatcherEvent,
+        frames: list[Frame] | None = None,
+        now: float | None = None,
+    ) -> None:
+        now = time.monotonic() if now is None else now
         effects = self._dispatcher.handle(event, now)
         if self._recorder is not None:
             self._recorder.heard(event)
         if effects:
             self._performer.perform(event, frames or [], effects, now)
 
-    def _add(self, event: JobsAdded, packet: Packet, blobs: Mapping[str, list[Frame]]) -> None:
+    def _add(
+        self,
+        event: JobsAdded,
+        packet: Packet,
+        blobs: Mapping[str, list[Frame]],
+        now: float | None = None,
+    ) -> None:
         self._blobs.update(blobs)
         self._performer.payloads.add(packet)
-        self._handle(event)
+        self._handle(event, now=now)
 
     def _written(self, effects: list[DispatcherEffect]) -> None:
         """The ledger has it: what waited for that is done by the loop."""

@@ -169,6 +169,29 @@ def test_a_full_disk_is_a_warning_and_loses_nothing(tmp_path: Path) -> None:
         assert one.err.count("the ledger cannot be written") == 1
 
 
+def test_a_full_disk_is_a_warning_in_a_run_that_was_taken_over_too(tmp_path: Path) -> None:
+    text = PROGRAM + (
+        "import resource, signal\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "def big(x):\n"
+        "    if os.path.exists(os.path.join(HERE, 'mended')):\n"
+        "        return os.urandom(50_000)\n"
+        "    return {0: b'x' * 50_000}[x]\n"
+        "try:\n"
+        "    gridmap.grid_map(big, range(50), local=True, max_processes=1)\n"
+        "except LookupError:\n"
+        "    open(os.path.join(HERE, 'mended'), 'w').close()\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
+        "(info,) = gridmap.runs()\n"
+        "got = gridmap.attach(info.id, again=True).results()\n"
+        "print(len(got), {len(x) for x in got})\n"
+    )
+    with client(tmp_path / "client", text) as one:
+        assert one.ended(20) == 0, one.err
+        assert one.out == "50 {50000}\n"
+        assert one.err.count("the ledger cannot be written") == 1
+
+
 def test_there_is_no_such_run(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="no run 20990101-000000-0"):
         gridmap.attach("20990101-000000-0")

@@ -35,6 +35,16 @@ TWICE = JobSpec("f", "c")
 ONCE = JobSpec("f", "c", rerunnable=False)
 
 
+opened: list[Book] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    yield
+    while opened:
+        assert opened.pop().close(DEADLINE_S)
+
+
 class Told:
     """A transport that writes down what it is told, in place of workers and scheduler."""
 
@@ -68,6 +78,7 @@ class Scene:
         self.sink = Sink()
         self.dispatcher = Dispatcher(Policy(**policy), [Limits(1, 1)], "r1")
         self.book = Book(folder, HEADER, self.broken.append)
+        opened.append(self.book)
         self.recorder = Recorder(self.book, self.dispatcher.workers)
         self.performer = Performer(
             "r1",
