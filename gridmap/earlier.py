@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gridmap import data
+from gridmap import __version__, data
 from gridmap.call import LOCAL
 from gridmap.conf import settings
 from gridmap.core.states import JobState
 from gridmap.engine import ON_ERROR, Engine, Options
 from gridmap.errors import GridMapError, LedgerError, LedgerInUse
+from gridmap.launch import PYTHON
 from gridmap.ledger import book
 from gridmap.ledger.directory import LEDGER_NAME
+from gridmap.ledger.facts import Header
 from gridmap.plan import Plan
 from gridmap.report.progress import Progress
 from gridmap.resume import Resumption
@@ -23,6 +26,8 @@ from gridmap.run import Run
 from gridmap.stories import JobWatcher, MapWatcher
 from gridmap.wire.keys import ConnectionFileError, check_private
 from gridmap.work import Job
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,12 @@ def attach(
     earlier = Resumption(path, again)
     try:
         header = earlier.header
+        _check_version(header)
+        if not earlier.input_ended:
+            log.warning(
+                "run %s: its client died before it had handed over all of its input; only the "
+                "first %d jobs are known", earlier.run, earlier.total,
+            )  # fmt: skip
         then: dict[str, Any] = header.options
         options = Options(
             settings=config,
@@ -110,6 +121,15 @@ def runs(run_dir: str | os.PathLike[str] | None = None) -> list[RunInfo]:
             if (path / LEDGER_NAME).is_file():
                 found.append(_info(path))
     return sorted(found, key=lambda info: info.created_s)
+
+
+def _check_version(header: Header) -> None:
+    """Refuses a run whose functions cannot be read here."""
+    if (header.python, header.gridmap) != (PYTHON, __version__):
+        raise LedgerError(
+            f"run {header.run} was begun with Python {header.python} and gridmap {header.gridmap}, "
+            f"and this is Python {PYTHON} with gridmap {__version__}: use the same as then"
+        )
 
 
 def _folder_of(run_id: str, parent: Path) -> Path:

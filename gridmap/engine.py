@@ -108,6 +108,7 @@ class Engine:
         self._plan = plan
         self._pending: list[Part] = []
         self._exhausted = earlier is not None
+        self._old = 0  # deliveries to come that an earlier client may have had
 
     # --- starting ---------------------------------------------------------------------------------
 
@@ -118,6 +119,7 @@ class Engine:
         if self._earlier is not None:
             for item in self._earlier.deliveries:
                 self.sink.put(item)
+            self._old = len(self._earlier.deliveries)
             if self._earlier.over:
                 self._earlier.book.close()
                 self.sink.end()
@@ -187,6 +189,11 @@ class Engine:
             self._monitor.end_input()
 
     @property
+    def attached(self) -> bool:
+        """True when the run began in another process."""
+        return self._earlier is not None
+
+    @property
     def exhausted(self) -> bool:
         """True when every job has been handed over."""
         return self._exhausted
@@ -245,6 +252,8 @@ class Engine:
     def _read(self, item: Delivery) -> Batch:
         """Unpacks a delivery and tells the watcher."""
         watcher = self.watcher
+        watcher.told_before = self._old > 0
+        self._old -= watcher.told_before
         if isinstance(item, Values):
             batch = _values(item)
             if batch.failures:
@@ -274,6 +283,10 @@ class Engine:
 
     def status(self) -> RunStatus:
         """Returns the run at a glance."""
+        if self._monitor is None and self._earlier is not None and self._earlier.over:
+            completed, failed = map(self._earlier.count, (JobState.COMPLETED, JobState.FAILED))
+            canceled = self.total - completed - failed
+            return RunStatus(self.total, completed, failed, canceled, 0, 0, 0, 0, self.sink.ended)
         if self._monitor is None:
             return RunStatus(self.total, 0, 0, 0, 0, self.total, 0, 0, self.sink.ended)
         summary = self._monitor.ask(lambda dispatcher: dispatcher.summary())
@@ -298,6 +311,8 @@ class Engine:
     def close(self, timeout_s: float = CLOSE_DEADLINE_S) -> None:
         """Cancels what has not ended, and waits until the run's workers are gone."""
         if self._monitor is None:
+            if self._earlier is not None and self._earlier.complete and self.sink.drained:
+                self._earlier.directory.remove()
             return
         if not self.sink.ended:
             self.cancel("the run was closed")

@@ -18,10 +18,11 @@ from gridmap.backends.base import SubmitRequest
 from gridmap.conf import Settings
 from gridmap.core.messages import PROTOCOL
 from gridmap.core.policy import Limits
+from gridmap.errors import LedgerError
 from gridmap.ledger.directory import LEDGER_NAME, RunDirectory
 from gridmap.monitor.transport import Transport
 from gridmap.node.forkserver import Forkserver
-from gridmap.plan import Plan, client_sys_path
+from gridmap.plan import Plan, client_sys_path, is_run_id
 
 if TYPE_CHECKING:
     from gridmap.backends.base import Backend
@@ -164,16 +165,19 @@ def sweep(parent: Path, days: float) -> list[str]:
     removed = []
     before = time.time() - days * 86_400
     for path in parent.iterdir() if parent.is_dir() else ():
+        if not is_run_id(path.name):
+            continue
         try:
             newest = max(entry.stat().st_mtime for entry in (path, *path.rglob("*")))
             if newest >= before or not path.is_dir() or path.stat().st_uid != os.geteuid():
                 continue
-            if not (path / LEDGER_NAME).is_file() and (path / CONNECTION_NAME).is_file():
+            if (path / LEDGER_NAME).is_file():
+                with book.lock(path):  # it can be had: nobody is alive there
+                    pass
+            elif (path / CONNECTION_NAME).is_file():
                 continue  # a stream, perhaps of a client that lives elsewhere
-            if book.in_use(path):
-                continue
             shutil.rmtree(path)
             removed.append(path.name)
-        except OSError:
+        except (OSError, LedgerError):
             continue  # somebody else removes it, or we may not
     return removed

@@ -7,6 +7,7 @@ of it, with small inputs all of it, has been found good.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import sys
 import time
@@ -121,3 +122,8 @@ def client_sys_path() -> list[str]:
 def new_run_id() -> str:
     """Returns a name for a run: when it began, and something that no other has."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+
+
+def is_run_id(name: str) -> bool:
+    """Returns whether `new_run_id` may have made this name."""
+    return re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{8}", name) is not None

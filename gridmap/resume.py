@@ -52,13 +52,13 @@ class Resumption:
         self.total = sum(part.span.count for part in facts.parts)
         self._states = _states(facts.values, facts.failures, facts.ends, self.total)
         self._take_spooled(path)
-        if again and facts.ended:
-            self.book.run_resumed()
         held = [x for x in facts.leases if any(_stretches(self._states, x.span))]
         if again:
-            for state in (_J.FAILED, _J.CANCELED, _J.SKIPPED):
-                self._states = self._states.replace(bytes([state]), bytes([_J.QUEUED]))
-        self.over = facts.input_ended and _J.QUEUED not in self._states
+            self.book.run_again()
+            facts.charged, facts.failures, facts.ends = {}, [], []
+            self._states = _states(facts.values, [], [], self.total)
+        self.over = _J.QUEUED not in self._states
+        self.complete = self._states.count(_J.COMPLETED) == self.total
         self.deliveries = list(self._ended_before())
         first_attempt = max((lease.attempt for lease in facts.leases), default=-1) + 1
         self.parts = [
@@ -132,6 +132,10 @@ class Resumption:
         leased = {lease.worker for lease in self._facts.leases}
         backend.adopt([*(known | leased), *(worker.id for worker in new)])
         self.event = dataclasses.replace(self.event, workers=(*self.event.workers, *new))
+
+    def count(self, state: JobState) -> int:
+        """Returns how many jobs had ended so."""
+        return self._states.count(state)
 
     def _open(self, job: int) -> bool:
         return 0 <= job < self.total and self._states[job] == _J.QUEUED

@@ -31,7 +31,7 @@ class Run:
         self._taking = threading.RLock()  # an interrupted thread may come again
         try:
             self._engine.feed(most_bytes=EAGER_BYTES)
-            if self._engine.total:
+            if self._engine.total or self._engine.attached:
                 with advice():
                     self._engine.start()
                 self._engine.feed()

@@ -48,7 +48,7 @@ class MapWatcher(Watcher):
             self._tell(one)
 
     def _tell(self, job: Job) -> None:
-        if self._mail_settings is not None:
+        if self._mail_settings is not None and not self.told_before:
             from gridmap.report import mail  # takes a while, and is seldom needed
 
             mail.send_error_mail(mail.failure_of(job), self._mail_settings)

@@ -187,9 +187,15 @@ class Book:
         """A job failed, and will run again."""
         self._add("INSERT OR REPLACE INTO charges VALUES (?, ?)", (job, attempts))
 
-    def run_resumed(self) -> None:
-        """Jobs are to run that had ended."""
-        self._add("DELETE FROM facts WHERE name = 'ended'", ())
+    def run_again(self) -> None:
+        """What ended without a value is to run anew, as if it never had."""
+        for statement in (
+            "DELETE FROM facts WHERE name = 'ended'",
+            "DELETE FROM failures",
+            "DELETE FROM ends",
+            "DELETE FROM charges",
+        ):
+            self._add(statement, ())
 
     def run_ended(self) -> None:
         """Every job has ended."""
@@ -285,15 +291,24 @@ class Book:
             self._data = -1
 
 
+def lock(folder: str | os.PathLike[str]) -> contextlib.closing[sqlite3.Connection]:
+    """Takes the ledger of a run, and holds it until what this returns is closed.
+
+    :raises LedgerInUse: its monitor lives
+    :raises LedgerError: it cannot be said whether it does
+    """
+    return contextlib.closing(_connect(Path(folder), True))
+
+
 def in_use(folder: str | os.PathLike[str]) -> bool:
     """Returns whether a living monitor holds the ledger of this run."""
     try:
-        _connect(Path(folder), True).close()
+        with lock(folder):
+            return False
     except LedgerInUse:
         return True
     except LedgerError:
         return False
-    return False
 
 
 def read(folder: str | os.PathLike[str]) -> Facts:

@@ -10,7 +10,12 @@ from gridmap.monitor.sink import Place, Sample
 
 
 class Watcher:
-    """Hears of each job of a run as it ends; all methods do nothing here."""
+    """Hears of each job of a run as it ends; all methods do nothing here.
+
+    `told_before` is True while it hears of what an earlier client of the run has heard of.
+    """
+
+    told_before = False
 
     def name(self, job: int) -> str:
         return f"job_{job}"
