@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import gridmap
@@ -250,3 +252,70 @@ def test_run_info_is_plain(tmp_path: Path) -> None:
     (info,) = gridmap.runs()
     assert info.name == "mine" and abs(info.created_s - time.time()) < 60
     assert json.dumps(vars(info)) and Path(info.path).is_dir()
+
+
+def test_what_is_no_run_is_never_removed(tmp_path: Path) -> None:
+    mine = Path(conf.GRIDMAP_RUN_DIR, "thesis")
+    mine.mkdir(parents=True)
+    (mine / "chapter").touch()
+    before = time.time() - 100 * 86_400
+    for path in (mine / "chapter", mine):
+        os.utime(path, (before, before))
+    gridmap.grid_map(abs, range(3), **LOCAL)
+    assert (mine / "chapter").exists()
+
+
+def test_what_runs_again_goes_on_running_when_its_client_dies_too(tmp_path: Path) -> None:
+    with client(tmp_path / "client", PROGRAM + MAP) as one:
+        info = killed(one, signal.SIGINT)
+        where = str(Path(info.path).parent)
+        text = (
+            f"import gridmap\ngridmap.attach({info.id!r}, run_dir={where!r}, again=True).results()"
+        )
+        waiting = len([x for x in calls(one) if x >= 10])
+        two = Client(tmp_path / "client" / "two", text)
+        try:
+            until(lambda: len([x for x in calls(one) if x >= 10]) == waiting + 2, "both wait again")
+            os.kill(two.process.pid, signal.SIGKILL)
+            two.ended(5)
+        finally:
+            two.close()
+        (one.folder / "go").touch()
+        assert gridmap.attach(info.id).results() == [x * x for x in range(20)]
+
+
+def test_a_run_is_removed_when_what_was_missing_has_run(tmp_path: Path) -> None:
+    with pytest.raises(JobDied):
+        gridmap.grid_map(fails_at_first, range(6), **LOCAL)
+    (info,) = gridmap.runs()
+    (tmp_path / "client" / "mended").touch()
+    assert gridmap.attach(info.id, again=True).results() == [0, 1, 2, 3, 4, 5]
+    assert not os.path.exists(info.path)
+
+
+def test_the_state_of_a_run_that_has_ended(tmp_path: Path) -> None:
+    with pytest.raises(JobDied):
+        gridmap.grid_map(fails_at_first, range(6), **LOCAL)
+    (info,) = gridmap.runs()
+    run = gridmap.attach(info.id, on_error="return")
+    status = run.status()
+    assert (status.total, status.completed, status.failed) == (6, info.completed, 1)
+    assert status.ended and status.queued == 0
+    run.results()
+    assert os.path.exists(info.path)
+
+
+def test_another_version_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(JobDied):
+        gridmap.grid_map(fails_at_first, range(6), **LOCAL)
+    (info,) = gridmap.runs()
+    with sqlite3.connect(Path(info.path) / "ledger.sqlite") as connection:
+        (header,) = connection.execute("SELECT value FROM facts WHERE name = 'header'").fetchone()
+        told = msgspec.msgpack.decode(header)
+        told["python"] = "3.99"
+        row = "UPDATE facts SET value = ? WHERE name = 'header'"
+        connection.execute(row, (msgspec.msgpack.encode(told),))
+    connection.close()
+    with pytest.raises(LedgerError, match=r"Python 3\.99"):
+        gridmap.attach(info.id)
+    assert gridmap.runs()[0].state == "ended"
