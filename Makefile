@@ -34,7 +34,7 @@ lint: $(VENV)/.installed-lint
 	done; exit $$status
 
 unit: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -rs -m 'not cluster' --ignore=tests/cluster
+	$(BIN)/python -m pytest -q -rs -n 2 -m 'not cluster' --ignore=tests/cluster
 
 cluster: $(VENV)/.installed-test
 	PYTHON=$(abspath $(BIN))/python tools/cluster_tests

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,8 +45,8 @@ class Client:
 
     def __init__(self, folder: Path, text: str, *command: str) -> None:
         self.folder = folder
-        self.temp = folder / "tmp"
-        self.temp.mkdir(parents=True)
+        folder.mkdir(parents=True)
+        self.temp = Path(tempfile.mkdtemp(prefix="gm-"))  # short: sockets are made in it
         self.script = folder / "client.py"
         self.script.write_text(text)
         self._mark = f"{folder}-{time.monotonic_ns()}"
@@ -137,6 +139,7 @@ class Client:
                 process.send_signal(signal.SIGKILL)
         self._err.close()
         self._out.close()
+        shutil.rmtree(self.temp, ignore_errors=True)
 
 
 @contextlib.contextmanager
