@@ -10,9 +10,11 @@ from typing import Any
 
 from gridmap import data
 from gridmap.conf import Settings, settings
-from gridmap.engine import LOCAL, ON_ERROR, Engine, Options
+from gridmap.engine import Engine
 from gridmap.errors import DRMAANotPresentException
 from gridmap.inline import run_inline
+from gridmap.launch import LOCAL
+from gridmap.options import ON_ERROR, Options
 from gridmap.plan import Plan, Segment, client_sys_path
 from gridmap.report.progress import Progress
 from gridmap.run import Run

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from gridmap import __version__, data
-from gridmap.call import LOCAL
 from gridmap.conf import settings
 from gridmap.core.states import JobState
-from gridmap.engine import ON_ERROR, Engine, Options
+from gridmap.engine import Engine
 from gridmap.errors import GridMapError, LedgerError, LedgerInUse
-from gridmap.launch import PYTHON
+from gridmap.launch import LOCAL, PYTHON
 from gridmap.ledger import book
 from gridmap.ledger.directory import LEDGER_NAME
 from gridmap.ledger.facts import Header
+from gridmap.options import ON_ERROR, Options
 from gridmap.plan import Plan
 from gridmap.report.progress import Progress
 from gridmap.resume import Resumption

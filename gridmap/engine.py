@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gridmap import __version__, data, interrupts
-from gridmap.conf import Settings
+from gridmap import data, interrupts
 from gridmap.core.dispatcher import Dispatcher
-from gridmap.core.policy import Limits, Policy
+from gridmap.core.policy import Limits
 from gridmap.core.states import JobState
 from gridmap.errors import Cause, GridMapError, JobUnpicklable
 from gridmap.failures import exception_of_end, exception_of_failure
-from gridmap.launch import LOCAL, PYTHON, launch_local, launch_on_cluster, open_book, sweep
+from gridmap.launch import LOCAL, launch_local, launch_on_cluster, open_book, sweep
 from gridmap.ledger.directory import RunDirectory
 from gridmap.monitor.loop import Monitor
 from gridmap.monitor.recorder import Recorder
 from gridmap.monitor.sink import Delivery, End, Failure, Place, Sink, Values
 from gridmap.monitor.transport import Transport
 from gridmap.monitor.watcher import Watcher
+from gridmap.options import KEPT_OPTIONS, Options, policy_of
 from gridmap.plan import Part, Plan, new_run_id, parts
 
 if TYPE_CHECKING:
@@ -31,10 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ON_ERROR = ("raise", "finish", "return")
 CLOSE_DEADLINE_S = 15.0
-KEPT_OPTIONS = ("processes", "max_workers", "on_error", "reuse", "log_dir", "keep_logs")
-"""What of its options a run's ledger keeps."""
 
 
 class MonitorFailed(GridMapError):
@@ -54,27 +51,6 @@ class RunStatus:
     workers_up: int
     workers_pending: int
     ended: bool
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a run is to be made.
-
-    :param processes: processes on this machine, for local runs
-    :param log_dir: where the workers' output goes; None: the run directory
-    :param keep_logs: also after success
-    :param durable: keep a ledger, by which the run can go on after this process was killed
-    """
-
-    settings: Settings
-    backend: str = LOCAL
-    processes: int = 1
-    max_workers: int = 1
-    on_error: str = "raise"
-    reuse: bool = True
-    log_dir: str | None = None
-    keep_logs: bool = False
-    durable: bool = False
 
 
 class Engine:
@@ -108,6 +84,7 @@ class Engine:
         self._plan = plan
         self._pending: list[Part] = []
         self._exhausted = earlier is not None
+        self._read_out: list[RunDirectory] = []  # to be removed when all values have been read
         self._old = 0  # deliveries to come that an earlier client may have had
 
     # --- starting ---------------------------------------------------------------------------------
@@ -138,12 +115,13 @@ class Engine:
                 undo.callback(book.close)
             limits, transport = self._make_transport(directory)
             undo.pop_all()
-        dispatcher = Dispatcher(_policy(options), limits, self.id)
+        dispatcher = Dispatcher(policy_of(options), limits, self.id)
         if book is not None:
             known = self.total if self._earlier is not None else 0
             recorder = Recorder(book, dispatcher.workers, known)
         self._monitor = monitor = Monitor(self.id, dispatcher, transport, self.sink, recorder)
-        monitor.at_end = lambda: _at_end(monitor, directory, dispatcher, options)
+        read_out = self._read_out
+        monitor.at_end = lambda: _at_end(monitor, directory, dispatcher, options, read_out)
         interrupts.register(monitor)
         try:
             monitor.start()
@@ -246,6 +224,7 @@ class Engine:
                 raise MonitorFailed(
                     f"run {self.id}: the monitor failed, the run cannot go on"
                 ) from self.sink.error
+            self._tidy()
             return None
         return (batch for item in items if (batch := self._read(item)).values)
 
@@ -311,8 +290,6 @@ class Engine:
     def close(self, timeout_s: float = CLOSE_DEADLINE_S) -> None:
         """Cancels what has not ended, and waits until the run's workers are gone."""
         if self._monitor is None:
-            if self._earlier is not None and self._earlier.complete and self.sink.drained:
-                self._earlier.directory.remove()
             return
         if not self.sink.ended:
             self.cancel("the run was closed")
@@ -320,6 +297,16 @@ class Engine:
         if not self._monitor.join(timeout_s):
             log.warning("run %s did not end within %.0f s", self.id, timeout_s)
         interrupts.restore()
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Removes what could bring back values that have all been read, or are not wanted."""
+        if self._monitor is not None:
+            self._monitor.join(CLOSE_DEADLINE_S)  # it is about to end
+        elif self._earlier is not None and self._earlier.complete:
+            self._read_out.append(self._earlier.directory)
+        while self._read_out:
+            self._read_out.pop().remove()
 
     @property
     def monitor(self) -> Monitor:
@@ -350,10 +337,14 @@ class Failed:
 
 
 def _at_end(
-    monitor: Monitor, directory: RunDirectory | None, dispatcher: Dispatcher, options: Options
+    monitor: Monitor,
+    directory: RunDirectory | None,
+    dispatcher: Dispatcher,
+    options: Options,
+    read_out: list[RunDirectory],
 ) -> None:
-    """Clears up after a run: nothing is left of one that succeeded; of another its logs, and its
-    ledger if there are values in it."""
+    """Clears up after a run: nothing is left of one that succeeded, when its values have been read;
+    of another its logs, and its ledger if there are values in it."""
     try:
         if directory is not None:
             counts = dispatcher.jobs.counts()
@@ -361,8 +352,12 @@ def _at_end(
             workers = dispatcher.workers.values()
             logs = [name for w in workers for name in (w.log_stdout, w.log_stderr)]
             keep_logs = options.keep_logs or counts[JobState.FAILED] > 0
+            if options.durable and completed == total and not keep_logs:
+                read_out.append(directory)
+                directory.end(logs, keep_logs=False, keep_ledger=True)
+                return
             keep_ledger = options.durable and 0 < completed < total
-            directory.end(logs, keep_logs, keep_ledger)
+            directory.end(logs, keep_logs or keep_ledger, keep_ledger)
             if keep_ledger:
                 run = directory.path.name
                 log.warning(
@@ -391,22 +386,3 @@ def _value(item: Values, index: int) -> Any:
         failed = JobUnpicklable(message, job=job, attempts=item.attempts, host=item.place.host)
         failed.__cause__ = error
         return Failed(failed)
-
-
-def _policy(options: Options) -> Policy:
-    settings = options.settings
-    return Policy(
-        gridmap=__version__,
-        python=PYTHON,
-        max_workers=0 if options.backend == LOCAL else options.max_workers,
-        num_resubmits=settings.num_resubmits,
-        heartbeat_s=settings.heartbeat_frequency_s,
-        grace_s=settings.grace_s,
-        silent_after_s=settings.max_time_between_heartbeats_s,
-        poll_most_s=settings.check_frequency_s,
-        poll_first_s=min(1.0, settings.check_frequency_s),
-        startup_deadline_s=settings.startup_deadline_s,
-        idle_threshold_fraction=settings.idle_threshold_percent / 100,
-        max_idle_heartbeats=settings.max_idle_heartbeats,
-        stop_on_failure=options.on_error == "raise",
-    )

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from gridmap.engine import LOCAL, Engine, Failed, Options
+from gridmap.engine import Engine, Failed
 from gridmap.errors import PicklingError
 from gridmap.failures import advice
+from gridmap.launch import LOCAL
 from gridmap.monitor.watcher import Watcher
+from gridmap.options import Options
 from gridmap.plan import Plan
 from gridmap.report.progress import Progress
 

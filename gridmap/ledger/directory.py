@@ -51,9 +51,7 @@ class RunDirectory:
         """Removes what is not needed any more.
 
         :param logs: names of the workers' log files
-        :param keep_ledger: keep the ledger, and the logs with it
         """
-        keep_logs = keep_logs or keep_ledger
         if not keep_logs:
             for name in logs:
                 if name and Path(name).parent == self.logs:

@@ -319,3 +319,34 @@ def test_another_version_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match=r"Python 3\.99"):
         gridmap.attach(info.id)
     assert gridmap.runs()[0].state == "ended"
+
+
+def test_values_that_nobody_has_read_yet_outlive_their_program(tmp_path: Path) -> None:
+    text = PROGRAM + (
+        "run = gridmap.submit([Job(abs, [x]) for x in range(6)], local=True, max_processes=2)\n"
+        "while not run.status().ended:\n"
+        "    time.sleep(0.01)\n"
+        "with open(os.path.join(HERE, 'ready'), 'w') as file:\n"
+        "    file.write('ready')\n"
+        "time.sleep(60)\n"
+    )
+    with client(tmp_path / "client", text) as one:
+        one.file("ready")
+        one.signal(signal.SIGKILL)
+        one.ended(5)
+        (info,) = gridmap.runs()
+        assert (info.state, info.completed) == ("ended", 6)
+        run = gridmap.attach(info.id)
+        assert os.path.exists(info.path)
+        assert run.results() == list(range(6))
+        assert not os.path.exists(info.path)
+
+
+def test_a_run_whose_values_were_read_one_way_or_the_other_leaves_nothing(tmp_path: Path) -> None:
+    jobs = [Job(abs, [x]) for x in range(6)]
+    run = gridmap.submit(jobs, **LOCAL)
+    assert run.wait(20)
+    assert [job.ret for job in jobs] == list(range(6)) and gridmap.runs() == []
+    with gridmap.submit([Job(abs, [x]) for x in range(6)], **LOCAL) as run:
+        until(lambda: run.status().ended, "the run has ended")
+    assert gridmap.runs() == []
