@@ -202,14 +202,11 @@ class Engine:
         return open_book(self.id, self._plan, self.options.backend, kept, directory, self._broken)
 
     def _broken(self, reason: str) -> None:
-        text = (
-            f"the ledger cannot be written ({reason}); what ends from now on is lost if this "
-            "program dies"
-        )
-        if self._monitor is not None:
-            self._monitor.warn(text)
-        else:
-            log.warning("run %s: %s", self.id, text)
+        """Says so at once, in the ledger's thread: the loop may be over."""
+        log.warning(
+            "run %s: the ledger cannot be written (%s); what ends from now on is lost if this "
+            "program dies", self.id, reason,
+        )  # fmt: skip
 
     # --- what comes back --------------------------------------------------------------------------
 

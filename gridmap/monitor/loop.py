@@ -160,10 +160,6 @@ class Monitor:
 
         self._post(call)
 
-    def warn(self, text: str) -> None:
-        """Tells people something; from any thread."""
-        self._post(lambda: self._performer.say("warning", text))
-
     def cancel(self, reason: str) -> None:
         """Ends every job that has not ended."""
 
