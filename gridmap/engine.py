@@ -284,8 +284,11 @@ class Engine:
         if self._monitor is not None:
             self._monitor.cancel(reason)
 
-    def close(self, timeout_s: float = CLOSE_DEADLINE_S) -> None:
-        """Cancels what has not ended, and waits until the run's workers are gone."""
+    def close(self, timeout_s: float = CLOSE_DEADLINE_S, forget: bool = True) -> None:
+        """Cancels what has not ended, and waits until the run's workers are gone.
+
+        :param forget: nobody wants values that have not been read
+        """
         if self._monitor is None:
             return
         if not self.sink.ended:
@@ -294,7 +297,8 @@ class Engine:
         if not self._monitor.join(timeout_s):
             log.warning("run %s did not end within %.0f s", self.id, timeout_s)
         interrupts.restore()
-        self._tidy()
+        if forget:
+            self._tidy()
 
     def _tidy(self) -> None:
         """Removes what could bring back values that have all been read, or are not wanted."""

@@ -71,7 +71,11 @@ def launch_on_cluster(
 
         def opener() -> Backend:
             backend = open_backend(backend_name, **of_backend)
-            known(backend)
+            try:
+                known(backend)
+            except BaseException:
+                backend.close()
+                raise
             return backend
 
         backend = open_in_time(opener)
@@ -168,6 +172,8 @@ def sweep(parent: Path, days: float) -> list[str]:
         if not is_run_id(path.name):
             continue
         try:
+            if path.stat().st_mtime >= before:
+                continue  # young, whatever is in it
             newest = max(entry.stat().st_mtime for entry in (path, *path.rglob("*")))
             if newest >= before or not path.is_dir() or path.stat().st_uid != os.geteuid():
                 continue

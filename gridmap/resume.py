@@ -40,9 +40,12 @@ class Resumption:
         self.book = Book(path)
         try:
             self._facts = self.book.read()
+            self._take_in(path, again)
         except BaseException:
             self.book.close()
             raise
+
+    def _take_in(self, path: Path, again: bool) -> None:
         facts = self._facts
         self.header = facts.header
         self.run = facts.header.run
@@ -78,7 +81,11 @@ class Resumption:
                 self._take_result(item, own, left)
             facts = self._facts
             self._states = _states(facts.values, facts.failures, facts.ends, self.total)
-            self.book.flush(lambda file=file: file.unlink(missing_ok=True))  # type: ignore[misc]
+            self.book.flush(lambda file=file: self._spool_is_in(file))  # type: ignore[misc]
+
+    def _spool_is_in(self, file: Path) -> None:
+        if not self.book.error:  # else it is still the only copy
+            file.unlink(missing_ok=True)
 
     def _take_result(self, item: Result, frames: list[Frame], left: spool.Spooled) -> None:
         span = Span(item.first, item.count)

@@ -40,7 +40,7 @@ class Run:
             progress.jobs = self._engine.total
             progress.begin(self.id)
         except BaseException:
-            self._engine.close()
+            self._engine.close(forget=False)
             raise
         self._values: list[Any] = [None] * self._engine.total
 
@@ -78,7 +78,7 @@ class Run:
             self._engine.close()
         except BaseException:
             self._engine.cancel("the client was interrupted")
-            self.close()
+            self._end(forget=False)  # values that were not read are for whoever attaches
             raise
         if self._kept < len(self._values):
             raise JobCanceled(f"run {self.id}: values were lost when the client was interrupted")
@@ -124,7 +124,10 @@ class Run:
 
     def close(self) -> None:
         """Ends what has not ended and waits until the run's workers are gone."""
-        self._engine.close()
+        self._end(forget=True)
+
+    def _end(self, forget: bool) -> None:
+        self._engine.close(forget=forget)
         self._tell_end()
 
     def _tell_end(self) -> None:
@@ -142,7 +145,7 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        self._end(forget=error is None)
 
     def __del__(self) -> None:
         engine = getattr(self, "_engine", None)

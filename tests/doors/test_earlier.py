@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sqlite3
 import time
@@ -15,6 +16,8 @@ import pytest
 import gridmap
 from gridmap import Job, conf
 from gridmap.errors import JobDied, LedgerError, LedgerInUse
+from gridmap.ledger import spool
+from gridmap.resume import Resumption
 from tests.doors.clients import Client, client, until
 
 LOCAL = {"local": True, "max_processes": 2}
@@ -350,3 +353,36 @@ def test_a_run_whose_values_were_read_one_way_or_the_other_leaves_nothing(tmp_pa
     with gridmap.submit([Job(abs, [x]) for x in range(6)], **LOCAL) as run:
         until(lambda: run.status().ended, "the run has ended")
     assert gridmap.runs() == []
+
+
+def test_an_error_before_the_values_were_read_keeps_them(tmp_path: Path) -> None:
+    with (
+        pytest.raises(LookupError),
+        gridmap.submit([Job(abs, [x]) for x in range(6)], **LOCAL) as run,
+    ):
+        until(lambda: run.status().ended, "the run has ended")
+        raise LookupError("in the block")
+    (info,) = gridmap.runs()
+    assert gridmap.attach(info.id).results() == list(range(6))
+    assert gridmap.runs() == []
+
+
+def test_what_a_worker_left_stays_while_the_ledger_cannot_take_it(tmp_path: Path) -> None:
+    with pytest.raises(JobDied):
+        gridmap.grid_map(fails_at_first, range(6), **LOCAL)
+    (info,) = gridmap.runs()
+    earlier = Resumption(Path(info.path))
+    left = spool.write(info.path, "1.1", "i", "host", [], [])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, before[1]))
+    try:
+        earlier.book.charged(1, 1)
+        earlier.book.flush(lambda: earlier._spool_is_in(left))
+        assert earlier.book.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert earlier.book.error and left.exists()
+    again = Resumption(Path(info.path))
+    assert again.book.close() and not left.exists()
