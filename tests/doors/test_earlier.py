@@ -327,7 +327,7 @@ def test_another_version_is_refused(tmp_path: Path) -> None:
 def test_values_that_nobody_has_read_yet_outlive_their_program(tmp_path: Path) -> None:
     text = PROGRAM + (
         "run = gridmap.submit([Job(abs, [x]) for x in range(6)], local=True, max_processes=2)\n"
-        "while not run.status().ended:\n"
+        "while [info.state for info in gridmap.runs()] != ['ended']:\n"
         "    time.sleep(0.01)\n"
         "with open(os.path.join(HERE, 'ready'), 'w') as file:\n"
         "    file.write('ready')\n"
