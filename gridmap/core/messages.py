@@ -11,7 +11,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Number of this vocabulary; both ends must agree on it."""
 
 
@@ -28,6 +28,8 @@ class Outcome(enum.IntEnum):
     CANCELED = 7  # killed or dropped by the agent on the monitor's word; no payload
     MEMORY = 8  # ended for want of memory; payload: Death
     WALLTIME = 9  # cut by the end of the worker's time; payload: Death
+    RETRIABLE = 10  # an exception that the user wants tried again; payload as of EXCEPTION
+    NO_MEMORY = 11  # the job raised MemoryError; payload as of EXCEPTION
 
 
 class Phase(enum.IntEnum):
@@ -103,6 +105,7 @@ class Held(NamedTuple):
     :param cpu_fraction: processor time used since the last heartbeat by the child and its
         descendants, in cores
     :param running: a process of the tree is runnable or waits for a disk (states R, D)
+    :param limit_bytes: the least of the limits on its memory, 0 where none is known
     """
 
     first: int
@@ -113,17 +116,27 @@ class Held(NamedTuple):
     rss_bytes: int
     cpu_fraction: float
     running: bool
+    limit_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class Death:
-    """What is known of a child's end: the payload of DIED, STALLED, MEMORY and WALLTIME."""
+    """What is known of a child's end: the payload of DIED, STALLED, MEMORY and WALLTIME.
+
+    :param rss_bytes: resident memory of the child and its descendants when last measured
+    :param cpu_fraction: processor time that they used shortly before that, in cores
+    :param limit: which limit on memory it was near or over: "h_vmem", "cgroup", "max_rss" or ""
+    """
 
     exit_status: int = -1  # -1: it did not exit
     signal: int = 0  # 0: no signal
     log_tail: str = ""
     peak_rss_bytes: int = 0
     text: str = ""
+    rss_bytes: int = 0
+    cpu_fraction: float = 0.0
+    limit_bytes: int = 0
+    limit: str = ""
 
 
 # --- agent -> monitor -----------------------------------------------------------------------------
@@ -194,6 +207,7 @@ class Welcome:
     heartbeat_s: float
     grace_s: float  # how long to go on without a word from the monitor
     walltime_s: float = 0.0  # the scheduler ends the worker after so long; 0: never
+    max_rss_bytes: int = 0  # a job that uses more memory is ended; 0: any
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ CAUSE_OF: dict[Outcome, Cause] = {
     Outcome.STALLED: Cause.STALLED,
     Outcome.MEMORY: Cause.MEMORY,
     Outcome.WALLTIME: Cause.WALLTIME,
+    Outcome.RETRIABLE: Cause.EXCEPTION,
+    Outcome.NO_MEMORY: Cause.MEMORY,
 }
 """The cause of death that an attempt's outcome stands for."""
 
@@ -36,12 +38,14 @@ class Limits:
     :param children: processes for jobs in each worker
     :param polled: the backend has to be asked how its workers are
     :param walltime_s: the scheduler ends a worker after so long; 0: never
+    :param max_rss_bytes: a job that uses more memory is ended; 0: any
     """
 
     max_workers: int = 1
     children: int = 1
     polled: bool = True
     walltime_s: float = 0.0
+    max_rss_bytes: int = 0
 
 
 def fits(left_s: float, longest_s: float) -> bool:

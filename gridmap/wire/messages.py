@@ -57,7 +57,9 @@ KINDS: dict[Direction, dict[int, type[Any]]] = {
 
 _OUTCOMES = frozenset(int(x) for x in Outcome)
 _PHASES = frozenset(int(x) for x in Phase)
-_WITH_PAYLOAD = frozenset({int(Outcome.VALUE), int(Outcome.EXCEPTION)})
+_WITH_PAYLOAD = frozenset(
+    map(int, (Outcome.VALUE, Outcome.EXCEPTION, Outcome.RETRIABLE, Outcome.NO_MEMORY))
+)
 _WITHOUT_PAYLOAD = frozenset({int(Outcome.RETURNED), int(Outcome.CANCELED)})
 _HEX_DIGITS = "0123456789abcdef"
 
@@ -125,6 +127,7 @@ def _heartbeat(message: m.Heartbeat, frames: int) -> None:
     for held in message.held:
         _range(held.first, held.count, held.attempt)
         _natural(held.rss_bytes, "rss_bytes")
+        _natural(held.limit_bytes, "limit_bytes")
         if held.phase not in _PHASES or not -1 <= held.current <= MAX_INT:
             raise _bad(f"a held lease in phase {held.phase}, at job {held.current}")
         if not math.isfinite(held.cpu_fraction):
@@ -166,6 +169,7 @@ def _welcome(message: m.Welcome, frames: int) -> None:
     _time(message.heartbeat_s, "heartbeat_s")
     _time(message.grace_s, "grace_s")
     _time(message.walltime_s, "walltime_s")
+    _natural(message.max_rss_bytes, "max_rss_bytes")
     if not message.heartbeat_s:
         raise _bad("heartbeat_s is 0")
     _announced(0, frames)

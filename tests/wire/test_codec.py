@@ -45,10 +45,18 @@ def leases(draw: st.DrawFn) -> m.Lease:
     return m.Lease(first, count, attempt, draw(digests), context, draw(st.booleans()), packets)
 
 
+WITH_PAYLOAD = (
+    m.Outcome.VALUE,
+    m.Outcome.EXCEPTION,
+    m.Outcome.RETRIABLE,
+    m.Outcome.NO_MEMORY,
+)
+
+
 @st.composite
 def results(draw: st.DrawFn) -> m.Result:
     outcome = draw(st.sampled_from(m.Outcome))
-    least = 1 if outcome in (m.Outcome.VALUE, m.Outcome.EXCEPTION) else 0
+    least = 1 if outcome in WITH_PAYLOAD else 0
     most = 0 if outcome in (m.Outcome.RETURNED, m.Outcome.CANCELED) else 2
     frames = draw(st.integers(least, most))
     return m.Result(*draw(keys()), int(outcome), draw(finite), draw(naturals), frames)
@@ -58,7 +66,10 @@ def results(draw: st.DrawFn) -> m.Result:
 def held(draw: st.DrawFn) -> m.Held:
     phase = int(draw(st.sampled_from(m.Phase)))
     current = draw(st.integers(-1, MAX_INT))
-    return m.Held(*draw(keys()), phase, current, draw(naturals), draw(finite), draw(st.booleans()))
+    return m.Held(
+        *draw(keys()), phase, current, draw(naturals), draw(finite), draw(st.booleans()),
+        draw(naturals),
+    )  # fmt: skip
 
 
 key_lists = st.lists(keys(), max_size=4)
