@@ -25,6 +25,7 @@ import msgspec
 from gridmap.core.spec import JobSpec, Span
 from gridmap.core.states import JobState
 from gridmap.errors import Cause, LedgerError, LedgerInUse
+from gridmap.forks import Work
 from gridmap.ledger.directory import LEDGER_NAME
 from gridmap.ledger.facts import (
     EndFact,
@@ -98,7 +99,7 @@ class Book:
         self._folder = Path(folder)
         self.broken = broken
         self._rows: list[_Row] = []
-        self._work: queue.SimpleQueue[tuple[list[_Row], Callable[[], None]] | None] = (
+        self._queue: queue.SimpleQueue[tuple[list[_Row], Callable[[], None]] | None] = (
             queue.SimpleQueue()
         )
         self.error = ""
@@ -227,22 +228,27 @@ class Book:
         :param written: called in the writer's thread when it is on disk, or is never to be
         """
         rows, self._rows = self._rows, []
-        self._work.put((rows, written))
+        self._queue.put((rows, written))
 
     def close(self, deadline_s: float = _CLOSE_DEADLINE_S) -> bool:
         """Writes what is left and lets go of the ledger; returns whether that was in time."""
         self.flush()
-        self._work.put(None)
+        self._queue.put(None)
         self._thread.join(deadline_s)
         return not self._thread.is_alive()
 
     def _main(self) -> None:
+        with Work() as work:
+            self._write_all(work)
+
+    def _write_all(self, work: Work) -> None:
         try:
             going_on = True
             while going_on:
-                batch = [self._work.get()]
+                with work.rest():
+                    batch = [self._queue.get()]
                 # what came meanwhile, not what still comes: others wait for this
-                batch += [self._work.get() for _ in range(self._work.qsize())]
+                batch += [self._queue.get() for _ in range(self._queue.qsize())]
                 going_on = None not in batch
                 rows = [row for item in batch if item is not None for row in item[0]]
                 if rows and not self.error:

@@ -37,6 +37,7 @@ from gridmap.core.messages import Blob, NeedBlob
 from gridmap.core.spec import JobSpec
 from gridmap.data import Frame, Packet
 from gridmap.errors import GridMapError
+from gridmap.forks import Work
 from gridmap.monitor.perform import Performer
 from gridmap.monitor.recorder import Recorder
 from gridmap.monitor.sink import Sink, get
@@ -105,6 +106,7 @@ class Monitor:
         # Thread.join marks a thread that still runs as ended when a signal interrupts it (3.11)
         self._over: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._is_over = False
+        self._work = Work()
         self._thread = threading.Thread(
             target=self._main, name=f"gridmap-monitor-{run}", daemon=True
         )
@@ -209,6 +211,10 @@ class Monitor:
     # --- the loop's own thread --------------------------------------------------------------------
 
     def _main(self) -> None:
+        with self._work:
+            self._run()
+
+    def _run(self) -> None:
         error: BaseException | None = None
         try:
             self._transport.begin(self._post_event)
@@ -275,7 +281,10 @@ class Monitor:
             return
         deadline = min(self._transport.next_deadline(), self._dispatcher.next_deadline(), until)
         wait_s = min(max(0.0, deadline - time.monotonic()), LONGEST_SLEEP_S)
-        for source, events in poller.poll(self._transport.fds(), wait_s):
+        fds = self._transport.fds()
+        with self._work.rest():
+            ready = poller.poll(fds, wait_s)
+        for source, events in ready:
             self._transport.ready(source, events, time.monotonic())
 
     def _take(self, worker: str, incarnation: str, message: Any, frames: list[Frame]) -> None:

@@ -220,6 +220,36 @@ if __name__ == "__main__":
     assert outcome(tmp_path, text) == "[1, 2, 3, 4]\n0\n" * 2
 
 
+def test_a_fork_waits_for_threads_at_work(tmp_path: Path) -> None:
+    """A lock of the standard library that one of them holds would stay locked in the child."""
+    text = """
+import os, tempfile, time
+import gridmap
+
+tempfile.tempdir = None
+find = tempfile._get_default_tempdir
+def slowly(*args):
+    open("searching", "w").close()
+    time.sleep(0.3)
+    return find(*args)
+tempfile._get_default_tempdir = slowly
+os.environ["TMPDIR"] = "."
+
+run = gridmap.submit([gridmap.Job(abs, [-1])], local=True, max_processes=2)
+while not os.path.exists("searching"):
+    time.sleep(0.001)
+import warnings
+warnings.simplefilter("ignore")
+pid = os.fork()
+if pid == 0:
+    print(gridmap.grid_map(abs, [-1, 2], local=True, max_processes=2), flush=True)
+    raise SystemExit(0)
+status = os.waitpid(pid, 0)[1]
+print(status, run.results())
+"""
+    assert outcome(tmp_path, text) == "[1, 2]\n0 [1]\n"
+
+
 def test_a_fork_of_a_client_with_a_run(tmp_path: Path) -> None:
     text = """
 import os, time
