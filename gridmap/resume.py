@@ -94,7 +94,7 @@ class Resumption:
         if item.outcome == Outcome.EXCEPTION and self._open(item.first):
             failure = FailureFact(
                 item.first, Cause.EXCEPTION, item.outcome, 1, "", left.worker, left.host, "", "",
-                frames,
+                0, None, frames,
             )  # fmt: skip
             self.book.failed(failure)
             self._facts.failures.append(failure)
@@ -110,7 +110,7 @@ class Resumption:
         facts, alone = self._facts, self.header.backend == LOCAL
         return RunResumed(
             ended=tuple(_spans(self._states)),
-            charged=tuple((j, n) for j, n in facts.charged.items() if self._open(j)),
+            charged=tuple(x for x in facts.charged.values() if self._open(x.job)),
             workers=() if alone else tuple(KnownWorker(*fact) for fact in facts.workers),
             leases=() if alone else tuple(KnownLease(*fact) for fact in held),
             next_request=facts.next_request,
@@ -155,8 +155,9 @@ class Resumption:
                 outcome = Outcome(one.outcome) if one.outcome >= 0 else None
                 where = Place(one.worker, one.host, one.log_stdout, one.log_stderr)
                 yield Failure(
-                    one.job, one.cause, outcome, one.frames, one.attempts, one.text, where
-                )
+                    one.job, one.cause, outcome, one.frames, one.attempts, one.text, where,
+                    one.pool, one.last,
+                )  # fmt: skip
         for end in self._facts.ends:
             for span, state in _spans(self._states[end.span.first : end.span.stop]):
                 if state is end.state:

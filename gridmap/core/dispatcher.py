@@ -124,8 +124,7 @@ class Dispatcher:
         deadline = self._force.next_deadline()
         for pool in self.pools:
             wake = pool.queue.next_wake()
-            if wake is not None:
-                deadline = min(deadline, wake)
+            deadline = min(deadline, pool.reconsider_at, math.inf if wake is None else wake)
         return deadline
 
     def summary(self) -> Summary:
@@ -181,7 +180,7 @@ class Dispatcher:
 
     def _feed(self, pool: PoolRecord, now: float) -> None:
         """Leases what waits; those who get nothing leave in time if no more is to come."""
-        idle = self._leasing.feed(pool)
+        idle = self._leasing.feed(pool, now)
         if self._input_ended and idle and not pool.waits():
             if pool.coming:
                 pool.gather_at = min(pool.gather_at, now)

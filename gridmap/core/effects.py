@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gridmap.core.messages import FromAgent, Key, Lease, Outcome, Result, ToAgent
+from gridmap.core.messages import FromAgent, Held, Key, Lease, Outcome, Result, ToAgent
 from gridmap.core.spec import JobSpec, Span
 from gridmap.core.states import JobState
 from gridmap.errors import Cause
@@ -80,6 +80,8 @@ class DeliverFailure:
     """A job ended without a value, for good.
 
     :param item: index of the Result that carries the details, or -1
+    :param pool: the pool of workers that it ran in
+    :param last: what its worker last said of it while it ran
     """
 
     job: int
@@ -88,6 +90,8 @@ class DeliverFailure:
     item: int
     worker: str
     text: str
+    pool: int = 0
+    last: Held | None = None
 
 
 @dataclass(frozen=True)
@@ -108,10 +112,14 @@ class DeliverEnd:
 
 @dataclass(frozen=True)
 class Charged:
-    """A job failed and is to run again; so many attempts count against it."""
+    """A job failed and is to run again; so many attempts count against it.
+
+    :param spec: what it is given for the next one, where that is not what it had
+    """
 
     job: int
     attempts: int
+    spec: JobSpec | None = None
 
 
 @dataclass(frozen=True)

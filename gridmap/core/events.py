@@ -9,6 +9,7 @@ from typing import NamedTuple
 from gridmap.core.messages import FromAgent, Outcome, Result, ToAgent
 from gridmap.core.spec import JobSpec, Span
 from gridmap.core.states import JobState
+from gridmap.errors import Cause
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,28 @@ class KnownLease(NamedTuple):
     attempt: int
 
 
+class KnownCharge(NamedTuple):
+    """Attempts that an earlier monitor of the run charged against a job that has not ended.
+
+    :param spec: what the job was given for its next try, where that is not what it began with
+    """
+
+    job: int
+    attempts: int
+    spec: JobSpec | None = None
+
+
 @dataclass(frozen=True)
 class RunResumed:
     """What an earlier monitor of this run left; comes after the JobsAdded of all that it had.
 
     :param ended: jobs that have ended, by span
-    :param charged: attempts charged against jobs that have not ended
     :param leases: in the order in which they were given; of those for one job the last counts
     :param next_request: number of the next submission
     """
 
     ended: tuple[tuple[Span, JobState], ...] = ()
-    charged: tuple[tuple[int, int], ...] = ()
+    charged: tuple[KnownCharge, ...] = ()
     workers: tuple[KnownWorker, ...] = ()
     leases: tuple[KnownLease, ...] = ()
     next_request: int = 0
@@ -117,13 +128,14 @@ class NativeState(str, enum.Enum):
 class NativeStatus(NamedTuple):
     """The scheduler's word on one worker, and its reasons in its own words.
 
-    `exit_status` and `signal` are -1 and 0 where the scheduler does not say.
+    `exit_status` and `signal` are -1 and 0, `cause` is None where the scheduler does not say.
     """
 
     state: NativeState
     text: str = ""
     exit_status: int = -1
     signal: int = 0
+    cause: Cause | None = None
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from gridmap.core.messages import (
 )
 from gridmap.core.policy import CAUSE_OF, Policy
 from gridmap.core.records import LeaseRecord, PoolRecord, WorkerRecord
-from gridmap.core.spec import Span
+from gridmap.core.spec import JobSpec, Span
 from gridmap.core.states import JobState, WorkerState
 from gridmap.core.workforce import Workforce
 from gridmap.errors import Cause
@@ -147,12 +147,24 @@ class Inbox:
     ) -> None:
         if outcome is not Outcome.CANCELED:
             self._pools[worker.pool].worked()
-            self._leasing.attempt_failed(job, lease, CAUSE_OF[outcome], index, worker, "", now)
+            wish = self._wish(outcome, lease.spec)
+            cause = CAUSE_OF[outcome]
+            self._leasing.attempt_failed(job, lease, cause, index, worker, "", now, wish)
         elif lease.spec.rerunnable:  # stopped for the sake of its neighbours or of its worker
             self._leasing.queue_again([Span(job, 1)], lease)
         else:
             text = f"stopped on {worker.host}, and it must not run twice"
             self._leasing.attempt_failed(job, lease, Cause.PREEMPTED, -1, worker, text, now)
+
+    @staticmethod
+    def _wish(outcome: Outcome, spec: JobSpec) -> bool | None:
+        """Returns whether the user wants another try after this; None where only the cause counts.
+
+        An exception is the job's own answer, unless its user says otherwise.
+        """
+        if outcome is Outcome.RETRIABLE:
+            return True
+        return spec.retry.no_memory if outcome is Outcome.NO_MEMORY else None
 
     # --- heartbeats -------------------------------------------------------------------------------
 
@@ -205,6 +217,7 @@ class Inbox:
         if not lease.holds(job):
             lease.idle_job = -1
             return
+        lease.last = held
         if self._jobs[job] is JobState.LEASED:
             self._jobs.move(Span(job, 1), JobState.RUNNING)
         self._emit(Sampled(job, worker.id, held.rss_bytes, held.cpu_fraction, held.running))

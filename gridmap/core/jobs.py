@@ -55,6 +55,20 @@ class JobTable:
         """Returns what the job has in common with its neighbours."""
         return self._specs[bisect_right(self._firsts, job) - 1]
 
+    def set_spec(self, job: int, spec: JobSpec) -> None:
+        """Has one job part from its neighbours."""
+        before = self.spec(job)
+        if spec == before:
+            return
+        for first, theirs in ((job, spec), (job + 1, before)):
+            at = bisect_left(self._firsts, first)
+            if at < len(self._firsts) and self._firsts[at] == first:
+                if first == job:
+                    self._specs[at] = theirs
+            elif first < len(self._state):
+                self._firsts.insert(at, first)
+                self._specs.insert(at, theirs)
+
     def segments(self, span: Span) -> Iterator[Span]:
         """Cuts a span where the jobs' specs change."""
         first = span.first
@@ -105,12 +119,15 @@ class Range:
 
     :param attempt: number of the try that comes next; counts leases, not failures
     :param alone: the first try of one of them killed a process: it gets no company again
+    :param avoid: a host where it failed; until `avoid_until` others are preferred
     """
 
     span: Span
     spec: JobSpec
     attempt: int = 0
     alone: bool = False
+    avoid: str = ""
+    avoid_until: float = 0.0
 
 
 class RangeQueue:

@@ -17,12 +17,12 @@ from gridmap.core.effects import (
     Note,
     SendMessage,
 )
-from gridmap.core.events import KnownLease
+from gridmap.core.events import KnownCharge, KnownLease
 from gridmap.core.jobs import IN_FLIGHT, UNFINISHED, WAITING, JobTable, Range
 from gridmap.core.messages import Cancel, Recall
-from gridmap.core.policy import Pace, Policy
+from gridmap.core.policy import Pace, Policy, likely_cause
 from gridmap.core.records import LeaseRecord, PoolRecord, WorkerRecord
-from gridmap.core.spec import Span
+from gridmap.core.spec import JobSpec, Span
 from gridmap.core.states import FINAL_JOB_STATES, JobState, WorkerState
 from gridmap.errors import Cause
 
@@ -62,9 +62,11 @@ class Leasing:
             for span in self.jobs.spans(item.span, frozenset({_J.REQUEUED})):
                 self.jobs.move(span, _J.QUEUED)
 
-    def feed(self, pool: PoolRecord) -> list[WorkerRecord]:
+    def feed(self, pool: PoolRecord, now: float) -> list[WorkerRecord]:
         """Leases waiting jobs to workers that have room, in turn; returns those that got none."""
         idle = []
+        passed: dict[str, None] = {}
+        pool.reconsider_at = math.inf
         while pool.hungry or (pool.starving and pool.queue.first() is not None):
             starved = pool.starving and pool.queue.first() is not None  # theirs is the first turn
             worker_id, _ = (pool.starving if starved else pool.hungry).popitem(last=False)
@@ -72,15 +74,16 @@ class Leasing:
             worker = pool.workers[worker_id]
             if len(worker.leases) >= self._room(worker, pool):
                 continue
-            item = self._take(pool)
+            item = self._take(pool, worker, now)
             if item is None:
-                pool.starving[worker_id] = None
+                passed[worker_id] = None
                 if not worker.leases:
                     self._recall_for(pool)
                     idle.append(worker)
                 continue
             self._lease(item, worker)
             pool.hungry[worker_id] = None
+        pool.starving.update(passed)
         return idle
 
     def _lease(self, item: Range, worker: WorkerRecord) -> None:
@@ -97,10 +100,15 @@ class Leasing:
             return worker.capacity
         return min(worker.capacity, worker.children)
 
-    def _take(self, pool: PoolRecord) -> Range | None:
-        """Takes jobs from the queue that still need to be run; None when there are none."""
+    def _take(self, pool: PoolRecord, worker: WorkerRecord, now: float) -> Range | None:
+        """Takes jobs from the queue that still need to be run; None when there are none for it."""
         queue = pool.queue
-        while (item := queue.first()) is not None:
+        avoided: list[Range] = []
+        taken = None
+        while taken is None and (item := queue.first()) is not None:
+            if item.avoid and self._rather_elsewhere(item, pool, worker, now):
+                avoided.append(queue.take(item.span.count))
+                continue
             single = item.alone or not item.spec.rerunnable or not item.spec.reuse
             size = self._policy.chunk_size(
                 self.pace(item.spec.function), queue.count, pool.expected_children()
@@ -108,25 +116,44 @@ class Leasing:
             item = queue.take(1 if single else size)
             waiting = self.jobs.spans(item.span, frozenset({_J.QUEUED}))  # some ended, or went
             for span in reversed(waiting[1:]):
-                queue.put_back(Range(span, item.spec, item.attempt, item.alone))
+                queue.put_back(replace(item, span=span))
             if waiting:
-                return Range(waiting[0], item.spec, item.attempt, item.alone)
-        return None
+                taken = replace(item, span=waiting[0])
+        for item in reversed(avoided):
+            queue.put_back(item)
+        return taken
+
+    def _rather_elsewhere(
+        self, item: Range, pool: PoolRecord, worker: WorkerRecord, now: float
+    ) -> bool:
+        """Returns whether a job that failed on this host is kept for a worker on another one."""
+        if worker.host != item.avoid or now >= item.avoid_until:
+            return False
+        others = (w for w in pool.workers.values() if w.state is WorkerState.UP)
+        if not any(w.host != item.avoid and w.capacity > 0 for w in others):
+            return False
+        pool.reconsider_at = min(pool.reconsider_at, item.avoid_until)
+        return True
 
     def pace(self, function: str) -> Pace:
         """Returns how long the calls of a function take."""
         return self._pace.setdefault(function, Pace())
 
     def resume(
-        self, ended: Iterable[tuple[Span, JobState]], charged: Iterable[tuple[int, int]]
+        self, ended: Iterable[tuple[Span, JobState]], charged: Iterable[KnownCharge]
     ) -> None:
         """Takes in which jobs ended under an earlier monitor of the run, and what it charged."""
         for span, state in ended:
-            if state in FINAL_JOB_STATES:
-                for part in self.jobs.spans(_within(span, len(self.jobs)), UNFINISHED):
-                    for piece in self.jobs.segments(part):
-                        self.end(piece, state)
-        self._charged.update((job, attempts) for job, attempts in charged if attempts > 0)
+            inside = _within(span, len(self.jobs))
+            if state in FINAL_JOB_STATES and inside.count > 0:
+                for part in self.jobs.spans(inside, UNFINISHED):
+                    self.end(part, state)
+        for job, attempts, spec in charged:
+            if attempts > 0 and 0 <= job < len(self.jobs):
+                self._charged[job] = attempts
+                known = spec is not None and 0 <= spec.pool < len(self._pools)
+                if spec is not None and known and self.jobs[job] in UNFINISHED:
+                    self._change(job, self.jobs.spec(job), spec)
 
     def pool_of(self, span: Span) -> int | None:
         """Returns the pool of these jobs; None where they cannot make up a lease."""
@@ -151,7 +178,9 @@ class Leasing:
                         if job > at:
                             pool.queue.put(replace(item, span=Span(at, job - at)))
                         if job < span.stop:
-                            pool.queue.put(replace(item, span=Span(job, 1), alone=True))
+                            spec = self.jobs.spec(job)
+                            one = replace(item, span=Span(job, 1), spec=spec, alone=True)
+                            self._pools[spec.pool].queue.put(one)
                         at = job + 1
 
     def adopt(self, worker: WorkerRecord, span: Span, attempt: int) -> LeaseRecord | None:
@@ -212,6 +241,7 @@ class Leasing:
     def close(self, worker: WorkerRecord, lease: LeaseRecord) -> None:
         """Every job of a lease has been answered."""
         worker.leases.pop((lease.span.first, lease.attempt), None)
+        worker.served += 1
         self.pace(lease.spec.function).finished(lease.span.count)
         self._weigh(worker)
 
@@ -240,19 +270,28 @@ class Leasing:
         running = 0 if cause is Cause.PREEMPTED else worker.children
         for order, lease in enumerate(worker.void_leases()):
             inside = [s for span in lease.open for s in self.jobs.spans(span, IN_FLIGHT)]
-            if inside and (order < running or not lease.spec.rerunnable):
+            why = self._why(worker, lease, cause, now)
+            cut = why is Cause.WALLTIME and worker.served > 0  # others had used its time
+            if inside and ((order < running and not cut) or not lease.spec.rerunnable):
                 culprit, rest = inside[0].first, Span(inside[0].first + 1, inside[0].count - 1)
                 inside[:1] = [rest] if rest.count else []
-                self.attempt_failed(culprit, lease, cause, -1, worker, text, now)
+                self.attempt_failed(culprit, lease, why, -1, worker, text, now)
             self.queue_again((s for x in inside for s in self.jobs.spans(x, IN_FLIGHT)), lease)
         self._weigh(worker)
+
+    def _why(self, worker: WorkerRecord, lease: LeaseRecord, cause: Cause, now: float) -> Cause:
+        """Returns what a lost worker probably died of, as far as this lease can tell."""
+        last, walltime_s = lease.last, self._pools[worker.pool].limits.walltime_s
+        rss, limit = (last.rss_bytes, last.limit_bytes) if last is not None else (0, 0)
+        return likely_cause(cause, rss, limit, now - worker.up_since, walltime_s)
 
     # --- ends -------------------------------------------------------------------------------------
 
     def end(self, span: Span, state: JobState) -> None:
-        """Takes consecutive jobs of one pool to a final state."""
+        """Takes consecutive jobs to a final state."""
         self.jobs.move(span, state)
-        self._pools[self.jobs.spec(span.first).pool].unfinished -= span.count
+        for part in self.jobs.segments(span):
+            self._pools[self.jobs.spec(part.first).pool].unfinished -= part.count
 
     def attempt_failed(
         self,
@@ -263,24 +302,70 @@ class Leasing:
         worker: WorkerRecord,
         text: str,
         now: float,
+        wish: bool | None = None,
     ) -> None:
-        """Charges a job for an attempt; it runs again, alone, or fails for good."""
+        """Charges a job for an attempt; it runs again, alone, or fails for good.
+
+        :param wish: whether its user wants another try after this very failure; None: that is a
+            matter of the cause
+        """
         charged = self._charged[job] = self._charged.get(job, 0) + 1
-        if not self._policy.may_retry(cause, charged, lease.spec.rerunnable):
+        spec = self.jobs.spec(job)
+        more = self._more(spec, cause)
+        if more is not None:
+            wish = True
+        elif cause is Cause.MEMORY and spec.retry.memory > 1:
+            wish = False  # it has had all that it may have
+        if not self._policy.may_retry(cause, charged, spec, wish):
             self.end(Span(job, 1), _J.FAILED)
-            self._emit(DeliverFailure(job, cause, charged, index, worker.id, text))
+            last = lease.last if lease.last is not None and lease.last.current == job else None
+            failure = DeliverFailure(job, cause, charged, index, worker.id, text, spec.pool, last)
+            self._emit(failure)
             if self._policy.stop_on_failure:
                 self._halt(_J.SKIPPED, Cause.CANCELED, f"the run stopped when job {job} failed")
             return
         self.jobs.move(Span(job, 1), _J.REQUEUED)
-        self._emit(Charged(job, charged))
-        again = Range(Span(job, 1), lease.spec, lease.attempt + 1, alone=True)
-        pool = self._pools[lease.spec.pool]
-        pool.queue.put_later(again, now + self._policy.backoff_s(charged))
-        pool.gather_at = min(pool.gather_at, now)
-        most = self._policy.num_resubmits
+        if more is not None:
+            self._change(job, spec, more)
+        self._emit(Charged(job, charged, more))
+        self._again(job, more or spec, lease.attempt + 1, charged, worker.host, now)
+        most = self._policy.resubmits(spec)
         say = f"job {job} ({cause}) on {worker.host}: resubmission {charged} of {most}"
         self._emit(Note("warning", f"{say}; {text}" if text else say))
+
+    def _again(
+        self, job: int, spec: JobSpec, attempt: int, charged: int, host: str, now: float
+    ) -> None:
+        """Queues a job that failed, after a pause."""
+        rule = spec.retry
+        at = now + self._policy.backoff_s(charged, rule)
+        avoid = host if rule.other_host else ""
+        until = at + self._policy.other_host_s
+        pool = self._pools[spec.pool]
+        again = Range(Span(job, 1), spec, attempt, alone=True, avoid=avoid, avoid_until=until)
+        pool.queue.put_later(again, at)
+        pool.gather_at = min(pool.gather_at, now)
+
+    def _more(self, spec: JobSpec, cause: Cause) -> JobSpec | None:
+        """Returns what a job that had too little is to get; None where it cannot have more."""
+        limits, rule = self._pools[spec.pool].limits, spec.retry
+        if cause is Cause.WALLTIME and limits.more_time >= 0:
+            return replace(spec, pool=limits.more_time)
+        if cause is not Cause.MEMORY or rule.memory <= 1:
+            return None
+        bound = rule.memory_most_bytes or math.inf
+        rss = int(min(spec.max_rss_bytes * rule.memory, bound))
+        pool = limits.more_memory if limits.more_memory >= 0 else spec.pool
+        more = replace(spec, pool=pool, max_rss_bytes=max(rss, spec.max_rss_bytes))
+        return more if more != spec else None
+
+    def _change(self, job: int, before: JobSpec, after: JobSpec) -> None:
+        """Gives a job other workers, or other limits."""
+        self.jobs.set_spec(job, after)
+        self._pools[before.pool].unfinished -= 1
+        pool = self._pools[after.pool]
+        pool.unfinished += 1
+        pool.gather_at = -math.inf
 
     def give_up(self, pool: PoolRecord, cause: Cause, text: str, refused: bool, now: float) -> None:
         """No worker of this pool can be had: what waits for one fails, and, if so asked, the run.
@@ -307,8 +392,7 @@ class Leasing:
         self._stop_leases(wanted, workers)
         for span in wanted:
             for part in self.jobs.spans(span, UNFINISHED):
-                for piece in self.jobs.segments(part):
-                    self.end(piece, state)
+                self.end(part, state)
                 self._emit(DeliverEnd(part, state, Cause.CANCELED, text))
 
     def _stop_leases(self, spans: list[Span], workers: Iterable[WorkerRecord]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gridmap.core.messages import Held, Outcome
+from gridmap.core.spec import JobSpec, RetryRule
 from gridmap.errors import Cause
 
 CAUSE_OF: dict[Outcome, Cause] = {
@@ -20,8 +21,11 @@ CAUSE_OF: dict[Outcome, Cause] = {
 }
 """The cause of death that an attempt's outcome stands for."""
 
-HOPELESS = frozenset({Cause.EXCEPTION, Cause.UNPICKLABLE, Cause.REFUSED})
-"""Causes that another attempt would only repeat."""
+HOPELESS = frozenset({Cause.EXCEPTION, Cause.UNPICKLABLE, Cause.REFUSED, Cause.WALLTIME})
+"""Causes that another attempt would only repeat, where it gets no more than this one had."""
+
+NEAR_LIMIT_FRACTION = 0.9
+"""Who used so much of a limit on memory when last seen died of it, if nothing says otherwise."""
 
 WALLTIME_MARGIN = 1.5
 """A job is expected to take at most so many times the longest so far."""
@@ -39,6 +43,8 @@ class Limits:
     :param polled: the backend has to be asked how its workers are
     :param walltime_s: the scheduler ends a worker after so long; 0: never
     :param max_rss_bytes: a job that uses more memory is ended; 0: any
+    :param more_memory: the pool for jobs of this one that need more memory; -1: there is none
+    :param more_time: the same for time
     """
 
     max_workers: int = 1
@@ -46,6 +52,8 @@ class Limits:
     polled: bool = True
     walltime_s: float = 0.0
     max_rss_bytes: int = 0
+    more_memory: int = -1
+    more_time: int = -1
 
 
 def fits(left_s: float, longest_s: float) -> bool:
@@ -57,6 +65,27 @@ def fits(left_s: float, longest_s: float) -> bool:
     Held by tests/core/test_policy.py::test_a_job_starts_only_where_it_fits_before_the_walltime.
     """
     return longest_s <= 0 or left_s > WALLTIME_MARGIN * longest_s
+
+
+def likely_cause(
+    cause: Cause, rss_bytes: int, limit_bytes: int, age_s: float, walltime_s: float
+) -> Cause:
+    """Returns what a worker that is no more probably died of, where all that is known is that.
+
+    :param rss_bytes: memory that its job used when last seen
+    :param limit_bytes: what it was allowed; 0: not known
+    :param age_s: how long it lived at least
+    :param walltime_s: how long it was allowed to; 0: for ever
+
+    Held by tests/core/test_policy.py::test_what_a_lost_worker_probably_died_of.
+    """
+    if cause not in (Cause.DIED, Cause.SILENT):
+        return cause
+    if walltime_s and age_s >= walltime_s:
+        return Cause.WALLTIME
+    if limit_bytes and rss_bytes >= NEAR_LIMIT_FRACTION * limit_bytes:
+        return Cause.MEMORY
+    return cause
 
 
 @dataclass(frozen=True)
@@ -75,6 +104,7 @@ class Policy:
     startup_deadline_s: float = 60.0
     startup_failures: int = 3
     submit_deadline_s: float = 300.0
+    other_host_s: float = 30.0  # so long a job waits for a worker on another host than its last
     outage_deadline_s: float = 3600.0  # a scheduler that has the workers may be away so long
     idle_threshold_fraction: float = 0.01
     max_idle_heartbeats: int = 3
@@ -85,23 +115,34 @@ class Policy:
     gather_s: float = 0.02
     stop_on_failure: bool = True
 
-    def backoff_s(self, tries: int) -> float:
+    def backoff_s(self, tries: int, rule: RetryRule = RetryRule()) -> float:  # noqa: B008
         """Returns how long to wait after so many failed tries: doubling, bounded.
 
         Held by tests/core/test_policy.py::test_backoff_doubles_up_to_its_bound.
         """
-        return float(
-            min(self.backoff_first_s * 2.0 ** min(max(0, tries - 1), 60), self.backoff_most_s)
-        )
+        first_s = self.backoff_first_s if rule.backoff_s < 0 else rule.backoff_s
+        most_s = self.backoff_most_s if rule.backoff_most_s < 0 else rule.backoff_most_s
+        return float(min(first_s * 2.0 ** min(max(0, tries - 1), 60), max(first_s, most_s)))
 
-    def may_retry(self, cause: Cause, charged: int, rerunnable: bool) -> bool:
+    def may_retry(
+        self, cause: Cause, charged: int, spec: JobSpec, wish: bool | None = None
+    ) -> bool:
         """Returns whether a job that failed for this cause gets another attempt.
 
         :param charged: attempts charged against the job so far, this one included
+        :param wish: whether its user wants another try after this very failure; None: that is a
+            matter of the cause
 
         Held by tests/core/test_policy.py::test_who_gets_another_attempt.
         """
-        return rerunnable and cause not in HOPELESS and charged <= self.num_resubmits
+        rule = spec.retry
+        if wish is None:
+            wish = cause.value in rule.causes if rule.causes else cause not in HOPELESS
+        return spec.rerunnable and charged <= self.resubmits(spec) and wish
+
+    def resubmits(self, spec: JobSpec) -> int:
+        """Returns how often a job is tried again at most."""
+        return self.num_resubmits if spec.retry.times < 0 else spec.retry.times
 
     def is_idle(self, held: Held) -> bool:
         """Returns whether a running job did nothing since the last heartbeat.

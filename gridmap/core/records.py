@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from gridmap.core.events import NativeState, NativeStatus
 from gridmap.core.jobs import RangeQueue
-from gridmap.core.messages import Key
+from gridmap.core.messages import Held, Key
 from gridmap.core.policy import Limits
 from gridmap.core.spec import JobSpec, Span
 from gridmap.core.states import WORKER_TRANSITIONS, InvalidTransition, WorkerState
@@ -29,6 +29,7 @@ class LeaseRecord:
     """One try of consecutive jobs on a worker.
 
     :param open: those of its jobs that the worker has not answered, in order
+    :param last: what its worker last said of it while a job ran
     """
 
     span: Span
@@ -37,6 +38,7 @@ class LeaseRecord:
     open: list[Span]
     absent: int = 0  # heartbeats in a row that did not know of it
     recalled: bool = False
+    last: Held | None = None
     idle_job: int = -1
     idle_beats: int = 0  # heartbeats in a row in which that job did nothing
 
@@ -75,6 +77,7 @@ class WorkerRecord:
     :param former: leases taken from it before all their jobs were answered: a late value counts
     :param past: incarnations that a newer one has replaced
     :param refusals: leases in a row that it gave back whole, unasked
+    :param served: leases of which it answered every job
     """
 
     id: str
@@ -92,6 +95,8 @@ class WorkerRecord:
     resumed: bool = False  # it worked for an earlier monitor of the run
     seq: int = -1  # of its last heartbeat
     refusals: int = 0
+    served: int = 0
+    up_since: float = math.inf
     asked_to_leave: bool = False
     request: int = -1  # the submission that it came from
     reminder_at: float = math.inf
@@ -155,7 +160,8 @@ class PoolRecord:
     :param loaded: ids of workers that hold more than they run
     :param strikes: workers in a row that ended or hung before they said Hello
     :param useless: workers in a row that said Hello and left without an answer to any job
-    :param deletions: waves of workers that somebody deleted from the scheduler
+    :param deletions: workers that somebody deleted from the scheduler
+    :param most: workers that there may be at a time, after some were deleted
     :param departed: workers that left warned, and until when to ask the scheduler who did it
     """
 
@@ -170,6 +176,7 @@ class PoolRecord:
     requested: int = 0  # workers asked for, not answered yet
     up: int = 0
     coming: int = 0  # workers submitted that have not said Hello
+    reconsider_at: float = math.inf  # when a job that is kept for another host is kept no longer
     gather_at: float = math.inf  # when to see whether more workers are wanted
     submit_not_before: float = -math.inf
     submit_failures: int = 0
@@ -181,7 +188,8 @@ class PoolRecord:
     strikes: int = 0
     useless: int = 0
     deletions: int = 0
-    deleted_request: int = -1  # last request that the last wave of deletions may have hit
+    most: float = math.inf
+    deleted_text: str = ""  # what the scheduler said of the last of them
     departed: dict[str, float] = field(default_factory=dict)
     capped: bool = False  # it would have more workers if other pools had fewer
     said: str = ""

@@ -44,6 +44,32 @@ class Resources:
 
 
 @dataclass(frozen=True)
+class RetryRule:
+    """Whether, when and where a job that failed is tried again.
+
+    Of `times`, `backoff_s` and `backoff_most_s`, -1 stands for what the run's policy says.
+
+    :param times: most further tries
+    :param causes: the causes of death after which it is; none: those that another try may not meet
+    :param backoff_s: pause before the second try, doubled before each further one
+    :param backoff_most_s: longest pause
+    :param other_host: another host is preferred
+    :param no_memory: it is tried again when it raised MemoryError
+    :param memory: after a death for want of memory, so many times as much is given
+    :param memory_most_bytes: but not more; 0: no bound
+    """
+
+    times: int = -1
+    causes: tuple[str, ...] = ()
+    backoff_s: float = -1.0
+    backoff_most_s: float = -1.0
+    other_host: bool = True
+    no_memory: bool = False
+    memory: float = 1.0
+    memory_most_bytes: int = 0
+
+
+@dataclass(frozen=True)
 class JobSpec:
     """What all jobs of a range have in common.
 
@@ -52,6 +78,7 @@ class JobSpec:
     :param pool: number of the pool of workers that may run it
     :param rerunnable: may be run twice (POSIX 1003.2d)
     :param reuse: a child may run several jobs, one after the other
+    :param max_rss_bytes: a job that uses more memory is ended; 0: any
     """
 
     function: str
@@ -59,3 +86,5 @@ class JobSpec:
     pool: int = 0
     rerunnable: bool = True
     reuse: bool = True
+    max_rss_bytes: int = 0
+    retry: RetryRule = RetryRule()

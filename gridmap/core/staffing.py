@@ -40,14 +40,14 @@ class Staffing:
     def ask(self, pool: PoolRecord, now: float) -> None:
         """Asks for the workers that are wanted and have not been asked for."""
         waits = pool.waits()
-        if pool.deletions > self._policy.num_resubmits:
-            if pool.up + pool.coming + pool.requested == 0:
-                text = f"the run's workers were deleted from the scheduler {pool.deletions} times"
-                self._give_up(pool, Cause.CANCELED, text, False, now)
+        there = pool.up + pool.coming + pool.requested
+        if pool.most <= 0 and not there:
+            text = f"its workers were deleted from the scheduler; the last one, {pool.deleted_text}"
+            self._give_up(pool, Cause.CANCELED, text, False, now)
             return
         each = pool.limits.children
         useful = min(pool.limits.max_workers, -(-pool.unfinished // each))
-        wanted = min(useful - pool.up - pool.coming - pool.requested, -(-waits // each))
+        wanted = int(min(useful - there, pool.most - there, -(-waits // each)))
         count = min(wanted, self._room(pool))
         pool.capped = count < wanted
         if count > 0:
@@ -145,12 +145,16 @@ class Staffing:
         pool.submit_not_before = max(pool.submit_not_before, now + delay)
         pool.gather_at = now
 
-    def deleted(self, worker: WorkerRecord) -> None:
-        """Somebody deleted a worker; those asked for before count as one wave with it."""
-        pool = self._pools[worker.pool]
-        if worker.canceled or (0 <= worker.request <= pool.deleted_request):
+    def deleted(self, worker: WorkerRecord, text: str, now: float) -> None:
+        """Somebody deleted a worker: no other takes its place.
+
+        :param text: the scheduler's words
+        """
+        if worker.canceled:
             return
+        pool = self._pools[worker.pool]
         pool.deletions += 1
-        pool.deleted_request = self._next_request - 1
-        text = f"worker {worker.id} was deleted from the scheduler, maybe others of the run too"
-        self._emit(Note("warning", text))
+        pool.most = min(pool.most, pool.up + pool.coming + pool.requested)
+        pool.deleted_text = f"{worker.id}: {text}"
+        pool.gather_at = min(pool.gather_at, now)
+        self._emit(Note("warning", f"worker {worker.id} is not replaced: {text}"))

@@ -120,6 +120,7 @@ class Workforce:
         if worker.incarnation != hello.incarnation:
             worker.seq = -1
             worker.idle_since = math.inf
+            worker.served, worker.up_since = 0, now
         worker.incarnation = hello.incarnation
         worker.host = hello.host
         worker.children = min(hello.children, pool.limits.children)
@@ -265,13 +266,11 @@ class Workforce:
             if worker is None:
                 continue
             if worker.state in ENDED:
-                self._over_after_bye(worker, status)
+                self._over_after_bye(worker, status, now)
                 continue
             worker.native = status
             self._suspended_or_not(worker, status, now)
             if status.state in _OVER:
-                if status.state is NativeState.DELETED:
-                    self._staffing.deleted(worker)
                 self._over(worker, status, now)
             elif worker.state in COMING and status.state is not NativeState.UNKNOWN:
                 self._seen(worker, status, now)
@@ -293,12 +292,12 @@ class Workforce:
         if worker.state not in COMING:
             worker.heard_at = worker.suspect_since = now
 
-    def _over_after_bye(self, worker: WorkerRecord, status: NativeStatus) -> None:
+    def _over_after_bye(self, worker: WorkerRecord, status: NativeStatus, now: float) -> None:
         departed = self._pools[worker.pool].departed
         if status.state not in _OVER or departed.pop(worker.id, None) is None:
             return
         if status.state is NativeState.DELETED:
-            self._staffing.deleted(worker)
+            self._staffing.deleted(worker, status.text or "deleted", now)
 
     def _seen(self, worker: WorkerRecord, status: NativeStatus, now: float) -> None:
         self._move(worker, _S.PENDING, f"the scheduler says {status.state.value}")
@@ -313,6 +312,8 @@ class Workforce:
         coming = worker.state in COMING
         text = status.text or f"the scheduler says {status.state.value}"
         self._end(worker, _S.GONE, text, now, _cause(status))
+        if status.state is NativeState.DELETED:
+            self._staffing.deleted(worker, text, now)
         if worker.resumed:  # it may have ended long ago, in peace
             return
         if coming and status.state is not NativeState.DELETED and not self.closing:
@@ -501,4 +502,6 @@ def _nonsense(hello: Hello, worker: WorkerRecord) -> str:
 
 
 def _cause(status: NativeStatus) -> Cause:
-    return Cause.CANCELED if status.state is NativeState.DELETED else Cause.DIED
+    if status.state is NativeState.DELETED:
+        return Cause.CANCELED
+    return status.cause or Cause.DIED

@@ -22,6 +22,8 @@ from typing import Any
 
 import msgspec
 
+from gridmap.core.events import KnownCharge
+from gridmap.core.messages import Held
 from gridmap.core.spec import JobSpec, Span
 from gridmap.core.states import JobState
 from gridmap.errors import Cause, LedgerError, LedgerInUse
@@ -40,7 +42,7 @@ from gridmap.ledger.facts import (
 from gridmap.pickling import Frame
 
 DATA_NAME = "ledger.data"
-FORMAT = 1
+FORMAT = 2
 
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL);
@@ -53,10 +55,11 @@ CREATE TABLE leases (worker TEXT, incarnation TEXT, first INTEGER, count INTEGER
 CREATE TABLE vals (first INTEGER, count INTEGER, skip INTEGER, attempts INTEGER, worker TEXT,
     host TEXT, at INTEGER, sizes BLOB);
 CREATE TABLE failures (job INTEGER PRIMARY KEY, cause TEXT, outcome INTEGER, attempts INTEGER,
-    text TEXT, worker TEXT, host TEXT, log_stdout TEXT, log_stderr TEXT, at INTEGER, sizes BLOB);
+    text TEXT, worker TEXT, host TEXT, log_stdout TEXT, log_stderr TEXT, pool INTEGER, last BLOB,
+    at INTEGER, sizes BLOB);
 CREATE TABLE ends (first INTEGER, count INTEGER, state INTEGER, cause TEXT, text TEXT,
     refused INTEGER);
-CREATE TABLE charges (job INTEGER PRIMARY KEY, attempts INTEGER);
+CREATE TABLE charges (job INTEGER PRIMARY KEY, attempts INTEGER, spec BLOB);
 """
 
 _CLOSE_DEADLINE_S = 10.0
@@ -172,10 +175,10 @@ class Book:
 
     def failed(self, fact: FailureFact) -> None:
         """A job failed for good."""
-        job, cause, *rest, frames = fact
+        job, cause, *rest, last, frames = fact
         self._add(
-            "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (job, str(cause), *rest),
+            "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (job, str(cause), *rest, msgspec.msgpack.encode(last)),
             frames,
         )
 
@@ -184,9 +187,13 @@ class Book:
         values = (*fact.span, int(fact.state), str(fact.cause), fact.text, int(fact.refused))
         self._add("INSERT INTO ends VALUES (?, ?, ?, ?, ?, ?)", values)
 
-    def charged(self, job: int, attempts: int) -> None:
-        """A job failed, and will run again."""
-        self._add("INSERT OR REPLACE INTO charges VALUES (?, ?)", (job, attempts))
+    def charged(self, job: int, attempts: int, spec: JobSpec | None = None) -> None:
+        """A job failed, and will run again, with what `spec` gives it."""
+        self._add(
+            "INSERT INTO charges VALUES (?, ?, ?) ON CONFLICT (job) DO UPDATE SET "
+            "attempts = excluded.attempts, spec = coalesce(excluded.spec, spec)",
+            (job, attempts, None if spec is None else msgspec.msgpack.encode(spec)),
+        )
 
     def run_again(self) -> None:
         """What ended without a value is to run anew, as if it never had."""
@@ -407,10 +414,13 @@ def _read(connection: sqlite3.Connection, payload: memoryview) -> Facts:
         facts.leases.append(LeaseFact(worker, incarnation, Span(first, count), attempt))
     for first, count, *rest, at, sizes in rows("SELECT * FROM vals ORDER BY rowid"):
         facts.values.append(ValuesFact(Span(first, count), *rest, frames(at, sizes)))  # type: ignore[call-arg]
-    for job, cause, *rest, at, sizes in rows("SELECT * FROM failures"):
-        facts.failures.append(FailureFact(job, Cause(cause), *rest, frames(at, sizes)))  # type: ignore[call-arg]
+    for job, cause, *rest, last, at, sizes in rows("SELECT * FROM failures"):
+        held = msgspec.msgpack.decode(last, type=Held | None)
+        facts.failures.append(FailureFact(job, Cause(cause), *rest, held, frames(at, sizes)))  # type: ignore[call-arg]
     for first, count, state, cause, text, refused in rows("SELECT * FROM ends ORDER BY rowid"):
         span = Span(first, count)
         facts.ends.append(EndFact(span, JobState(state), Cause(cause), text, bool(refused)))
-    facts.charged = dict(rows("SELECT job, attempts FROM charges"))
+    for job, attempts, packed in rows("SELECT * FROM charges"):
+        spec = None if packed is None else msgspec.msgpack.decode(packed, type=JobSpec)
+        facts.charged[job] = KnownCharge(job, attempts, spec)
     return facts

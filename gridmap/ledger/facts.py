@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from gridmap.core.events import KnownCharge
+from gridmap.core.messages import Held
 from gridmap.core.spec import JobSpec, Resources, Span
 from gridmap.core.states import JobState
 from gridmap.errors import Cause
@@ -20,6 +22,8 @@ class Header:
     :param options: how the run was asked to behave, as its caller named it
     :param names: the jobs' names; one with a map, before the number of each call
     :param one_by_one: the jobs were made by hand, each with a name of its own
+    :param more_memory: for each pool, the one for jobs of it that need more memory, or -1
+    :param more_time: the same for time
     """
 
     run: str
@@ -32,6 +36,8 @@ class Header:
     options: dict[str, str | int | float | bool | None]
     names: list[str]
     one_by_one: bool = False
+    more_memory: list[int] = field(default_factory=list)
+    more_time: list[int] = field(default_factory=list)
 
 
 class PartFact(NamedTuple):
@@ -80,6 +86,8 @@ class FailureFact(NamedTuple):
     """A job that failed for good.
 
     :param outcome: how its last attempt ended, -1 when its worker was lost
+    :param pool: the pool of workers that this was in
+    :param last: what its worker last said of it while it ran
     """
 
     job: int
@@ -91,6 +99,8 @@ class FailureFact(NamedTuple):
     host: str
     log_stdout: str
     log_stderr: str
+    pool: int
+    last: Held | None
     frames: list[Frame]
 
 
@@ -109,7 +119,7 @@ class Facts:
     """All that a ledger tells of a run.
 
     :param open_requests: submissions whose answer it does not know: (request, pool, count)
-    :param charged: for each job that failed and was to run again, the attempts charged so far
+    :param charged: for each job that failed and was to run again, the what was charged
     :param ended: the run was over: every job of it had ended
     """
 
@@ -124,5 +134,5 @@ class Facts:
     values: list[ValuesFact] = field(default_factory=list)
     failures: list[FailureFact] = field(default_factory=list)
     ends: list[EndFact] = field(default_factory=list)
-    charged: dict[int, int] = field(default_factory=dict)
+    charged: dict[int, KnownCharge] = field(default_factory=dict)
     ended: bool = False

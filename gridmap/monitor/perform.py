@@ -123,7 +123,15 @@ class Performer:
             frames = self._frames[effect.item]
         place = self._place(effect.worker)
         failure = Failure(
-            effect.job, effect.cause, outcome, frames, effect.attempts, effect.text, place
+            effect.job,
+            effect.cause,
+            outcome,
+            frames,
+            effect.attempts,
+            effect.text,
+            place,
+            effect.pool,
+            effect.last,
         )
         if self._recorder is not None:
             self._recorder.failure(failure)

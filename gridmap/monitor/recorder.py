@@ -70,7 +70,7 @@ class Recorder:
         if waits:
             self._held.append(effect)
         elif isinstance(effect, do.Charged):
-            self._book.charged(effect.job, effect.attempts)
+            self._book.charged(effect.job, effect.attempts, effect.spec)
         elif isinstance(effect, do.RunEnded):
             self._book.run_ended()
         return waits
@@ -97,6 +97,8 @@ class Recorder:
                 place.host,
                 place.log_stdout,
                 place.log_stderr,
+                item.pool,
+                item.last,
                 item.frames,
             )
         )

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TypeVar
 
-from gridmap.core.messages import Outcome
+from gridmap.core.messages import Held, Outcome
 from gridmap.core.spec import Span
 from gridmap.core.states import JobState
 from gridmap.data import Frame
@@ -46,6 +46,8 @@ class Failure:
     """A job that failed in an attempt of its own.
 
     :param frames: the payload of the result that says so; empty when its worker was lost
+    :param pool: the pool of workers that it ran in
+    :param last: what its worker last said of it while it ran
     """
 
     job: int
@@ -55,6 +57,8 @@ class Failure:
     attempts: int
     text: str
     place: Place
+    pool: int = 0
+    last: Held | None = None
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ class Ledger:
 
     parts: list[ev.JobsAdded] = field(default_factory=list)
     ends: dict[int, tuple[JobState, str, Cause | None, int]] = field(default_factory=dict)
-    charged: dict[int, int] = field(default_factory=dict)
+    charged: dict[int, ev.KnownCharge] = field(default_factory=dict)
     requests: dict[int, tuple[int, int]] = field(default_factory=dict)  # array, pool
     workers: list[ev.KnownWorker] = field(default_factory=list)
     leases: list[ev.KnownLease] = field(default_factory=list)
@@ -273,7 +273,9 @@ class Simulation:
             lease = ev.KnownLease(effect.worker, incarnation, effect.span, effect.attempt)
             ledger.leases.append(lease)
         elif isinstance(effect, do.Charged):
-            ledger.charged[effect.job] = effect.attempts
+            before = ledger.charged.get(effect.job)
+            spec = effect.spec or (before.spec if before is not None else None)
+            ledger.charged[effect.job] = ev.KnownCharge(effect.job, effect.attempts, spec)
         elif isinstance(effect, do.SubmitWorkers):
             ledger.requests[effect.request] = (-1, effect.pool)
         elif isinstance(effect, do.Deliver):
@@ -328,7 +330,7 @@ class Simulation:
         self.tell(
             ev.RunResumed(
                 tuple((Span(job, 1), state) for job, (state, _, _, _) in ledger.ends.items()),
-                tuple((j, n) for j, n in ledger.charged.items() if j not in ledger.ends),
+                tuple(x for x in ledger.charged.values() if x.job not in ledger.ends),
                 tuple(ledger.workers),
                 tuple(ledger.leases),
                 self._request + 1,

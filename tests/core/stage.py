@@ -87,6 +87,10 @@ class Stage:
     def assigned(self) -> list[tuple[str, Span, int]]:
         return [(e.worker, e.span, e.attempt) for e in of(do.Assign, self.new)]
 
+    def assigned_to(self, worker: str) -> int:
+        """First job of the newest lease that a worker got."""
+        return [e.span.first for e in of(do.Assign, self.all) if e.worker == worker][-1]
+
     def sent(self, kind: type[T]) -> list[T]:
         """Messages of this kind among the newest effects."""
         return [e.message for e in of(do.SendMessage, self.new) if isinstance(e.message, kind)]

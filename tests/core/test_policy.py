@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gridmap.core.messages import Held
-from gridmap.core.policy import Pace, Policy, fits
+from gridmap.core.policy import Pace, Policy, fits, likely_cause
+from gridmap.core.spec import JobSpec, RetryRule
 from gridmap.errors import Cause
 
 POLICY = Policy(num_resubmits=3, chunk_target_s=0.1, backoff_first_s=0.1, backoff_most_s=30)
@@ -17,25 +18,67 @@ def held(cpu: float, running: bool) -> Held:
 
 def test_backoff_doubles_up_to_its_bound() -> None:
     assert [POLICY.backoff_s(n) for n in (0, 1, 2, 3, 12, 10_000)] == [0.1, 0.1, 0.2, 0.4, 30, 30]
+    rule = RetryRule(backoff_s=5.0, backoff_most_s=12.0)
+    assert [POLICY.backoff_s(n, rule) for n in (1, 2, 3, 4)] == [5, 10, 12, 12]
+    assert POLICY.backoff_s(1, RetryRule(backoff_s=60.0)) == 60
+
+
+RULE = RetryRule()
+TWICE = RetryRule(times=2)
+ONLY_DEATHS = RetryRule(causes=("died",))
 
 
 @pytest.mark.parametrize(
-    ("cause", "charged", "rerunnable", "again"),
+    ("cause", "charged", "rule", "wish", "again"),
     [
-        (Cause.DIED, 1, True, True),
-        (Cause.DIED, 3, True, True),
-        (Cause.DIED, 4, True, False),
-        (Cause.DIED, 1, False, False),
-        (Cause.STALLED, 3, True, True),
-        (Cause.SILENT, 3, True, True),
-        (Cause.EXCEPTION, 1, True, False),
-        (Cause.UNPICKLABLE, 1, True, False),
+        (Cause.DIED, 1, RULE, None, True),
+        (Cause.DIED, 3, RULE, None, True),
+        (Cause.DIED, 4, RULE, None, False),
+        (Cause.STALLED, 3, RULE, None, True),
+        (Cause.SILENT, 3, RULE, None, True),
+        (Cause.MEMORY, 3, RULE, None, True),
+        (Cause.EXCEPTION, 1, RULE, None, False),
+        (Cause.UNPICKLABLE, 1, RULE, None, False),
+        (Cause.WALLTIME, 1, RULE, None, False),
+        (Cause.EXCEPTION, 3, RULE, True, True),
+        (Cause.EXCEPTION, 4, RULE, True, False),
+        (Cause.DIED, 1, RULE, False, False),
+        (Cause.DIED, 2, TWICE, None, True),
+        (Cause.DIED, 3, TWICE, None, False),
+        (Cause.DIED, 1, RetryRule(times=0), None, False),
+        (Cause.DIED, 1, ONLY_DEATHS, None, True),
+        (Cause.SILENT, 1, ONLY_DEATHS, None, False),
+        (Cause.WALLTIME, 1, RetryRule(causes=("walltime",)), None, True),
     ],
 )
 def test_who_gets_another_attempt(
-    cause: Cause, charged: int, rerunnable: bool, again: bool
+    cause: Cause, charged: int, rule: RetryRule, wish: bool | None, again: bool
 ) -> None:
-    assert POLICY.may_retry(cause, charged, rerunnable) is again
+    assert POLICY.may_retry(cause, charged, JobSpec("f", "c", retry=rule), wish) is again
+    once = JobSpec("f", "c", retry=rule, rerunnable=False)
+    assert not POLICY.may_retry(cause, charged, once, wish)
+
+
+@pytest.mark.parametrize(
+    ("cause", "rss", "limit", "age", "walltime", "likely"),
+    [
+        (Cause.DIED, 0, 0, 10, 0, Cause.DIED),
+        (Cause.DIED, 95, 100, 10, 0, Cause.MEMORY),
+        (Cause.SILENT, 95, 100, 10, 0, Cause.MEMORY),
+        (Cause.DIED, 80, 100, 10, 0, Cause.DIED),
+        (Cause.DIED, 95, 0, 10, 0, Cause.DIED),
+        (Cause.DIED, 0, 0, 60, 60, Cause.WALLTIME),
+        (Cause.DIED, 95, 100, 60, 60, Cause.WALLTIME),
+        (Cause.DIED, 0, 0, 59, 60, Cause.DIED),
+        (Cause.DIED, 0, 0, -float("inf"), 60, Cause.DIED),
+        (Cause.PREEMPTED, 95, 100, 60, 60, Cause.PREEMPTED),
+        (Cause.CANCELED, 95, 100, 60, 60, Cause.CANCELED),
+    ],
+)
+def test_what_a_lost_worker_probably_died_of(
+    cause: Cause, rss: int, limit: int, age: float, walltime: float, likely: Cause
+) -> None:
+    assert likely_cause(cause, rss, limit, age, walltime) is likely
 
 
 def test_a_job_that_works_or_waits_for_disk_is_not_idle() -> None:

@@ -86,7 +86,7 @@ def test_no_more_workers_are_asked_for_than_jobs_are_left() -> None:
 
 
 def test_what_was_charged_counts() -> None:
-    stage = resumed(2, policy=Policy(num_resubmits=3), charged=((0, 3),))
+    stage = resumed(2, policy=Policy(num_resubmits=3), charged=(ev.KnownCharge(0, 3),))
     stage.start("w")
     stage.result("w", 0, Outcome.DIED, attempt=FIRST)
     failure = of(do.DeliverFailure, stage.new)[0]
@@ -94,14 +94,14 @@ def test_what_was_charged_counts() -> None:
 
 
 def test_a_value_tells_the_attempts_of_both_monitors() -> None:
-    stage = resumed(1, charged=((0, 2),))
+    stage = resumed(1, charged=(ev.KnownCharge(0, 2),))
     stage.start("w")
     stage.result("w", 0, attempt=FIRST)
     assert of(do.Deliver, stage.new)[0].attempts == 3
 
 
 def test_a_job_that_was_charged_gets_no_company() -> None:
-    stage = resumed(64, charged=((40, 1),))
+    stage = resumed(64, charged=(ev.KnownCharge(40, 1),))
     stage.start("w")
     while not stage.d.ended:
         span = next(iter(stage.d.workers["w"].leases.values())).span
@@ -444,7 +444,8 @@ def finishes(stage: Stage, jobs: int) -> None:
         },
         {"workers": (worker("w", pool=7),), "leases": (lease("w", 0),)},
         {"leases": (lease("nobody", 0), lease("", 1))},
-        {"charged": ((-1, 3), (99, 3), (0, -5))},
+        {"charged": tuple(ev.KnownCharge(*x) for x in ((-1, 3), (99, 3), (0, -5)))},
+        {"charged": (ev.KnownCharge(0, 1, JobSpec("f", "c", 9)), ev.KnownCharge(9, 1, SPEC))},
         {"ended": ((Span(4, 9), J.COMPLETED), (Span(-3, 2), J.FAILED), (Span(1, 0), J.FAILED))},
         {"ended": ((Span(3, 9), J.COMPLETED), (Span(-1, 2), J.COMPLETED))},
         {"ended": ((Span(0, 2), J.COMPLETED), (Span(1, 1), J.COMPLETED))},

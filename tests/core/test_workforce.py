@@ -81,18 +81,22 @@ def test_waiting_in_the_queue_is_said_once_a_change() -> None:
     assert notes == ["0 workers up, 2 pending (queue is full)"]
 
 
-def test_what_somebody_deletes_is_submitted_again_no_more_often_than_num_resubmits() -> None:
-    stage = Stage(Limits(2, 1), jobs=2, policy=Policy(num_resubmits=1))
-    stage.submit("w", "v")
-    stage.polled(w=NativeState.DELETED)
-    stage.submit("u")
-    stage.polled(v=NativeState.DELETED)  # of the first wave
-    assert stage.d.pools[0].deletions == 1
-    stage.submit("t")
-    stage.polled(t=NativeState.DELETED, u=NativeState.DELETED)
+def test_what_somebody_deletes_stays_deleted() -> None:
+    stage = Stage(Limits(3, 1), jobs=3)
+    stage.start("w", "v", "u", capacity=1)
+    assert not of(do.SubmitWorkers, stage.polled(w=NativeState.DELETED) + stage.wait(10))
+    stage.result("v", stage.assigned_to("v"))
+    stage.said("v", m.Bye("", m.Departure.OUT_OF_TIME))
+    request = of(do.SubmitWorkers, stage.new)[0]
+    assert request.count == 1, "that one is replaced"
+    stage.tell(ev.WorkersSubmitted(request.request, ("t",)))
+    stage.polled(t=NativeState.DELETED)
+    assert not stage.d.ended
+    stage.tell(ev.WorkersPolled({"u": ev.NativeStatus(NativeState.DELETED, "deleted by ann")}))
     stage.wait(1)
-    assert not stage.d.pools[0].requested and stage.d.ended
-    assert of(do.DeliverEnd, stage.all)[0].cause is Cause.CANCELED
+    end = of(do.DeliverEnd, stage.all)[0]
+    assert end.cause is Cause.CANCELED and end.text.endswith("u: deleted by ann")
+    assert stage.d.ended and not of(do.SubmitWorkers, stage.wait(100))
 
 
 def test_a_deletion_that_the_worker_survived_to_say_goodbye_counts_too() -> None:
@@ -380,7 +384,8 @@ def test_a_suspended_worker_that_is_deleted_is_gone() -> None:
     stage.start("w")
     stage.polled(w=NativeState.SUSPENDED)
     stage.polled(w=NativeState.DELETED)
-    assert stage.d.workers["w"].state is W.GONE and stage.state(0) is J.REQUEUED
+    assert stage.d.workers["w"].state is W.GONE
+    assert of(do.DeliverEnd, stage.all)[0].cause is Cause.CANCELED
 
 
 def test_a_worker_that_is_suspended_before_its_first_word_starts_late() -> None:

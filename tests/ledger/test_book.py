@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from gridmap.core.events import KnownCharge
+from gridmap.core.messages import Held
 from gridmap.core.spec import JobSpec, Resources, Span
 from gridmap.core.states import JobState
 from gridmap.errors import Cause, LedgerError, LedgerInUse
@@ -47,7 +49,20 @@ def test_every_fact_is_read_as_it_was_written(tmp_path: Path) -> None:
     ledger = Book(tmp_path, HEADER)
     frames = [b"one", bytearray(b"two"), memoryview(b"three")]
     values = ValuesFact(Span(0, 3), 1, 2, "7.1", "host", [b"values"])
-    failure = FailureFact(4, Cause.DIED, 2, 3, "text", "7.1", "host", "/o", "/e", [b"x", b""])
+    failure = FailureFact(
+        4,
+        Cause.DIED,
+        2,
+        3,
+        "text",
+        "7.1",
+        "host",
+        "/o",
+        "/e",
+        1,
+        Held(4, 1, 0, 1, 4, 5, 0.5, True),
+        [b"x", b""],
+    )
     end = EndFact(Span(5, 5), JobState.SKIPPED, Cause.CANCELED, "stopped", False)
     lease = LeaseFact("7.1", "i1", Span(0, 4), 2)
     ledger.part(Span(0, 10), SPEC, frames)
@@ -76,7 +91,7 @@ def test_every_fact_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert facts.values == [values]
     assert facts.failures == [failure]
     assert facts.ends == [end]
-    assert facts.charged == {4: 2}
+    assert facts.charged == {4: KnownCharge(4, 2)}
 
 
 def test_it_is_private(tmp_path: Path) -> None:

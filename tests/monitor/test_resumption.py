@@ -40,7 +40,7 @@ def left(folder: Path, write: Callable[[Book], None], jobs: int = 4) -> Path:
 
 
 def failed(job: int) -> FailureFact:
-    return FailureFact(job, Cause.DIED, 2, 1, "", "7.1", "host", "", "", [b"x"])
+    return FailureFact(job, Cause.DIED, 2, 1, "", "7.1", "host", "", "", 0, None, [b"x"])
 
 
 class Found:
