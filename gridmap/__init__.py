@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from gridmap.errors import JobDied as JobDied
     from gridmap.errors import JobException as JobException
     from gridmap.errors import JobNeverStarted as JobNeverStarted
+    from gridmap.errors import JobOutOfMemory as JobOutOfMemory
+    from gridmap.errors import JobOutOfTime as JobOutOfTime
     from gridmap.errors import JobRefused as JobRefused
     from gridmap.errors import JobSilent as JobSilent
     from gridmap.errors import JobStalled as JobStalled
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from gridmap.job import grid_map as grid_map
     from gridmap.job import process_jobs as process_jobs
     from gridmap.job import submit as submit
+    from gridmap.retry import Retry as Retry
     from gridmap.run import Run as Run
 
 # Public name -> the module that has it. Kept equal to the imports above by tests/test_package.py.
@@ -73,6 +76,7 @@ _HOMES = {
         "gridmap.job",
     ),
     **dict.fromkeys(("RunInfo", "attach", "runs"), "gridmap.earlier"),
+    "Retry": "gridmap.retry",
     "Run": "gridmap.run",
     **dict.fromkeys(
         (
@@ -84,6 +88,8 @@ _HOMES = {
             "JobDied",
             "JobException",
             "JobNeverStarted",
+            "JobOutOfMemory",
+            "JobOutOfTime",
             "JobRefused",
             "JobSilent",
             "JobStalled",

@@ -10,6 +10,7 @@ from typing import Any
 
 from gridmap import data
 from gridmap.conf import Settings, settings
+from gridmap.core.spec import Resources
 from gridmap.engine import Engine
 from gridmap.errors import DRMAANotPresentException
 from gridmap.inline import run_inline
@@ -30,10 +31,7 @@ _said: set[str] = set()
 
 
 class Call:
-    """One call of a door, its options checked.
-
-    :param inline: one job after the other, in this process
-    """
+    """One call of a door, its options checked."""
 
     def __init__(
         self, options: Options, white_list: list[str], progress: Progress, completion_mail: bool
@@ -42,7 +40,6 @@ class Call:
         self.white_list = white_list
         self.progress = progress
         self.completion_mail = completion_mail
-        self.inline = options.backend == LOCAL and options.processes == 1 and options.reuse
 
     @classmethod
     def checked(
@@ -83,7 +80,7 @@ class Call:
     def map(self, job: Job, elements: Iterable[Any]) -> list[Any]:
         """Returns the values of a function's calls."""
         self.progress.jobs = _length(elements)
-        if self.inline:
+        if self._is_inline([job]):
             values = list(self._inline(as_jobs(job, elements)))
         else:
             engine = Engine(*self._laid_out(job, elements))
@@ -96,7 +93,7 @@ class Call:
     ) -> Iterator[Any]:
         """Returns an iterator over the values of a function's calls, which starts when read."""
         self.progress.jobs = _length(elements)
-        if self.inline:
+        if self._is_inline([job]):
             return self._to_the_end(job, self._inline(as_jobs(job, elements)))
         values = stream(*self._laid_out(job, elements), window, ordered, self.progress)
         return self._to_the_end(job, values)
@@ -108,7 +105,7 @@ class Call:
     def process(self, jobs: list[Job]) -> list[Any]:
         """Returns the values of jobs."""
         self.progress.jobs = len(jobs)
-        if self.inline:
+        if self._is_inline(jobs):
             return list(self._inline(self._noted(jobs)))
         return self.start(jobs).results()
 
@@ -122,6 +119,7 @@ class Call:
             self.options.reuse,
             [job.name for job in jobs],
             one_by_one=True,
+            num_resubmits=self.options.settings.num_resubmits,
         )
         options = self._with_cleanup(all(job.cleanup for job in jobs))
         watcher = JobWatcher(self._noted(jobs), self._mail_settings())
@@ -130,8 +128,15 @@ class Call:
             job.home_address = run.id
         return run
 
+    def _is_inline(self, jobs: list[Job]) -> bool:
+        """Returns whether jobs run one after the other in this process, which no limit may end."""
+        options = self.options
+        alone = options.backend == LOCAL and options.processes == 1 and options.reuse
+        return alone and not any(job.max_rss_bytes for job in jobs)
+
     def _inline(self, jobs: Iterable[Job]) -> Iterator[Any]:
-        return run_inline(jobs, self.options.on_error, self.progress)
+        resubmits = self.options.settings.num_resubmits
+        return run_inline(jobs, self.options.on_error, self.progress, resubmits)
 
     def _tell_completion(self, job: Job) -> None:
         if self.completion_mail:
@@ -149,9 +154,13 @@ class Call:
     def _laid_out(self, job: Job, elements: Iterable[Any]) -> tuple[Plan, Options, MapWatcher]:
         """Returns the plan of a map, and how to run and whom to tell of it."""
         wanted = job.resources_wanted(self.white_list)
-        segment = Segment(job.function, _context(job), wanted, elements)
         plan = Plan(
-            [segment], job.name, lambda number: f"call {number}", self.options.reuse, [job.name]
+            [_segment(job, wanted, elements)],
+            job.name,
+            lambda number: f"call {number}",
+            self.options.reuse,
+            [job.name],
+            num_resubmits=self.options.settings.num_resubmits,
         )
         watcher = MapWatcher(job, self._mail_settings())
         return plan, self._with_cleanup(job.cleanup), watcher
@@ -179,6 +188,8 @@ def _segments(jobs: list[Job], white_list: list[str]) -> Iterator[Segment]:
             and wanted == segment.resources
             and (job.working_dir, job.add_env) == (before.working_dir, before.add_env)
             and job.environment == before.environment
+            and (job.retry, job.retry_on) == (before.retry, before.retry_on)
+            and job.max_rss_bytes == before.max_rss_bytes
         )
         if same and segment is not None:
             assert isinstance(segment.elements, list)
@@ -186,14 +197,21 @@ def _segments(jobs: list[Job], white_list: list[str]) -> Iterator[Segment]:
         else:
             if segment is not None:
                 yield segment
-            segment = Segment(job.function, _context(job), wanted, [element])
+            segment = _segment(job, wanted, [element])
         before = job
     if segment is not None:
         yield segment
 
 
-def _context(job: Job) -> data.Context:
-    return data.Context(job.environment, job.working_dir, client_sys_path(), job.add_env)
+def _segment(job: Job, wanted: Resources, elements: Iterable[Any]) -> Segment:
+    """Returns jobs that differ from this one in their arguments."""
+    exceptions = data.pack_exceptions(job.retry_on) if job.retry_on else b""
+    context = data.Context(
+        job.environment, job.working_dir, client_sys_path(), job.add_env, exceptions
+    )
+    return Segment(
+        job.function, context, wanted, elements, job.retry, job.retry_on, job.max_rss_bytes
+    )
 
 
 def _length(elements: Iterable[Any]) -> int | None:

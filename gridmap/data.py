@@ -55,6 +55,7 @@ __all__ = [
     "pack_arguments",
     "pack_death",
     "pack_exception",
+    "pack_exceptions",
     "pack_function",
     "pack_text",
     "pickled_calls",
@@ -62,6 +63,7 @@ __all__ = [
     "split_frames",
     "unpack_death",
     "unpack_exception",
+    "unpack_exceptions",
     "unpack_function",
     "unpack_text",
     "unpack_values",
@@ -107,6 +109,24 @@ def unpack_function(frames: Sequence[Frame]) -> Callable[..., Any]:
     """Returns the function; raises whatever its unpickling raises."""
     function: Callable[..., Any] = unpickle(frames[0], frames[1:])
     return function
+
+
+def pack_exceptions(classes: tuple[type[BaseException], ...]) -> bytes:
+    """Packs classes of exceptions.
+
+    :raises PicklingError: names the one that cannot be pickled
+    """
+    try:
+        return bytes(pickle_one(classes).data)
+    except Exception as error:
+        names = ", ".join(each.__qualname__ for each in classes)
+        raise unpicklable(f"retry_on ({names})", classes, error) from error
+
+
+def unpack_exceptions(data: bytes) -> tuple[type[BaseException], ...]:
+    """Returns the classes; raises whatever their unpickling raises."""
+    classes: tuple[type[BaseException], ...] = unpickle(data, ())
+    return classes
 
 
 def pack_text(text: str) -> list[Frame]:
@@ -269,16 +289,18 @@ class Context:
     :param working_dir: "" leaves it as it is
     :param sys_path: the client's; searched first
     :param added: variables on top of `environment`, or of those of the node
+    :param retry_on: exceptions after which a job is tried again, packed
     """
 
     environment: dict[str, str] | None = None
     working_dir: str = ""
     sys_path: list[str] = field(default_factory=list)
     added: dict[str, str] = field(default_factory=dict)
+    retry_on: bytes = b""
 
     def encode(self) -> bytes:
         """Returns it as bytes; pickled, since file names need not be valid Unicode."""
-        parts = (self.environment, self.working_dir, self.sys_path, self.added)
+        parts = (self.environment, self.working_dir, self.sys_path, self.added, self.retry_on)
         return pickle.dumps(parts, protocol=5)
 
     @classmethod

@@ -96,7 +96,7 @@ def attach(
             durable=True,
         )
         plan = Plan([], header.name, "job {}".format, options.reuse, header.names,
-                    header.one_by_one, header.pools)  # fmt: skip
+                    header.one_by_one, pools=header.pools)  # fmt: skip
         jobs = _jobs(earlier)
         mails = config if header.backend != LOCAL and config.send_error_mail else None
         watcher = JobWatcher(jobs, mails) if header.one_by_one else MapWatcher(jobs[0], mails)

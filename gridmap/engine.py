@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gridmap import data, interrupts
 from gridmap.core.dispatcher import Dispatcher
 from gridmap.core.policy import Limits
+from gridmap.core.spec import Resources
 from gridmap.core.states import JobState
 from gridmap.errors import Cause, GridMapError, JobUnpicklable
 from gridmap.failures import exception_of_end, exception_of_failure
@@ -241,7 +242,7 @@ class Engine:
             watcher.ended(batch.first, batch.values, item.attempts, item.place)
             return batch
         if isinstance(item, Failure):
-            error = exception_of_failure(item, watcher.name(item.job))
+            error = exception_of_failure(item, watcher.name(item.job), self._asked(item.pool))
             watcher.failed(item.job, error, item.cause, item.attempts, item.place)
             return Batch(item.job, [Failed(error)], True)
         if isinstance(item, End):
@@ -254,6 +255,12 @@ class Engine:
             return Batch(item.span.first, failed, True)
         watcher.sampled(item)
         return Batch(item.job, [], False)
+
+    def _asked(self, pool: int) -> Resources:
+        """Returns what the workers of a pool had been asked for."""
+        pools = self._plan.pools
+        on_cluster = self.options.backend != LOCAL and pool < len(pools)
+        return pools[pool].resources if on_cluster else Resources()
 
     # --- the end ----------------------------------------------------------------------------------
 

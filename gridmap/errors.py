@@ -42,6 +42,10 @@ class JobException(GridMapError):
     :param exit_status: exit status of the process, when it exited
     :param signal: number of the signal that ended the process, when one did
     :param log_tail: the end of what the worker wrote
+    :param rss_bytes: memory that the job's processes used when last measured
+    :param peak_rss_bytes: the most that its process had, where that is known
+    :param cpu_fraction: processor time that they used shortly before the last measurement, in cores
+    :param suggestion: what to do about it
     """
 
     cause: Cause = Cause.DIED
@@ -58,6 +62,10 @@ class JobException(GridMapError):
         exit_status: int | None = None,
         signal: int | None = None,
         log_tail: str = "",
+        rss_bytes: int | None = None,
+        peak_rss_bytes: int | None = None,
+        cpu_fraction: float | None = None,
+        suggestion: str = "",
     ) -> None:
         super().__init__(message)
         if cause is not None:
@@ -69,6 +77,10 @@ class JobException(GridMapError):
         self.exit_status = exit_status
         self.signal = signal
         self.log_tail = log_tail
+        self.rss_bytes = rss_bytes
+        self.peak_rss_bytes = peak_rss_bytes
+        self.cpu_fraction = cpu_fraction
+        self.suggestion = suggestion
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (type(self), self.args, self.__dict__.copy()))
@@ -87,6 +99,18 @@ class JobDied(JobException):
     """The process that ran the job ended: by a signal, or by exiting."""
 
     cause = Cause.DIED
+
+
+class JobOutOfMemory(JobDied):
+    """The job, or the worker that ran it, was ended for want of memory."""
+
+    cause = Cause.MEMORY
+
+
+class JobOutOfTime(JobDied):
+    """The job was still running when its worker's time was over."""
+
+    cause = Cause.WALLTIME
 
 
 class JobStalled(JobException):
@@ -127,8 +151,8 @@ class JobUnpicklable(JobException):
 
 EXCEPTION_FOR_CAUSE: dict[Cause, type[JobException]] = {
     Cause.DIED: JobDied,
-    Cause.MEMORY: JobDied,
-    Cause.WALLTIME: JobDied,
+    Cause.MEMORY: JobOutOfMemory,
+    Cause.WALLTIME: JobOutOfTime,
     Cause.PREEMPTED: JobDied,
     Cause.SILENT: JobSilent,
     Cause.STALLED: JobStalled,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import os
 from collections.abc import Iterator
 
 from gridmap import data
 from gridmap.core.messages import Death, Outcome
+from gridmap.core.spec import Resources
 from gridmap.errors import (
     EXCEPTION_FOR_CAUSE,
     BackendError,
@@ -32,10 +35,10 @@ _WHAT = {
 
 _ADVICE = {
     Cause.STALLED: "a job that waits for long needs a higher MAX_IDLE_HEARTBEATS",
-    Cause.MEMORY: "ask for more memory (h_vmem, mem_free)",
-    Cause.WALLTIME: "ask for more time (h_rt)",
     Cause.SILENT: "see whether the host is up, or raise MAX_TIME_BETWEEN_HEARTBEATS",
 }
+LOG_TAIL_BYTES = 4096
+_ASKED = ("h_vmem", "mem_free", "h_rt")
 
 
 @contextlib.contextmanager
@@ -51,10 +54,19 @@ def advice() -> Iterator[None]:
         ) from error
 
 
-def exception_of_failure(failure: Failure, name: str) -> BaseException:
-    """Returns the job's own exception, or a JobException that tells how it died."""
-    if failure.outcome is Outcome.EXCEPTION:
+def exception_of_failure(failure: Failure, name: str, asked: Resources) -> BaseException:
+    """Returns the job's own exception, or a JobException that tells how it died.
+
+    :param asked: what its worker had been asked for
+    """
+    if failure.outcome in (Outcome.EXCEPTION, Outcome.RETRIABLE):
         return data.unpack_exception(failure.frames)
+    if failure.outcome is Outcome.NO_MEMORY:
+        error = data.unpack_exception(failure.frames)
+        _add_note(
+            error, f"job {failure.job} ({name}): {_suggestion(failure.cause, Death(), asked)}"
+        )
+        return error
     death = Death()
     text = failure.text
     if failure.outcome in (Outcome.UNPICKLABLE, Outcome.UNREADABLE):
@@ -62,13 +74,18 @@ def exception_of_failure(failure: Failure, name: str) -> BaseException:
     elif failure.frames:
         death = data.unpack_death(failure.frames)
         text = death.text or _how(death)
+    else:
+        death = _of_lost_worker(failure)
     where = f" on {failure.place.host}" if failure.place.host else ""
     tries = "attempt" if failure.attempts == 1 else "attempts"
+    suggestion = _suggestion(failure.cause, death, asked)
     message = f"job {failure.job} ({name}) {_WHAT.get(failure.cause, 'failed')}{where}"
     message += f" after {failure.attempts} {tries}"
     message += f": {text}" if text else ""
-    if failure.cause in _ADVICE:
-        message += f"; {_ADVICE[failure.cause]}"
+    if death.rss_bytes:
+        message += f"; last seen with {gigabytes(death.rss_bytes)} of memory"
+        message += f" and {death.cpu_fraction:.1f} processors at work"
+    message += f"; {suggestion}" if suggestion else ""
     if death.log_tail:
         message += f"\nThe worker's log ends:\n{death.log_tail}"
     return EXCEPTION_FOR_CAUSE.get(failure.cause, JobException)(
@@ -81,7 +98,64 @@ def exception_of_failure(failure: Failure, name: str) -> BaseException:
         exit_status=death.exit_status if death.exit_status >= 0 else None,
         signal=death.signal or None,
         log_tail=death.log_tail,
+        rss_bytes=death.rss_bytes or None,
+        peak_rss_bytes=death.peak_rss_bytes or None,
+        cpu_fraction=death.cpu_fraction if death.rss_bytes else None,
+        suggestion=suggestion,
     )
+
+
+def _of_lost_worker(failure: Failure) -> Death:
+    """Returns what its last heartbeat and its log say of a job whose worker said no more."""
+    place, last = failure.place, failure.last
+    tails = (_tail(log) for log in dict.fromkeys((place.log_stdout, place.log_stderr)))
+    death = Death(log_tail="\n".join(filter(None, tails))[-LOG_TAIL_BYTES:])
+    if last is None:
+        return death
+    return dataclasses.replace(
+        death,
+        rss_bytes=last.rss_bytes,
+        cpu_fraction=last.cpu_fraction,
+        limit_bytes=last.limit_bytes,
+    )
+
+
+def _tail(log: str) -> str:
+    """Returns the end of a worker's log; "" where it cannot be read here."""
+    with contextlib.suppress(OSError, ValueError), open(log, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL_BYTES))
+        return file.read().decode("utf-8", "replace").strip()
+    return ""
+
+
+def _suggestion(cause: Cause, death: Death, asked: Resources) -> str:
+    """Returns what to do about a death."""
+    if cause not in (Cause.MEMORY, Cause.WALLTIME):
+        return _ADVICE.get(cause, "")
+    if cause is Cause.WALLTIME:
+        now = f"asked for h_rt={asked.h_rt}: " if asked.h_rt else ""
+        return f"{now}ask for more time (h_rt), or let it grow by retry=gridmap.Retry(time=2)"
+    if death.limit == "max_rss":
+        return "raise max_rss, or let it grow by retry=gridmap.Retry(memory=2)"
+    wanted = ", ".join(f"{x}={value}" for x in _ASKED[:2] if (value := getattr(asked, x)))
+    allowed = f"allowed {gigabytes(death.limit_bytes)}, " if death.limit_bytes else ""
+    had = f"had {gigabytes(death.rss_bytes)}" if death.rss_bytes else "it was too little"
+    return (
+        f"{f'asked for {wanted}, ' if wanted else ''}{allowed}{had}: ask for more memory (h_vmem, "
+        "mem_free), or let it grow by retry=gridmap.Retry(memory=2)"
+    )
+
+
+def gigabytes(nbytes: int) -> str:
+    """Returns an amount of memory for people, in powers of 1024 as the schedulers count."""
+    if nbytes < 1 << 30:
+        return f"{nbytes / (1 << 20):.0f} MB"
+    return f"{nbytes / (1 << 30):.1f} GB"
+
+
+def _add_note(error: BaseException, note: str) -> None:
+    if hasattr(error, "add_note"):  # Python 3.11
+        error.add_note(note)
 
 
 def exception_of_end(end: End, job: int, name: str) -> GridMapError:

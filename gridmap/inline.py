@@ -14,11 +14,14 @@ from gridmap.report.progress import Progress
 from gridmap.work import Job
 
 
-def run_inline(jobs: Iterable[Job], on_error: str, progress: Progress) -> Iterator[Any]:
+def run_inline(
+    jobs: Iterable[Job], on_error: str, progress: Progress, num_resubmits: int
+) -> Iterator[Any]:
     """Runs jobs here, each when its value is asked for; notes in them what happened.
 
     :param on_error: "raise" stops at the first failure, "finish" raises it after the last job,
         "return" puts exceptions in the place of values
+    :param num_resubmits: how often a job is tried again that does not say
     """
     host = socket.gethostname()
     first: BaseException | None = None
@@ -28,7 +31,7 @@ def run_inline(jobs: Iterable[Job], on_error: str, progress: Progress) -> Iterat
         for job in jobs:
             job.host_name = host
             with _at_home(job):
-                error = _call(job)
+                error = _call(job, num_resubmits)
             completed, failed = completed + (error is None), failed + (error is not None)
             if error is None or on_error == "return":
                 yield job.ret
@@ -42,16 +45,25 @@ def run_inline(jobs: Iterable[Job], on_error: str, progress: Progress) -> Iterat
         raise first
 
 
-def _call(job: Job) -> Exception | None:
-    """Calls the function; returns what it raised."""
-    try:
-        job.ret = job.function(*job.args, **job.kwlist)
-    except Exception as error:
-        job.note_failure(error)
-        return error
-    finally:
-        job.timestamp = time.time()
-    return None
+def _call(job: Job, num_resubmits: int) -> Exception | None:
+    """Calls the function, again after an exception that is to be tried again; returns the last."""
+    retry = job.retry
+    times = num_resubmits if retry.times is None else retry.times
+    pause_s = retry.backoff_s
+    while True:
+        try:
+            job.ret = job.function(*job.args, **job.kwlist)
+        except Exception as error:
+            if job.num_resubmits >= times or not isinstance(error, job.retry_on):
+                job.note_failure(error)
+                return error
+        else:
+            return None
+        finally:
+            job.timestamp = time.time()
+        job.num_resubmits += 1
+        time.sleep(min(pause_s, max(retry.backoff_s, retry.backoff_most_s)))
+        pause_s *= 2
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gridmap import conf
 from gridmap.call import Call, checked_elements
 from gridmap.errors import DRMAANotPresentException, JobException
+from gridmap.retry import Retry
 from gridmap.run import Run
 from gridmap.work import Job, whole_number
 
@@ -69,6 +70,9 @@ def grid_map(
     on_error: str = "raise",
     reuse: bool = True,
     backend: str = "auto",
+    retry: Retry | int | None = None,
+    retry_on: type[BaseException] | Iterable[type[BaseException]] = (),
+    max_rss: str | int | None = None,
 ) -> list[Any]:
     """Returns `[f(x) for x in args_list]`, computed on the cluster.
 
@@ -98,7 +102,7 @@ def grid_map(
     job = Job(
         f, [], None, cleanup, mem_free, name, num_slots, queue, interpreting_shell, copy_env,
         add_env, project, validation_level, os_distribution, os_minor, par_env, gpu, h_vmem, h_rt,
-        resources,
+        resources, retry=retry, retry_on=retry_on, max_rss=max_rss,
     )  # fmt: skip
     call = Call.checked(
         temp_dir, white_list, quiet, max_processes, local, require_cluster, max_workers, on_error,

@@ -98,7 +98,16 @@ def launch_on_cluster(
         )
         write_connection(directory.path, connection)
         undo.pop_all()
-    limits = [Limits(max_workers, 1, walltime_s=pool.walltime_s or 0.0) for pool in plan.pools]
+    limits = [
+        Limits(
+            max_workers,
+            1,
+            walltime_s=pool.resources.walltime_s or 0.0,
+            more_memory=pool.more_memory,
+            more_time=pool.more_time,
+        )
+        for pool in plan.pools
+    ]
 
     def request(pool: int, count: int) -> SubmitRequest:
         runner = Path(__file__).with_name("runner.py")
@@ -107,7 +116,7 @@ def launch_on_cluster(
             name=plan.name,
             command=(sys.executable, str(runner), str(directory.path), str(pool)),
             count=count,
-            resources=plan.pools[pool],
+            resources=plan.pools[pool].resources,
             log_dir=str(directory.logs),
             working_dir=str(directory.path),
         )

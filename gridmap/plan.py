@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from gridmap import data
-from gridmap.core.spec import JobSpec, Resources
+from gridmap.core.spec import JobSpec, PoolSpec, Resources
+from gridmap.retry import Retry, ladder
 
 EAGER_BYTES = 64 << 20
 """So much is pickled before anything is started."""
@@ -24,15 +25,20 @@ EAGER_BYTES = 64 << 20
 
 @dataclass
 class Segment:
-    """Consecutive jobs of one function, one context and one Resources.
+    """Consecutive jobs that have all but their arguments in common.
 
     :param elements: as `data.pack_arguments` takes them, one for each job
+    :param retry_on: exceptions after which to try again
+    :param max_rss_bytes: a job that uses more memory is ended; 0: any
     """
 
     function: Callable[..., Any]
     context: data.Context
     resources: Resources
     elements: Iterable[Any]
+    retry: Retry = field(default_factory=Retry)
+    retry_on: tuple[type[BaseException], ...] = ()
+    max_rss_bytes: int = 0
 
 
 @dataclass
@@ -43,7 +49,8 @@ class Plan:
     :param describe: says which job a number is, for errors
     :param names: the jobs' names; for a map one, which the number of each call follows
     :param one_by_one: the jobs were made by hand
-    :param pools: the resources of each pool of workers; those of the segments when not given
+    :param num_resubmits: how often a job is tried again where it does not say
+    :param pools: what each pool of workers is asked for; what the segments want when not given
     """
 
     segments: list[Segment]
@@ -52,11 +59,17 @@ class Plan:
     reuse: bool = True
     names: list[str] = field(default_factory=list)
     one_by_one: bool = False
-    pools: list[Resources] = field(default_factory=list)
+    num_resubmits: int = 0
+    pools: list[PoolSpec] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self._wanted = list(dict.fromkeys((one.resources, one.retry) for one in self.segments))
         if not self.pools:
-            self.pools = list(dict.fromkeys(segment.resources for segment in self.segments))
+            self.pools = ladder(self._wanted, self.num_resubmits)
+
+    def pool_of(self, segment: Segment) -> int:
+        """Returns the number of the pool whose workers run these jobs first."""
+        return self._wanted.index((segment.resources, segment.retry))
 
 
 class Part(NamedTuple):
@@ -100,8 +113,10 @@ def parts(plan: Plan, one_pool: bool, max_items: int | Callable[[], int] = 4096)
         spec = JobSpec(
             function=known[1],
             context=contexts[id(segment.context)],
-            pool=0 if one_pool else plan.pools.index(segment.resources),
+            pool=0 if one_pool else plan.pool_of(segment),
             reuse=plan.reuse,
+            max_rss_bytes=segment.max_rss_bytes,
+            retry=segment.retry.rule(segment.retry_on),
         )
         start = number
 

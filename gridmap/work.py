@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from gridmap import conf
+from gridmap.backends.native import memory_bytes, native_specification, walltime_s
 from gridmap.core.spec import Resources
 from gridmap.errors import Cause
+from gridmap.retry import Retry, as_exceptions, as_retry
 
 
 class Job:
@@ -34,6 +36,11 @@ class Job:
     :param h_vmem: limit of virtual memory, "4G"
     :param h_rt: limit of run time, "01:00:00" or seconds
     :param resources: more of what `qsub -l` takes, ["name=value", ...]
+    :param retry: a `Retry`, or how often to try again when an attempt failed; NUM_RESUBMITS times
+        when not given
+    :param retry_on: exceptions of the function after which to try again, (OSError, ...)
+    :param max_rss: end the job, with cause "memory", when its processes together have more memory
+        than this, "2G" or bytes
     :raises TypeError: `f` cannot be called, or the arguments are none
     :raises ValueError: the scheduler would not understand one of the options
 
@@ -64,6 +71,10 @@ class Job:
         h_vmem: str | None = None,
         h_rt: str | int | None = None,
         resources: Sequence[str] | None = None,
+        *,
+        retry: Retry | int | None = None,
+        retry_on: type[BaseException] | Iterable[type[BaseException]] = (),
+        max_rss: str | int | None = None,
     ) -> None:
         if not callable(f):
             raise TypeError(f"a Job needs something to call, not {f!r}")
@@ -103,6 +114,9 @@ class Job:
         self.h_vmem = h_vmem
         self.h_rt = h_rt
         self.resources = list(resources or [])
+        self.retry = as_retry(retry)
+        self.retry_on = as_exceptions(retry_on)
+        self.max_rss_bytes = 0 if max_rss is None else memory_bytes("max_rss", max_rss)
         self.working_dir = os.getcwd()
         self.path = self.working_dir
         self.environment: dict[str, str] | None = dict(os.environ) if copy_env else None
@@ -153,8 +167,6 @@ class Job:
 
         :raises ValueError: it cannot be said in the scheduler's language
         """
-        from gridmap.backends.native import native_specification, walltime_s
-
         wanted = Resources(
             num_slots=self.num_slots,
             mem_free=self.mem_free or "",
@@ -173,13 +185,12 @@ class Job:
             extra=tuple(self.resources),
         )
         native_specification(wanted)
+        self.retry.more_memory(wanted)  # for its errors, too
         return wanted
 
     @property
     def native_specification(self) -> str:
         """The options for Grid Engine that say what the job needs."""
-        from gridmap.backends.native import native_specification
-
         return native_specification(self.resources_wanted(), use_mem_free=conf.USE_MEM_FREE)
 
     def __repr__(self) -> str:

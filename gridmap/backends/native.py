@@ -98,6 +98,36 @@ def walltime_s(h_rt: str | int | float | None) -> float | None:
     raise ValueError(f"h_rt is {h_rt!r}; it must be seconds or hours:minutes:seconds")
 
 
+_MEMORY = re.compile(r"(0[xX][0-9a-fA-F]+|\d+(?:\.\d*)?)([kKmMgGtT]?)", re.ASCII)
+_UNITS = {"": 1, "k": 1000, "K": 1 << 10, "m": 1000**2, "M": 1 << 20, "g": 1000**3, "G": 1 << 30,
+          "t": 1000**4, "T": 1 << 40}  # fmt: skip
+
+
+def memory_bytes(what: str, amount: str | int) -> int:
+    """Returns an amount of memory in bytes.
+
+    A letter multiplies: K, M, G, T by powers of 1024, k, m, g, t by powers of 1000.
+
+    :param what: its name, for the error
+    :raises ValueError: Grid Engine would refuse it, or it is nothing
+    Source: sge_types(1) "memory_specifier"
+    """
+    found = _MEMORY.fullmatch(str(amount).strip())
+    if isinstance(amount, bool) or found is None:
+        raise ValueError(f'{what} is {amount!r}; it must be an amount of memory, such as "4G"')
+    number, unit = found.groups()
+    count = int(number, 16) if number[:2] in ("0x", "0X") else float(number)
+    if not int(count * _UNITS[unit]):
+        raise ValueError(f"{what} is {amount!r}; it must be more than nothing")
+    return int(count * _UNITS[unit])
+
+
+def memory_text(nbytes: int) -> str:
+    """Returns an amount of memory in the words of Grid Engine, rounded up to whole MB."""
+    megabytes = -(-nbytes // (1 << 20))
+    return f"{megabytes >> 10}G" if megabytes % 1024 == 0 else f"{megabytes}M"
+
+
 def job_name(name: str, run_tag: str = "") -> str:
     """Returns a name that Grid Engine takes, and that ends in the run's tag."""
     text = re.sub(r"[^A-Za-z0-9_.+-]", "_", name)[:80] or "gridmap"

@@ -44,6 +44,19 @@ class Resources:
 
 
 @dataclass(frozen=True)
+class PoolSpec:
+    """What the workers of one pool are asked for.
+
+    :param more_memory: number of the pool for jobs of this one that need more memory; -1: none
+    :param more_time: the same for time
+    """
+
+    resources: Resources = Resources()
+    more_memory: int = -1
+    more_time: int = -1
+
+
+@dataclass(frozen=True)
 class RetryRule:
     """Whether, when and where a job that failed is tried again.
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from gridmap.core.events import KnownCharge
 from gridmap.core.messages import Held
-from gridmap.core.spec import JobSpec, Resources, Span
+from gridmap.core.spec import JobSpec, PoolSpec, Span
 from gridmap.core.states import JobState
 from gridmap.errors import Cause
 from gridmap.pickling import Frame
@@ -18,12 +18,9 @@ class Header:
     """What a run is; the first fact of its ledger.
 
     :param created_s: seconds since 1970
-    :param pools: resources of each pool of workers
     :param options: how the run was asked to behave, as its caller named it
     :param names: the jobs' names; one with a map, before the number of each call
     :param one_by_one: the jobs were made by hand, each with a name of its own
-    :param more_memory: for each pool, the one for jobs of it that need more memory, or -1
-    :param more_time: the same for time
     """
 
     run: str
@@ -32,12 +29,10 @@ class Header:
     gridmap: str
     python: str
     backend: str
-    pools: list[Resources]
+    pools: list[PoolSpec]
     options: dict[str, str | int | float | bool | None]
     names: list[str]
     one_by_one: bool = False
-    more_memory: list[int] = field(default_factory=list)
-    more_time: list[int] = field(default_factory=list)
 
 
 class PartFact(NamedTuple):

@@ -41,6 +41,7 @@ class Runner:
         self._values = data.ValuePacker()
         self._items: list[Item] = []
         self._frames: list[Frame] = []
+        self.retry_on: tuple[type[BaseException], ...] = ()
         self._since = time.monotonic()
         self._due = self._since + FLUSH_INTERVAL_S
 
@@ -140,8 +141,13 @@ class Runner:
             death = Death(exit_status=status, text=text, peak_rss_bytes=peak_rss_bytes())
             self._single(Outcome.DIED, data.pack_death(death))
         else:
-            self._single(Outcome.EXCEPTION, data.pack_exception(error))
+            self._single(self._outcome_of(error), data.pack_exception(error))
         error.__traceback__ = None  # its frames may hold large objects
+
+    def _outcome_of(self, error: BaseException) -> Outcome:
+        if isinstance(error, MemoryError):
+            return Outcome.NO_MEMORY
+        return Outcome.RETRIABLE if isinstance(error, self.retry_on) else Outcome.EXCEPTION
 
     def _single(self, outcome: Outcome, frames: list[Frame]) -> None:
         self._cut()

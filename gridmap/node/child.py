@@ -120,13 +120,13 @@ class Environment:
         self._contexts: dict[str, Context] = {}
         self._environments: dict[str, dict[bytes, bytes]] = {}
 
-    def enter(self, digest: str, place: str) -> None:
-        """Applies a context, where it differs from what is.
+    def enter(self, digest: str, place: str) -> Context:
+        """Applies a context, where it differs from what is, and returns it.
 
         :raises OSError: the working directory cannot be entered
         """
         if not digest:
-            return
+            return Context()
         context = self._contexts.get(digest)
         if context is None:
             context = Context.decode(data.split_frames(memoryview(map_blob(place)))[0])
@@ -142,6 +142,7 @@ class Environment:
                 sys.path[:] = wanted
                 importlib.invalidate_caches()
         self._change_folder(context.working_dir)
+        return context
 
     def _set_variables(self, digest: str, wanted: dict[str, str]) -> None:
         # comparing 100 variables one by one would cost more than a short lease
@@ -230,11 +231,13 @@ class Child:
         folder_error: OSError | None = None
         try:
             try:
-                self._environment.enter(order.context, order.context_place)
+                context = self._environment.enter(order.context, order.context_place)
             except OSError as error:
                 folder_error = error
                 raise
             function = self._load(order.function, order.function_place)
+            if context.retry_on:
+                runner.retry_on = data.unpack_exceptions(context.retry_on)
         except BaseException as error:
             if not self._fresh:  # an earlier job may have spoiled this process: try another one
                 return

@@ -32,6 +32,7 @@ GRID_MAP = (
     "os_minor=None gpu=0 h_vmem=None h_rt=None resources=None completion_mail=False "
     "require_cluster=False par_env=*"
 )
+OF_JOB = "retry=None retry_on=() max_rss=None"
 OURS = "max_workers=None on_error='raise' reuse=True backend='auto'"
 
 LOCAL = [{"max_processes": 1}, {"max_processes": 4}]
@@ -53,10 +54,10 @@ def signature(function: Any, kind: Any) -> str:
 @pytest.mark.parametrize(
     ("function", "positional", "keywords"),
     [
-        (Job.__init__, JOB, ""),
+        (Job.__init__, JOB, OF_JOB),
         (process_jobs, PROCESS_JOBS, OURS),
         (gridmap.submit, PROCESS_JOBS, OURS),
-        (grid_map, GRID_MAP, OURS),
+        (grid_map, GRID_MAP, f"{OURS} {OF_JOB}"),
     ],
 )
 def test_signatures_are_the_historic_ones(function: Any, positional: str, keywords: str) -> None:

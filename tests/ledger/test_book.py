@@ -15,7 +15,7 @@ import pytest
 
 from gridmap.core.events import KnownCharge
 from gridmap.core.messages import Held
-from gridmap.core.spec import JobSpec, Resources, Span
+from gridmap.core.spec import JobSpec, PoolSpec, Resources, Span
 from gridmap.core.states import JobState
 from gridmap.errors import Cause, LedgerError, LedgerInUse
 from gridmap.ledger import book
@@ -32,7 +32,7 @@ HEADER = Header(
     gridmap="1",
     python="3.11",
     backend="drmaa",
-    pools=[Resources(queue="all.q"), Resources(num_slots=2)],
+    pools=[PoolSpec(Resources(queue="all.q"), 1), PoolSpec(Resources(num_slots=2))],
     options={"on_error": "raise", "max_workers": 4},
     names=["job"],
 )

@@ -19,7 +19,7 @@ from gridmap.core import messages as m
 from gridmap.core.dispatcher import Dispatcher
 from gridmap.core.messages import Outcome
 from gridmap.core.policy import Limits, Policy
-from gridmap.core.spec import JobSpec, Resources, Span
+from gridmap.core.spec import JobSpec, PoolSpec, Span
 from gridmap.core.states import JobState
 from gridmap.errors import Cause
 from gridmap.ledger import book
@@ -30,7 +30,7 @@ from gridmap.monitor.recorder import Recorder
 from gridmap.monitor.sink import Sink
 
 DEADLINE_S = 10.0
-HEADER = Header("r1", "job", 1.5, "1", "3", "drmaa", [Resources()], {}, ["job"])
+HEADER = Header("r1", "job", 1.5, "1", "3", "drmaa", [PoolSpec()], {}, ["job"])
 TWICE = JobSpec("f", "c")
 ONCE = JobSpec("f", "c", rerunnable=False)
 

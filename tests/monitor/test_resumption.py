@@ -14,7 +14,7 @@ from gridmap import data
 from gridmap.core.dispatcher import Dispatcher
 from gridmap.core.events import KnownLease, KnownWorker, RunResumed
 from gridmap.core.policy import Limits, Policy
-from gridmap.core.spec import JobSpec, Resources, Span
+from gridmap.core.spec import JobSpec, PoolSpec, Span
 from gridmap.core.states import JobState
 from gridmap.errors import Cause
 from gridmap.ledger.book import Book
@@ -24,7 +24,7 @@ from gridmap.monitor.loop import Earlier, Monitor
 from gridmap.monitor.sink import Sink
 from gridmap.resume import Resumption
 
-HEADER = Header("r1", "job", 1.5, "1", "3", "drmaa", [Resources()], {}, ["job"])
+HEADER = Header("r1", "job", 1.5, "1", "3", "drmaa", [PoolSpec()], {}, ["job"])
 SPEC = JobSpec("f", "c")
 
 
