@@ -18,7 +18,9 @@ from gridmap.backends.drmaa_session import GONE_AFTER_S, SESSION, DrmaaSession
 from gridmap.backends.grid_engine import (
     QueuedTask,
     account_summary,
+    cause_of_account,
     fold,
+    parse_qacct,
     parse_qstat,
     queue_summary,
     state_of,
@@ -34,6 +36,8 @@ MOST_ARGUMENT_BYTES = 90_000
 MOST_POLLS = 32
 LONG_STRETCH = 50
 COMMAND_TIME_S = 5.0
+MOST_ACCOUNTING_S = 20.0
+"""Time that a run spends in all on asking the accounting what its workers died of."""
 LOG_TAIL_BYTES = 4_000
 
 
@@ -76,6 +80,7 @@ class DrmaaBackend:
         self._foreign: set[str] = set()
         self._missing_since: dict[str, float] = {}
         self._next_poll = 0
+        self._accounting_s = MOST_ACCOUNTING_S
         session.open()
         self._open = True
 
@@ -119,7 +124,31 @@ class DrmaaBackend:
             if answer[native_id].state is NativeState.FAILED:
                 text = f"deleted on GridMap's request; {answer[native_id].text}"
                 answer[native_id] = NativeStatus(NativeState.DELETED, text)
+        for native_id, status in answer.items():
+            if status.state is NativeState.FAILED and status.exit_status < 0:
+                answer[native_id] = self._explained(native_id, status)
         return answer
+
+    def _explained(self, native_id: str, status: NativeStatus) -> NativeStatus:
+        """Adds what the accounting says of a worker that did not exit by itself.
+
+        On a large cluster the accounting is a long file, so this may take so much time and no more.
+        """
+        if self._accounting_s <= 0:
+            return status
+        began = time.monotonic()
+        fields = parse_qacct(self._account(native_id))
+        self._accounting_s -= time.monotonic() - began
+        if not fields:
+            return status
+        text = f"{status.text}; Grid Engine's accounting: {account_summary(fields)}"
+        return status._replace(text=text, cause=cause_of_account(fields))
+
+    def _account(self, native_id: str) -> str:
+        """Returns what qacct prints of a worker; "" when it knows nothing yet."""
+        job, _, task = native_id.partition(".")
+        code, output = _run("qacct", "-j", job, *(("-t", task) if task else ()))
+        return output if code == 0 else ""
 
     def _status_of_foreign(self, ids: Iterable[str]) -> dict[str, NativeStatus]:
         """Asks qstat for workers that another session started: DRMAA does not know them.
@@ -187,7 +216,7 @@ class DrmaaBackend:
 
     def diagnose(self, native_id: str) -> str:
         """Returns what the session, the accounting, the queue and the worker's log say of it."""
-        job, _, task = native_id.partition(".")
+        job = native_id.partition(".")[0]
         told = []
         try:
             status = self.status([native_id]).get(native_id)
@@ -198,9 +227,9 @@ class DrmaaBackend:
         code, output = _run("qstat", "-j", job)
         if code == 0 and queue_summary(output):
             told.append(f"qstat -j {job}:\n{queue_summary(output)}")
-        code, output = _run("qacct", "-j", job, *(("-t", task) if task else ()))
-        if code == 0 and account_summary(output):
-            told.append(f"qacct: {account_summary(output)}")
+        summary = account_summary(parse_qacct(self._account(native_id)))
+        if summary:
+            told.append(f"qacct: {summary}")
         if job in self._log_dirs:
             told += map(_tail, worker_logs(self._log_dirs[job], native_id))
         return "\n".join(filter(None, told)) or "nothing is known of it"

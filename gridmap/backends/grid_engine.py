@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+from gridmap.backends.native import memory_bytes, walltime_s
 from gridmap.core.events import NativeState
+from gridmap.errors import Cause
 
 
 class QueuedTask(NamedTuple):
@@ -79,7 +81,7 @@ def fold(tasks: Iterable[int]) -> list[tuple[int, int]]:
 
 
 _ACCOUNT_FIELDS = (
-    *("hostname", "start_time", "end_time", "ru_wallclock", "cpu", "maxvmem"),
+    *("hostname", "start_time", "end_time", "ru_wallclock", "cpu", "maxvmem", "category"),
     *("failed", "exit_status", "deleted_by"),
 )
 
@@ -91,11 +93,42 @@ def parse_qacct(text: str) -> dict[str, str]:
     return {name: value.strip() for name, _, value in pairs if name}
 
 
-def account_summary(text: str) -> str:
-    """Returns what matters of `qacct -j` in one line for a human, or ""."""
-    fields = parse_qacct(text)
+def account_summary(fields: Mapping[str, str]) -> str:
+    """Returns what matters of an entry of the accounting in one line for a human, or ""."""
     told = (f"{name} {fields[name]}" for name in _ACCOUNT_FIELDS if fields.get(name))
     return ", ".join(re.sub(r"\s+", " ", item) for item in told)
+
+
+_LIMIT_ENFORCED = 37
+_REQUEST = re.compile(r"\b(h_rt|h_vmem)=([^,\s]+)")
+_AMOUNT = re.compile(r"([\d.]+)([KMGT]?)B?")
+
+
+def cause_of_account(fields: Mapping[str, str]) -> Cause | None:
+    """Returns the cause of a death that Grid Engine itself brought about; None for any other.
+
+    Its code for that, 37, stands for time and memory alike; the job's requests, which are in its
+    category, and what it used tell them apart.
+
+    Source: sge_status(5) "JOB EXIT STATUS"; tried on Son of Grid Engine 8.1.9
+    """
+    if fields.get("failed", "").split(" ")[0] != str(_LIMIT_ENFORCED):
+        return None
+    asked = dict(_REQUEST.findall(fields.get("category", "")))
+    try:
+        walltime = walltime_s(asked.get("h_rt"))
+        allowed = memory_bytes("h_vmem", asked["h_vmem"]) if "h_vmem" in asked else 0
+    except ValueError:
+        return Cause.WALLTIME
+    in_time = walltime is None or _amount(fields.get("ru_wallclock", "")) < walltime
+    had = _amount(fields.get("maxvmem", ""))
+    return Cause.MEMORY if in_time and allowed and had >= 0.9 * allowed else Cause.WALLTIME
+
+
+def _amount(text: str) -> float:
+    """Returns a number with a unit, "1.496MB" or "4s"; 0 when it is none."""
+    found = _AMOUNT.match(text)
+    return float(found[1]) * 1024.0 ** " KMGT".index(found[2] or " ") if found else 0.0
 
 
 _TELLING = ("error reason", "job_state", "hard resource_list", "hard_queue_list", "parallel env")

@@ -7,6 +7,7 @@ import pytest
 from gridmap.backends.grid_engine import (
     QueuedTask,
     account_summary,
+    cause_of_account,
     fold,
     parse_qacct,
     parse_qstat,
@@ -15,6 +16,7 @@ from gridmap.backends.grid_engine import (
     unfold,
 )
 from gridmap.core.events import NativeState
+from gridmap.errors import Cause
 
 QSTAT = """<?xml version='1.0'?>
 <job_info  xmlns:xsd="http://arc.liv.ac.uk/repos/darcs/sge/source/dist/util/resources/schemas/qstat/qstat.xsd">
@@ -130,7 +132,7 @@ def test_why_a_job_does_not_run():
 
 def test_why_a_job_failed():
     assert parse_qacct(QACCT)["failed"] == "27  : searching requested shell"
-    assert "failed 27 : searching requested shell" in account_summary(QACCT)
+    assert "failed 27 : searching requested shell" in account_summary(parse_qacct(QACCT))
 
 
 def test_the_last_entry_counts():
@@ -139,7 +141,7 @@ def test_the_last_entry_counts():
 
 
 def test_a_job_without_an_account():
-    assert account_summary("error: job id 99999 not found\n") == ""
+    assert account_summary(parse_qacct("error: job id 99999 not found\n")) == ""
 
 
 @pytest.mark.parametrize(
@@ -178,3 +180,31 @@ def test_a_job_without_an_account():
 )
 def test_what_the_letters_of_qstat_mean(letters, state):
     assert state_of(letters) is state
+
+
+@pytest.mark.parametrize(
+    ("fields", "cause"),
+    [
+        ({"failed": "37  : qmaster enforced h_rt, h_cpu, or h_vmem limit"}, Cause.WALLTIME),
+        ({"failed": "37  : x", "category": "-l h_rt=3", "ru_wallclock": "4s"}, Cause.WALLTIME),
+        (
+            {"failed": "37  : x", "category": "-l h_rt=60,h_vmem=1G", "ru_wallclock": "4s",
+             "maxvmem": "1010.5MB"},
+            Cause.MEMORY,
+        ),
+        (
+            {"failed": "37  : x", "category": "-l h_rt=0:0:3,h_vmem=1G", "ru_wallclock": "4s",
+             "maxvmem": "1.1GB"},
+            Cause.WALLTIME,
+        ),
+        ({"failed": "37  : x", "category": "-l h_vmem=1G", "maxvmem": "10MB"}, Cause.WALLTIME),
+        ({"failed": "37  : x", "category": "-l h_vmem=lots"}, Cause.WALLTIME),
+        ({"failed": "100 : assumedly after job", "category": "-l h_rt=3"}, None),
+        ({"failed": "0"}, None),
+        ({}, None),
+    ],
+)  # fmt: skip
+def test_the_accounting_tells_what_grid_engine_ended_for_want_of(
+    fields: dict[str, str], cause: Cause | None
+) -> None:
+    assert cause_of_account(fields) is cause
