@@ -1,0 +1,75 @@
+"""A user's program, to be run on a host of the lab: RESULTS_FILE WHAT OPTIONS (JSON).
+
+calls    calls that take some time and are counted in the file `calls`
+attach   takes over the only run that there is
+"""
+
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+import gridmap
+
+PLACE = os.getcwd()
+
+
+def make_call(seconds: float, behind: str = ""):
+    """Returns a function that notes its begin, works for so long, and squares its argument.
+
+    :param behind: path of a file that must be there before it returns
+    """
+    place = PLACE
+
+    def call(number):
+        with open(os.path.join(place, "calls"), "a") as file:
+            file.write(f"{number} {os.uname().nodename}\n")
+        end = time.monotonic() + seconds
+        while time.monotonic() < end or not (not behind or os.path.exists(behind)):
+            time.sleep(min(0.02, seconds))
+        return number * number
+
+    return call
+
+
+def plain(result):
+    """Returns a result in a form that JSON can carry."""
+    if not isinstance(result, BaseException):
+        return result
+    cause = str(getattr(result, "cause", "exception"))
+    return {"type": type(result).__name__, "cause": cause, "text": str(result)}
+
+
+def write(path, results):
+    temporary = Path(path + ".new")
+    temporary.write_text(json.dumps([plain(result) for result in results]))
+    temporary.replace(path)
+
+
+def run_calls(count=40, seconds=0.1, behind="", **options):
+    options.setdefault("on_error", "return")
+    return gridmap.grid_map(make_call(seconds, behind), range(count), **options)
+
+
+def attach():
+    run = None
+    while run is None:
+        (info,) = gridmap.runs()
+        run = gridmap.attach(info.id, on_error="return")
+    print("attached", info.id, "with", info.completed, "of", info.total, flush=True)
+    return run.results()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    path, what, options = sys.argv[1:]
+    do = {"calls": run_calls, "attach": attach}[what]
+    began = time.monotonic()
+    try:
+        results = do(**json.loads(options))
+    except gridmap.GridMapError as error:
+        results = [error]
+    print(f"took {time.monotonic() - began:.2f} s")
+    write(path, results)
