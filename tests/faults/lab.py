@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,6 @@ CELL = os.environ.get("SGE_CELL", "")
 STATE = Path(f"/var/tmp/gridmap-grid-engine-{CELL}")
 NODES = ("node1", "node2")
 SLOTS = 4  # on both nodes together
-DAEMONS = ("sge_execd", "sge_qmaster")
 END_S = 30.0
 
 SETTINGS = {
@@ -255,11 +255,11 @@ class Client:
         self._outer.wait(5)
 
 
-def calls(folder: Path) -> list[tuple[int, str]]:
-    """Returns (number, host) of each call that has begun."""
+def calls(folder: Path) -> list[tuple[int, str, float]]:
+    """Returns (number, host, what the clock said there) of each call that has begun."""
     path = folder / "calls"
     lines = path.read_text().splitlines() if path.exists() else []
-    return [(int(number), host) for number, _, host in (line.partition(" ") for line in lines)]
+    return [(int(n), host, float(at)) for n, host, at in (line.split() for line in lines)]
 
 
 class Lab:
@@ -284,6 +284,32 @@ class Lab:
         """Starts a client; see tests/faults/program.py for its options."""
         return Client(self, self.hosts[host], what, json.dumps(options), **(environment or {}))
 
+    def at_work(self, count: int, seconds: float = 0.1, **options: Any) -> Client:
+        """Starts a client; returns it when all workers are up and have work."""
+        client = self.start(count=count, seconds=seconds, **options)
+        client.until_begun(SLOTS + 2)
+        eventually(lambda: len(self.agents()) == SLOTS, what="all workers are up")
+        return client
+
+    def public_file(self, name: str, text: str, mode: int = 0o644) -> Path:
+        """Returns a new file that belongs to the unprivileged user."""
+        path = self.folder / name
+        path.write_text(text)
+        path.chmod(mode)
+        shutil.chown(path, USER)
+        return path
+
+    def interpreter(self, *lines: str) -> str:
+        """Returns a Python for workers: shell commands before the real one."""
+        text = "\n".join(["#!/bin/sh", *lines, f'exec {sys.executable} "$@"', ""])
+        return str(self.public_file("python", text, 0o755))
+
+    def public_folder(self, name: str) -> Path:
+        path = self.folder / name
+        path.mkdir()
+        shutil.chown(path, USER)
+        return path
+
     def attach(self, host: str = "head", environment: Any = None) -> Client:
         """Starts a client that takes over the only run that there is."""
         return Client(self, self.hosts[host], "attach", "{}", **(environment or {}))
@@ -293,7 +319,7 @@ class Lab:
         assert client.results(within_s) == [n * n for n in range(count)], client.printed()
 
     def calls_made_twice(self) -> int:
-        made = [number for number, _ in calls(self.folder)]
+        made = [number for number, *_ in calls(self.folder)]
         return len(made) - len(set(made))
 
     # --- the scheduler ----------------------------------------------------------------------------

@@ -16,18 +16,15 @@ import gridmap
 PLACE = os.getcwd()
 
 
-def make_call(seconds: float, behind: str = ""):
-    """Returns a function that notes its begin, works for so long, and squares its argument.
-
-    :param behind: path of a file that must be there before it returns
-    """
+def make_call(seconds: float):
+    """Returns a function that notes its begin, works for so long, and squares its argument."""
     place = PLACE
 
     def call(number):
         with open(os.path.join(place, "calls"), "a") as file:
-            file.write(f"{number} {os.uname().nodename}\n")
+            file.write(f"{number} {os.uname().nodename} {time.time():.1f}\n")
         end = time.monotonic() + seconds
-        while time.monotonic() < end or not (not behind or os.path.exists(behind)):
+        while time.monotonic() < end:
             time.sleep(min(0.02, seconds))
         return number * number
 
@@ -48,16 +45,26 @@ def write(path, results):
     temporary.replace(path)
 
 
-def run_calls(count=40, seconds=0.1, behind="", **options):
+def run_calls(count, seconds, carried_bytes=0, interpreter="", **options):
+    """Squares numbers, slowly.
+
+    :param carried_bytes: size of what the function carries, and of what it returns beside
+    :param interpreter: the Python for the workers
+    """
     options.setdefault("on_error", "return")
-    return gridmap.grid_map(make_call(seconds, behind), range(count), **options)
+    if interpreter:
+        sys.executable = interpreter
+    call = make_call(seconds)
+    if not carried_bytes:
+        return gridmap.grid_map(call, range(count), **options)
+    carried = bytearray(os.urandom(carried_bytes))
+    results = gridmap.grid_map(lambda n: (call(n), carried), range(count), **options)
+    return [r[0] if isinstance(r, tuple) and r[1] == carried else r for r in results]
 
 
 def attach():
-    run = None
-    while run is None:
-        (info,) = gridmap.runs()
-        run = gridmap.attach(info.id, on_error="return")
+    (info,) = gridmap.runs()
+    run = gridmap.attach(info.id, on_error="return")
     print("attached", info.id, "with", info.completed, "of", info.total, flush=True)
     return run.results()
 
