@@ -43,6 +43,7 @@ def lab(hosts: dict[str, Host], request: pytest.FixtureRequest) -> Iterator[Lab]
     finally:
         one.undo.close()
         _mend(one)
+        if request.node.stash.get("bad", True): print(*[f"--- {p.name}\n{p.read_text()}" for p in sorted(folder.glob("*")) if p.is_file() and p.suffix != ".new"], sep="\n")
         shutil.rmtree(folder, ignore_errors=True)
 
 
