@@ -287,7 +287,7 @@ class Lab:
     def at_work(self, count: int, seconds: float = 0.1, **options: Any) -> Client:
         """Starts a client; returns it when all workers are up and have work."""
         client = self.start(count=count, seconds=seconds, **options)
-        client.until_begun(SLOTS + 2)
+        client.until_begun(SLOTS)
         eventually(lambda: len(self.agents()) == SLOTS, what="all workers are up")
         return client
 
@@ -345,10 +345,12 @@ class Lab:
         eventually(lambda: not self.processes(), within_s, f"no process of {self.processes()}")
         if queue:
             eventually(lambda: not self.queued(), within_s, f"nothing queued of {self.queued()}")
-        for host in self.hosts.values():
-            for place in ("/dev/shm", str(STATE / "tmp")):
-                left = [path.name for path in host.root(place).iterdir()]
-                assert not left, f"left in {place} of {host.name}: {left}"
+        eventually(lambda: not self.files(), 10, f"no file is left of {self.files()}")
+
+    def files(self) -> list[str]:
+        """Returns the temporary files of jobs."""
+        places = ("/dev/shm", str(STATE / "tmp"))
+        return [str(p) for h in self.hosts.values() for at in places for p in h.root(at).iterdir()]
 
     def runs_left(self) -> list[str]:
         return sorted(str(p.relative_to(self.runs)) for p in self.runs.rglob("*"))

@@ -111,7 +111,7 @@ def _on_a_small_disk(lab: Lab):
     shutil.chown(lab.runs, USER)
     lab.runs.chmod(0o700)
     lab.undo.callback(shutil.rmtree, lab.runs)
-    client = lab.at_work(COUNT)
+    client = lab.at_work(COUNT, carried_bytes=50_000)
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as file:
         try:
@@ -154,7 +154,7 @@ def test_client_host_lost(lab: Lab, stopwatch: Stopwatch) -> None:
     bound_s=5,
 )
 def test_interrupted_twice(lab: Lab, stopwatch: Stopwatch) -> None:
-    client = lab.at_work(COUNT, seconds=5)
+    client = lab.at_work(COUNT, seconds=1)
     stopwatch.start()
     client.signal(signal.SIGINT)
     time.sleep(0.05)

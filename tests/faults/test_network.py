@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
-from pathlib import Path
+from collections.abc import Callable
 
 from tests.faults import bad_link, offload
-from tests.faults.lab import CELL, Host, Lab, broken, eventually, ip
+from tests.faults.lab import CELL, Host, Lab, broken, ip
 from tests.rows import Stopwatch, row
 
 COUNT = 60
 
 
-def _spoil(lab: Lab, host: Host, loss: float, delay_s: float) -> None:
-    """Puts a bad link between a host and the others, until the test ends."""
-    switch = f"{CELL}-switch"
+def spoil(lab: Lab, host: Host, loss: float, delay_s: float) -> Callable[[], None]:
+    """Puts a bad link between a host and the others; returns what takes it away."""
+    switch, undo = f"{CELL}-switch", contextlib.ExitStack()
+    lab.undo.push(undo)
     for one in lab.hosts.values():
         one.run(sys.executable, offload.__file__, "eth0", "0")
-        lab.undo.callback(one.run, sys.executable, offload.__file__, "eth0", "1")
     ip("-n", switch, "link", "add", "near", "type", "veth", "peer", "name", "far")
-    lab.undo.callback(ip, "-n", switch, "link", "del", "near")
+    undo.callback(ip, "-n", switch, "link", "del", "near")
     for name in ("near", "far"):
         ip("-n", switch, "link", "set", name, "up")
     ip("-n", switch, "link", "set", f"to-{host.name}", "nomaster")
-    lab.undo.callback(ip, "-n", switch, "link", "set", f"to-{host.name}", "master", "br0")
+    undo.callback(ip, "-n", switch, "link", "set", f"to-{host.name}", "master", "br0")
     ip("-n", switch, "link", "set", "far", "master", "br0")
     arguments = [f"to-{host.name}", "near", str(loss), str(delay_s)]
-    carrier = subprocess.Popen(
-        ["ip", "netns", "exec", switch, sys.executable, bad_link.__file__, *arguments],
-        stdout=subprocess.PIPE,
+    carrier = undo.enter_context(
+        subprocess.Popen(
+            ["ip", "netns", "exec", switch, sys.executable, bad_link.__file__, *arguments],
+            stdout=subprocess.PIPE,
+        )
     )
-    lab.undo.callback(carrier.wait, 5)
-    lab.undo.callback(carrier.kill)
-    assert carrier.stdout is not None
-    lab.undo.callback(carrier.stdout.close)
-    assert carrier.stdout.readline() == b"carrying\n"
+    undo.callback(carrier.kill)
+    assert carrier.stdout is not None and carrier.stdout.readline() == b"carrying\n"
+    return undo.close
 
 
 @row(
@@ -47,7 +48,7 @@ def _spoil(lab: Lab, host: Host, loss: float, delay_s: float) -> None:
     speed="slow",
 )
 def test_packets_lost_and_late(lab: Lab, stopwatch: Stopwatch) -> None:
-    _spoil(lab, lab.node1, loss=0.05, delay_s=0.04)
+    spoil(lab, lab.node1, loss=0.05, delay_s=0.04)
     stopwatch.start()
     client = lab.at_work(3 * COUNT, environment={"MAX_TIME_BETWEEN_HEARTBEATS": "15"})
     lab.squares(client, 3 * COUNT, 60)
@@ -60,7 +61,7 @@ def test_packets_lost_and_late(lab: Lab, stopwatch: Stopwatch) -> None:
     fault="the client is cut off from all nodes for a minute",
     where="network",
     expected="no value lost, none delivered twice; what had been given up may be computed twice",
-    bound_s=100,
+    bound_s=130,
     speed="slow",
 )
 def test_partition(lab: Lab, stopwatch: Stopwatch) -> None:
@@ -78,7 +79,7 @@ def test_partition(lab: Lab, stopwatch: Stopwatch) -> None:
     fault="the client is cut off from all nodes for a minute, less than silence is tolerated",
     where="network",
     expected="no value lost, none computed twice",
-    bound_s=100,
+    bound_s=130,
     speed="slow",
 )
 def test_partition_that_is_waited_for(lab: Lab, stopwatch: Stopwatch) -> None:
