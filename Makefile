@@ -7,13 +7,15 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 MADE   := $(VENV)/.made-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 SAY     = @printf '\n=== %s\n'
 
-.PHONY: help demo test lint unit cluster clean
+.PHONY: help demo test lint unit cluster faults chaos clean
 help:
 	@echo 'make demo     installs GridMap in $(VENV) and counts words with it, on this machine'
 	@echo 'make test     checks and tests everything; says what it skipped'
 	@echo 'make lint     ruff, mypy, lint-imports'
 	@echo 'make unit     the tests that need no cluster'
 	@echo 'make cluster  the tests on a real Grid Engine (Debian, root)'
+	@echo 'make faults   the fault matrix: breaks things on one and on three hosts (Debian, root; 35 min)'
+	@echo 'make chaos    random faults on three hosts: SEED=1 CHAOS_S=600 CHAOS_CALLS=20000'
 	@echo 'make clean    removes what these made'
 
 demo: $(VENV)/.installed
@@ -34,10 +36,28 @@ lint: $(VENV)/.installed-lint
 	done; exit $$status
 
 unit: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -rs -n 2 -m 'not cluster' --ignore=tests/cluster
+	$(BIN)/python -m pytest -q -rs -n 2 -m 'not cluster' --ignore=tests/cluster --ignore=tests/faults
 
 cluster: $(VENV)/.installed-test
-	PYTHON=$(abspath $(BIN))/python tools/cluster_tests
+	tools/cluster_tests
+	tools/fault_tests -m 'not slow'
+
+# Each part runs, whatever the one before has come to; what they measured is in docs/faults.json then.
+RECORD := $(VENV)/faults.record
+faults: $(VENV)/.installed-test
+	@rm -f $(RECORD)
+	@FAULTS_RECORD=$(abspath $(RECORD)) CHAOS_SEED=$(SEED) PYTHON=$(abspath $(BIN))/python tools/summary \
+	    'one host' "tools/cluster_tests -m fault" \
+	    'three hosts' "tools/fault_tests -k 'not chaos'" \
+	    chaos '$(MAKE) --no-print-directory chaos' \
+	    table 'tools/fault_table --record $(RECORD) && tools/fault_table --print'
+
+SEED ?= 1
+chaos: export CHAOS_SEED := $(SEED)
+chaos: export CHAOS_S ?= 600
+chaos: export CHAOS_CALLS ?= 20000
+chaos:
+	tools/fault_tests -s -k chaos
 
 $(MADE):
 	$(SAY) 'a Python of its own in $(VENV)'

@@ -71,10 +71,9 @@ def record(item: pytest.Item, seconds: float, error: BaseException | None) -> No
     place = os.environ.get("FAULTS_RECORD")
     if not place:
         return
+    outcome = "red" if error else "green"
     if isinstance(error, pytest.skip.Exception):
         outcome = "skipped"
-    else:
-        outcome = "red" if error else "green"
     test = item.nodeid.partition("[")[0]
     line = {"test": test, "seconds": round(seconds, 1), "outcome": outcome}
     with open(place, "a") as file:

@@ -3,6 +3,7 @@
 Carries frames between two interfaces of its network namespace. Not every kernel can do that itself.
 """
 
+import contextlib
 import heapq
 import itertools
 import random
@@ -33,10 +34,8 @@ def main(one, another, loss, delay_s):
                 heapq.heappush(waiting, (due, next(number), other[end], frame))
         while waiting and waiting[0][0] <= time.monotonic():
             _, _, end, frame = heapq.heappop(waiting)
-            try:
+            with contextlib.suppress(OSError):  # it is lost
                 end.send(frame)
-            except OSError:
-                pass  # it is lost
 
 
 if __name__ == "__main__":

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.faults.lab import STATE, TOOL, USER, Host, Lab, eventually, tool
+from tests.faults.lab import NODES, TOOL, USER, Host, Lab, eventually, tool
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -18,6 +19,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.cluster)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Shows what clients said where a test has failed."""
+    outcome = yield
+    report = outcome.get_result()
+    lab = getattr(item, "funcargs", {}).get("lab")
+    if report.when == "call" and report.failed and lab is not None:
+        for path in sorted(lab.folder.glob("output.*")):
+            report.sections.append((path.name, path.read_text(errors="replace")[-8000:]))
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +55,6 @@ def lab(hosts: dict[str, Host], request: pytest.FixtureRequest) -> Iterator[Lab]
     finally:
         one.undo.close()
         _mend(one)
-        if request.node.stash.get("bad", True): print(*[f"--- {p.name}\n{p.read_text()}" for p in sorted(folder.glob("*")) if p.is_file() and p.suffix != ".new"], sep="\n")
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -54,16 +65,16 @@ def _mend(lab: Lab) -> None:
     if lab.queued():
         lab.sge("qdel", "-u", USER, check=False)
         eventually(lambda: not lab.processes(), 10, "the user's processes end")
-        for _ in range(100):
-            if not lab.queued():
-                break
-            lab.sge("sleep", "0.1")
-        else:
+        deadline = time.monotonic() + 10
+        while lab.queued() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if lab.queued():
             lab.sge("qdel", "-f", "-u", USER, check=False)
-    for host in lab.hosts.values():
-        for place in ("/dev/shm", str(STATE / "tmp")):
-            for path in host.root(place).iterdir():
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
-    open_queues = lab.sge("qstat", "-f", "-q", "all.q")
-    if sum(line.startswith("all.q@") and len(line.split()) == 5 for line in open_queues.splitlines()) < 2:
+    for path in lab.files():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    queues = [line.split() for line in lab.sge("qstat", "-f", "-q", "all.q").splitlines()]
+    if sum(len(line) == 5 and line[0].startswith("all.q@") for line in queues) < len(NODES):
         tool("engine", "head", "hello")

@@ -92,7 +92,11 @@ class Host:
 
     def processes(self) -> list[psutil.Process]:
         """Returns the processes of the jobs' user here, without dead ones."""
-        found, here = [], os.stat(f"/proc/{self.pid}/ns/pid").st_ino
+        found: list[psutil.Process] = []
+        try:
+            here = os.stat(f"/proc/{self.pid}/ns/pid").st_ino
+        except OSError:
+            return found  # it has no power
         uid = pwd.getpwnam(USER).pw_uid
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
@@ -347,10 +351,10 @@ class Lab:
             eventually(lambda: not self.queued(), within_s, f"nothing queued of {self.queued()}")
         eventually(lambda: not self.files(), 10, f"no file is left of {self.files()}")
 
-    def files(self) -> list[str]:
+    def files(self) -> list[Path]:
         """Returns the temporary files of jobs."""
         places = ("/dev/shm", str(STATE / "tmp"))
-        return [str(p) for h in self.hosts.values() for at in places for p in h.root(at).iterdir()]
+        return [p for h in self.hosts.values() for at in places for p in h.root(at).iterdir()]
 
     def runs_left(self) -> list[str]:
         return sorted(str(p.relative_to(self.runs)) for p in self.runs.rglob("*"))

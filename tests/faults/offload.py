@@ -1,4 +1,7 @@
-"""Lets the kernel compute checksums itself, for packets that user space carries: offload.py INTERFACE"""
+"""Says who computes the checksums of an interface's packets: offload.py INTERFACE 0|1
+
+0: the kernel, at once. Packets that user space carries need that.
+"""
 
 import ctypes
 import fcntl

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import time
 
-from tests.faults.lab import SLOTS, STATE, USER, Lab, broken, calls, eventually
+from tests.faults.lab import STATE, USER, Lab, broken, calls, eventually
 from tests.rows import Stopwatch, row
 
 COUNT = 60

@@ -96,7 +96,7 @@ def test_link_down_and_up(lab: Lab, stopwatch: Stopwatch) -> None:
 @row(
     fault="its host's link goes down for good",
     where="node",
-    expected="its calls are made elsewhere; every value; its workers leave when their grace (5 s) is over",
+    expected="its calls are made elsewhere; every value; its workers leave after their grace (5 s)",
     bound_s=40,
     speed="slow",
 )

@@ -139,18 +139,19 @@ def test_queue_disabled(lab: Lab, stopwatch: Stopwatch) -> None:
 
 
 @row(
-    fault="the queue is disabled during the run, and all workers deleted",
+    fault="the queue is disabled during the run, and all agents killed",
     where="scheduler",
     expected="new ones wait until it is enabled (3 s); every value",
     bound_s=30,
     speed="slow",
 )
-def test_queue_disabled_and_workers_deleted(lab: Lab, stopwatch: Stopwatch) -> None:
+def test_queue_disabled_and_agents_killed(lab: Lab, stopwatch: Stopwatch) -> None:
     client = lab.at_work(COUNT)
     with broken(lab, lambda: lab.sge("qmod", "-e", "all.q")):
         lab.sge("qmod", "-d", "all.q")
         stopwatch.start()
-        lab.sge("qdel", *{task.native_id.partition(".")[0] for task in lab.queued()})
+        for agent in lab.agents():
+            agent.kill()
         time.sleep(3)
     lab.squares(client, COUNT, 40)
     stopwatch.stop()
