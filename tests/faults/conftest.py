@@ -60,6 +60,12 @@ def lab(hosts: dict[str, Host], request: pytest.FixtureRequest) -> Iterator[Lab]
 
 def _mend(lab: Lab) -> None:
     """Ends what is left; fails where the hosts cannot be put in order."""
+    for host in lab.hosts.values():
+        if not host.powered:
+            host.boot()
+        daemon = "qmaster" if host.name == "head" else "execd"
+        if not host.daemons(daemon):
+            host.start_daemon(daemon)
     for process in lab.processes():
         process.kill()
     if lab.queued():

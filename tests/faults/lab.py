@@ -93,16 +93,12 @@ class Host:
     def processes(self) -> list[psutil.Process]:
         """Returns the processes of the jobs' user here, without dead ones."""
         found: list[psutil.Process] = []
-        try:
-            here = os.stat(f"/proc/{self.pid}/ns/pid").st_ino
-        except OSError:
-            return found  # it has no power
         uid = pwd.getpwnam(USER).pw_uid
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
                 if process.uids().real != uid or process.status() == psutil.STATUS_ZOMBIE:
                     continue
-                if os.stat(f"/proc/{process.pid}/ns/pid").st_ino == here:
+                if self._is_here(process):
                     found.append(process)
         return found
 
@@ -116,15 +112,26 @@ class Host:
                     found.append(process)
         return found
 
-    def daemon(self, name: str) -> int:
-        """Returns the pid of sge_execd or sge_qmaster."""
-        here = os.stat(f"/proc/{self.pid}/ns/pid").st_ino
+    def daemons(self, name: str) -> list[int]:
+        """Returns the pids of sge_execd or sge_qmaster; there should be one."""
+        found = []
         for process in psutil.process_iter(["name"]):
             with contextlib.suppress(psutil.Error, OSError):
-                inode = os.stat(f"/proc/{process.pid}/ns/pid").st_ino
-                if process.info["name"] == f"sge_{name}" and inode == here:
-                    return process.pid
-        raise AssertionError(f"no {name} on {self.name}")
+                if process.info["name"] == f"sge_{name}" and self._is_here(process):
+                    found.append(process.pid)
+        return found
+
+    def daemon(self, name: str) -> int:
+        found = self.daemons(name)
+        assert found, f"no {name} on {self.name}"
+        return found[0]
+
+    def _is_here(self, process: psutil.Process) -> bool:
+        return os.path.samefile(f"/proc/{process.pid}/ns/pid", f"/proc/{self.pid}/ns/pid")
+
+    @property
+    def powered(self) -> bool:
+        return not _dead(self.pid)
 
     def kill_daemon(self, name: str) -> None:
         """Ends a daemon as a crash does; what it started lives on."""
