@@ -7,12 +7,13 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 MADE   := $(VENV)/.made-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 SAY     = @printf '\n=== %s\n'
 
-.PHONY: help demo test lint unit cluster clean
+.PHONY: help demo test lint unit simulate cluster clean
 help:
 	@echo 'make demo     installs GridMap in $(VENV) and counts words with it, on this machine'
 	@echo 'make test     checks and tests everything; says what it skipped'
 	@echo 'make lint     ruff, mypy, lint-imports'
 	@echo 'make unit     the tests that need no cluster'
+	@echo 'make simulate 20,000 random histories of a cluster, without one'
 	@echo 'make cluster  the tests on a real Grid Engine (Debian, root)'
 	@echo 'make clean    removes what these made'
 
@@ -35,6 +36,9 @@ lint: $(VENV)/.installed-lint
 
 unit: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -rs -n 2 -m 'not cluster' --ignore=tests/cluster
+
+simulate: $(VENV)/.installed-test
+	GRIDMAP_HISTORIES=20000 $(BIN)/python -m pytest -q -n 2 tests/core/test_simulation.py
 
 cluster: $(VENV)/.installed-test
 	PYTHON=$(abspath $(BIN))/python tools/cluster_tests

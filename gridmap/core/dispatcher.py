@@ -137,9 +137,13 @@ class Dispatcher:
         """After every event: what has become due, possible or unnecessary."""
         for pool in self.pools:
             self._leasing.wake(pool, now)
+            pool.reconsider_at = math.inf
             if pool.hungry or pool.starving:
                 self._feed(pool, now)
         self._force.keep_time(now, self._input_ended)
+        for pool in self.pools:  # what a worker had that was given up just now
+            if pool.starving and pool.queue.first() is not None:
+                self._feed(pool, now)
         if self._input_ended and self.jobs.unfinished == 0:
             self._finish()
 

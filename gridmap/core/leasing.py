@@ -66,7 +66,6 @@ class Leasing:
         """Leases waiting jobs to workers that have room, in turn; returns those that got none."""
         idle = []
         passed: dict[str, None] = {}
-        pool.reconsider_at = math.inf
         while pool.hungry or (pool.starving and pool.queue.first() is not None):
             starved = pool.starving and pool.queue.first() is not None  # theirs is the first turn
             worker_id, _ = (pool.starving if starved else pool.hungry).popitem(last=False)
@@ -220,9 +219,8 @@ class Leasing:
         """A worker has nothing to do: take back what another has not started."""
         for donor_id in list(itertools.islice(pool.loaded, DONORS_LOOKED_AT)):
             donor = pool.workers[donor_id]
-            spare = itertools.islice(
-                reversed(donor.leases.values()), len(donor.leases) - donor.children
-            )
+            most = max(0, len(donor.leases) - donor.children)  # it may have more of them by now
+            spare = itertools.islice(reversed(donor.leases.values()), most)
             lease = next((x for x in spare if not x.recalled), None)
             if lease is not None:
                 lease.recalled = True

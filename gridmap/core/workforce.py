@@ -222,12 +222,19 @@ class Workforce:
             return
         pool, count = asked
         pool.submit_failures, pool.submit_failing_since = 0, math.inf
-        if self.closing or pool.unfinished == 0:
-            self._emit(CancelWorkers(event.workers))
-            return
+        wanted = not self.closing and pool.unfinished > 0
+        strangers = []
         for worker_id in event.workers:
-            worker = self.workers.get(worker_id) or self._enlist(worker_id, pool.number)
+            worker = self.workers.get(worker_id)
+            if worker is None and not wanted:
+                strangers.append(worker_id)
+                continue
+            worker = worker or self._enlist(worker_id, pool.number)
             worker.request = event.request
+        if strangers:
+            self._emit(CancelWorkers(tuple(strangers)))
+        if not wanted:
+            return
         if len(event.workers) < count:
             pool.submit_not_before = max(pool.submit_not_before, now + self._policy.poll_most_s)
             pool.gather_at = now

@@ -449,3 +449,15 @@ def test_a_value_tells_how_many_attempts_it_took() -> None:
     stage.wait(1.0)
     stage.result("w", 0, attempt=1)
     assert [e.attempts for e in of(do.Deliver, stage.all)] == [2]
+
+
+def test_a_worker_may_say_that_it_has_more_children_than_it_said_before() -> None:
+    stage = Stage(Limits(2, 3), jobs=5)
+    stage.submit("w", "v")
+    stage.hello("w", children=1, capacity=2)
+    assert len(stage.d.workers["w"].leases) == 2 > stage.d.workers["w"].children
+    stage.hello("w", children=3, capacity=2)
+    stage.hello("v", children=1, capacity=3)
+    for job in (2, 3, 4):
+        stage.result("v", job)
+    assert not stage.d.pools[0].queue.count and not stage.sent(m.Recall)

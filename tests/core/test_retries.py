@@ -204,6 +204,15 @@ def test_others_are_not_held_up_by_a_job_that_is_kept_for_another_host() -> None
     assert stage.assigned_to("a") != first and stage.state(first) is J.QUEUED
 
 
+def test_nothing_is_due_for_a_job_that_is_kept_for_nobody() -> None:
+    stage = two_hosts()
+    stage.result("a", 0, Outcome.DIED)
+    stage.wait(1)
+    stage.said("a", m.Bye("", m.Departure.OUT_OF_TIME))
+    stage.wait(100)
+    assert stage.d.next_deadline() > stage.now
+
+
 def test_the_other_host_goes_away() -> None:
     stage = two_hosts()
     stage.result("a", 0, Outcome.DIED)

@@ -452,3 +452,16 @@ def test_a_pool_without_a_worker_gets_one_when_another_pools_worker_has_left() -
     stage.said("1.1", m.Bye("drained", int(m.Departure.DRAINED)))
     stage.wait(1)
     assert [e.pool for e in of(do.SubmitWorkers, stage.all)] == [0, 1]
+
+
+def test_a_worker_that_came_before_the_schedulers_answer_and_is_done_stays_for_more() -> None:
+    """Its input comes in pieces: nothing is left to be done just when the answer comes."""
+    stage = Stage(Limits(2, 1), jobs=2)
+    request = of(do.SubmitWorkers, stage.wait(1))[0]
+    stage.hello("w", capacity=2)
+    stage.result("w", 0)
+    stage.result("w", 1)
+    effects = stage.tell(ev.WorkersSubmitted(request.request, ("w", "v")))
+    assert [e.workers for e in of(do.CancelWorkers, effects)] == [("v",)]
+    stage.tell(ev.JobsAdded(1, JobSpec("f", "c")))
+    assert stage.assigned() == [("w", Span(2, 1), 0)]
