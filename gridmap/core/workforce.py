@@ -225,12 +225,11 @@ class Workforce:
         wanted = not self.closing and pool.unfinished > 0
         strangers = []
         for worker_id in event.workers:
-            worker = self.workers.get(worker_id)
-            if worker is None and not wanted:
+            known = self.workers.get(worker_id)
+            if known is None and not wanted:
                 strangers.append(worker_id)
                 continue
-            worker = worker or self._enlist(worker_id, pool.number)
-            worker.request = event.request
+            (known or self._enlist(worker_id, pool.number)).request = event.request
         if strangers:
             self._emit(CancelWorkers(tuple(strangers)))
         if not wanted:
