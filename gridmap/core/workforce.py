@@ -223,15 +223,15 @@ class Workforce:
         pool, count = asked
         pool.submit_failures, pool.submit_failing_since = 0, math.inf
         wanted = not self.closing and pool.unfinished > 0
-        strangers = []
+        unwanted = []
         for worker_id in event.workers:
             known = self.workers.get(worker_id)
             if known is None and not wanted:
-                strangers.append(worker_id)
+                unwanted.append(worker_id)
                 continue
             (known or self._enlist(worker_id, pool.number)).request = event.request
-        if strangers:
-            self._emit(CancelWorkers(tuple(strangers)))
+        if unwanted:
+            self._emit(CancelWorkers(tuple(unwanted)))
         if not wanted:
             return
         if len(event.workers) < count:
