@@ -43,7 +43,7 @@ def test_one_failure_fails_the_whole_and_hides_nothing_after_it(root: Path, bad:
 
 
 def test_a_part_may_run_beside_the_others(root: Path, tmp_path: Path) -> None:
-    """Two parts wait for each other; a third, which runs beside as well, finds its forerunner done."""
+    """Two parts wait for each other; a third one beside finds its forerunner done."""
 
     def meet(one: str, other: str) -> str:
         look = f"test -e '{tmp_path}/{other}' && break"
