@@ -3,9 +3,14 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# How many tests run at once. Most of their time they wait for processes that they started.
+WORKERS ?= $(shell expr 2 '*' $$(nproc))
 # The Python that the venv was made by is in the stamp's name, so another one makes it anew.
 MADE   := $(VENV)/.made-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 SAY     = @printf '\n=== %s\n'
+
+# Tests start thousands of processes, and none of them should compile everything anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test lint unit simulate cluster clean
 help:
@@ -35,10 +40,10 @@ lint: $(VENV)/.installed-lint
 	done; exit $$status
 
 unit: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -rs -n 2 -m 'not cluster' --ignore=tests/cluster
+	$(BIN)/python -m pytest -q -rs -n $(WORKERS) -m 'not cluster' --ignore=tests/cluster
 
 simulate: $(VENV)/.installed-test
-	GRIDMAP_HISTORIES=20000 $(BIN)/python -m pytest -q -n 2 tests/core/test_simulation.py
+	GRIDMAP_HISTORIES=20000 $(BIN)/python -m pytest -q -n $(WORKERS) tests/core/test_simulation.py
 
 cluster: $(VENV)/.installed-test
 	PYTHON=$(abspath $(BIN))/python tools/cluster_tests
