@@ -384,6 +384,7 @@ class Children:
         """The whole machine, or all of this worker, was stopped for so long."""
         for child in self._of.values():
             child.since += seconds
+            child.first = False  # it has not had all of the worker's time
 
 
 def bare(first: int, count: int, attempt: int, outcome: Outcome) -> Result:

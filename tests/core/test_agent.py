@@ -387,6 +387,15 @@ def test_the_time_limit_goes_on_while_the_worker_is_stopped() -> None:
     assert of(do.KillChild, node.tell(ev.Tick()))
 
 
+def test_a_job_whose_worker_was_stopped_has_not_had_all_of_its_time() -> None:
+    node = Node(walltime_s=60.0)
+    node.work(0)
+    node.now += 30.0  # suspended
+    node.tell(ev.Tick())
+    node.wait(27.0)
+    assert results(node.dies(0)) == [(0, 1, Outcome.CANCELED)]
+
+
 def test_an_idle_worker_leaves_before_its_time_is_over_and_takes_no_job_then() -> None:
     node = Node(walltime_s=60.0)
     effects = node.wait(57.0)
