@@ -342,7 +342,7 @@ class AgentCore:
             busy = self._children.busy()
             self._look_at = now + LOOK_S if busy else math.inf
             if busy:
-                out.append(LookAtMemory(busy, self._children.max_rss_bytes))
+                out.append(LookAtMemory(busy, self._children.exact_above_bytes()))
         if now >= self._heartbeat_at:
             self._heartbeat_at = now + self._welcome.heartbeat_s
             out.append(ReadUsage(self._children.busy()))

@@ -95,7 +95,7 @@ class Children:
         self._start_failures = 0
         self.longest_s = 0.0  # longest job so far
         self.worked = False  # a job has ended here
-        self.max_rss_bytes = 0  # a job that uses more memory is ended; 0: any
+        self.max_rss_bytes = 0  # of leases that do not say; 0: any
 
     @property
     def broken(self) -> bool:
@@ -125,7 +125,7 @@ class Children:
                     use.rss_bytes,
                     use.cpu_fraction,
                     use.running,
-                    memory.least(self._marks(use)),
+                    memory.least(self._marks(child, use)),
                 )
                 held.append(told)
         return held
@@ -197,7 +197,7 @@ class Children:
         missing = lease.first + lease.count - child.position
         if child.state is ChildState.BUSY:
             child.state = ChildState.IDLE
-            if not lease.reuse or missing == lease.count or self._leaves_no_room(child):
+            if not lease.reuse or missing == lease.count or self._leaves_no_room(child, lease):
                 self._kill(child, Reason(Outcome.CANCELED), now, out)
         if missing <= 0:
             return []
@@ -216,7 +216,7 @@ class Children:
             if child is None or child.state is not ChildState.BUSY:
                 continue
             child.use = use
-            of = self._marks(use)
+            of = self._marks(child, use)
             near = memory.nearest(of)
             news = news or (near >= memory.NEAR_FRACTION and not child.near)
             child.near = near >= (memory.AGAIN_FRACTION if child.near else memory.NEAR_FRACTION)
@@ -234,19 +234,29 @@ class Children:
         """
         waits = [
             memory.look_after_s(
-                self._marks(child.use), self._marks(before.get(number, Usage())), gone_s
+                self._marks(child, child.use),
+                self._marks(child, before.get(number, Usage())),
+                gone_s,
             )
             for number, child in self._of.items()
             if child.state is ChildState.BUSY
         ]
         return min(waits, default=memory.LOOK_S)
 
-    def _leaves_no_room(self, child: Child) -> bool:
-        """Returns whether a child that is done still has so much that the next job might pay."""
-        return 0 < self.max_rss_bytes < 2 * child.use.rss_bytes
+    def exact_above_bytes(self) -> int:
+        """Returns the least of what the jobs that run may use; 0: they may use any."""
+        allowed = [self._allowed_bytes(child.lease) for child in self._of.values() if child.lease]
+        return min((limit for limit in allowed if limit), default=0)
 
-    def _marks(self, use: Usage) -> tuple[memory.Mark, ...]:
-        return memory.marks(use.marks, use.rss_bytes, self.max_rss_bytes)
+    def _allowed_bytes(self, lease: Lease | None) -> int:
+        return (lease.max_rss_bytes if lease is not None else 0) or self.max_rss_bytes
+
+    def _leaves_no_room(self, child: Child, lease: Lease) -> bool:
+        """Returns whether a child that is done still has so much that the next job might pay."""
+        return 0 < self._allowed_bytes(lease) < 2 * child.use.rss_bytes
+
+    def _marks(self, child: Child, use: Usage) -> tuple[memory.Mark, ...]:
+        return memory.marks(use.marks, use.rss_bytes, self._allowed_bytes(child.lease))
 
     # --- ends -------------------------------------------------------------------------------------
 

@@ -53,8 +53,16 @@ class Node:
         self.now = until
         return effects
 
-    def work(self, first: int = 0, count: int = 1, attempt: int = 0, reuse: bool = True) -> None:
-        lease = m.Lease(first, count, attempt, "f", "c", reuse, [(0, count, 1)])
+    def work(
+        self,
+        first: int = 0,
+        count: int = 1,
+        attempt: int = 0,
+        reuse: bool = True,
+        max_rss_bytes: int = 0,
+    ) -> None:
+        packets = [(0, count, 1)]
+        lease = m.Lease(first, count, attempt, "f", "c", reuse, packets, max_rss_bytes)
         self.hear(m.Work([lease]))
 
     def answers(self, child: int, first: int, count: int = 1, outcome: int = 0) -> list[Any]:
@@ -538,6 +546,16 @@ def test_a_job_over_max_rss_is_ended_and_told_why() -> None:
     assert death.text == "used 150.0 MB of the 100.0 MB that max_rss allows"
     assert (death.limit, death.limit_bytes) == ("max_rss", 100 * 1024**2)
     assert (death.rss_bytes, death.cpu_fraction) == (150 * 1024**2, 0.25)
+
+
+def test_a_lease_may_say_how_much_memory_its_jobs_may_use() -> None:
+    node = Node(max_rss_bytes=100)
+    node.work(0, max_rss_bytes=200)
+    assert looks(node.wait(LOOK_S)) == [do.LookAtMemory((0,), 200)]
+    (beat,) = said(node.tell(ev.UsageRead(usage(150))), m.Heartbeat)
+    assert beat.held[0].limit_bytes == 200
+    assert not of(do.KillChild, node.tell(ev.MemoryRead(usage(150))))
+    assert of(do.KillChild, node.tell(ev.MemoryRead(usage(201))))
 
 
 def test_a_job_does_not_pay_for_memory_of_the_one_before_it() -> None:
