@@ -62,6 +62,8 @@ class Lease(NamedTuple):
     `packets` says how the payload frames make up the arguments: for each packet of consecutive
     arguments (skip, take, frames): of the packet's items leave out `skip`, use `take`; it fills
     `frames` frames.  The takes add up to `count`.
+
+    :param max_rss_bytes: a job that uses more memory is ended; 0: what the Welcome says
     """
 
     first: int
@@ -71,6 +73,7 @@ class Lease(NamedTuple):
     context: str
     reuse: bool
     packets: list[tuple[int, int, int]]
+    max_rss_bytes: int = 0
 
     @property
     def key(self) -> Key:

@@ -30,6 +30,10 @@ NEAR_LIMIT_FRACTION = 0.9
 WALLTIME_MARGIN = 1.5
 """A job is expected to take at most so many times the longest so far."""
 
+UNCHARGED_TRIES = 3
+"""So often a worker's first job may be ended by a warning signal that does not say why, uncharged;
+it might be a limit on time that nobody knows of."""
+
 SMOOTHING = 0.3
 """Weight of the newest measurement in the mean duration of a function's calls."""
 
@@ -64,7 +68,29 @@ def fits(left_s: float, longest_s: float) -> bool:
 
     Held by tests/core/test_policy.py::test_a_job_starts_only_where_it_fits_before_the_walltime.
     """
-    return longest_s <= 0 or left_s > WALLTIME_MARGIN * longest_s
+    return left_s > WALLTIME_MARGIN * max(0.0, longest_s)
+
+
+def walltime_margin_s(walltime_s: float) -> float:
+    """Returns how long before the end of its time a worker ends what it runs.
+
+    Killing a process and sending its results takes far less than the least of it, an agent that
+    waits for a slow disk or a busy monitor may take longer.
+
+    Held by tests/core/test_policy.py::test_the_margin_before_the_walltime.
+    """
+    return min(walltime_s / 2, max(2.0, min(10.0, walltime_s / 20)))
+
+
+def came_first(waited_s: float, walltime_s: float) -> bool:
+    """Returns whether the first job of a worker had all of its time: no other worker gives more.
+
+    :param waited_s: from the worker's welcome until the job came
+    :param walltime_s: 0: not known
+
+    Held by tests/core/test_policy.py::test_a_first_job_that_came_late_had_less_than_all_the_time.
+    """
+    return waited_s <= (max(1.0, min(10.0, walltime_s / 20)) if walltime_s else 10.0)
 
 
 def likely_cause(

@@ -35,6 +35,7 @@ from gridmap.ledger.directory import LEDGER_NAME
 from gridmap.node.agent import AgentRuntime
 from gridmap.node.child import WORKER_VARIABLE
 from gridmap.node.forkserver import Forkserver
+from gridmap.node.tree import age_s, read_process
 
 if TYPE_CHECKING:
     from gridmap.wire.keys import Connection
@@ -57,6 +58,9 @@ LINGER_S = 2.0
 LEASES_PER_CHILD = 2
 """One runs and one waits, so that no child waits for the network."""
 
+SHEPHERDS = ("sge_shepherd", "slurmstepd")
+"""Names of the process that a scheduler starts for a job, and that starts the job."""
+
 WARNINGS = ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 
 
@@ -75,6 +79,19 @@ def native_id(environ: Mapping[str, str]) -> str:
     if job:
         return job if task in ("undefined", "") else f"{job}.{task}"
     return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def worker_age_s() -> float:
+    """Returns for how long this worker has been running, as far as the scheduler counts it.
+
+    That is since it started the process above the job, where there is one.
+    """
+    this = read_process(os.getpid())
+    age = 0.0 if this is None else age_s(this)
+    while this is not None and this.parent > 1 and (this := read_process(this.parent)) is not None:
+        if this.name.startswith(SHEPHERDS):
+            return age_s(this)
+    return age
 
 
 def _log_file(fd: int) -> str:
@@ -169,7 +186,7 @@ class Node:
         self._refused = ""
         self._tried: list[str] = []
         self._warned: list[int] = []
-        core = AgentCore(hello.children, hello)
+        core = AgentCore(hello.children, hello, worker_age_s())
         logs = dict.fromkeys((hello.log_stdout, hello.log_stderr))
         self._runtime = AgentRuntime(core, forkserver, self._say, logs=list(logs))
         self._wake = self._listen_to_signals()
@@ -280,7 +297,12 @@ class Node:
         for fd, events in self._runtime.fds().items():
             out = zmq.POLLOUT if events & select.POLLOUT else 0
             poller.register(fd, zmq.POLLIN | out)
-        for fd, events in poller.poll(max(1, int(min(timeout_s, 3600.0) * 1000 + 0.999))):
+        ready = poller.poll(max(1, int(min(timeout_s, 3600.0) * 1000 + 0.999)))
+        # a signal that the scheduler sends to all processes may end a child, too: whose doing that
+        # was has to be known before its death is
+        while self._warned:
+            self._runtime.warn(self._warned.pop(0), time.monotonic())
+        for fd, events in ready:
             now = time.monotonic()
             if fd == self._wake:
                 with contextlib.suppress(BlockingIOError):
@@ -290,8 +312,6 @@ class Node:
         self._hear()
 
     def _hear(self) -> None:
-        while self._warned:
-            self._runtime.warn(self._warned.pop(0), time.monotonic())
         for message, frames in self._link.receive():
             self._heard_at = time.monotonic()
             if isinstance(message, Welcome):

@@ -182,6 +182,7 @@ def _work(message: m.Work, frames: int) -> None:
         _digest(lease.function, "a lease's function")
         if lease.context:
             _digest(lease.context, "a lease's context")
+        _natural(lease.max_rss_bytes, "max_rss_bytes")
         taken = 0
         for skip, take, packet_frames in lease.packets:
             if not 0 <= skip <= MAX_INT or take < 1 or packet_frames < 1:
