@@ -177,6 +177,7 @@ class Inbox:
         if worker.state is WorkerState.DRAINING:  # the word may have been lost
             self._emit(SendMessage(worker.id, Drain()))
         present = self._held(worker, message.held)
+        self._pools[worker.pool].awaited.discard(worker.id)
         worker.blurred = worker.suspended
         for key in message.unacknowledged:
             lease = worker.lease_of(key[0], key[2])

@@ -63,7 +63,14 @@ class Leasing:
                 self.jobs.move(span, _J.QUEUED)
 
     def feed(self, pool: PoolRecord, now: float) -> list[WorkerRecord]:
-        """Leases waiting jobs to workers that have room, in turn; returns those that got none."""
+        """Leases waiting jobs to workers that have room, in turn; returns those that got none.
+
+        Where an earlier monitor's workers live, they say first what they hold: its last leases may
+        be unknown here, and their jobs would be run twice.
+        """
+        if pool.awaited and now < pool.awaited_until:
+            pool.reconsider_at = pool.awaited_until
+            return []
         idle = []
         passed: dict[str, None] = {}
         while pool.hungry or (pool.starving and pool.queue.first() is not None):

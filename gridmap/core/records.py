@@ -162,6 +162,8 @@ class PoolRecord:
     :param useless: workers in a row that said Hello and left without an answer to any job
     :param deletions: workers that somebody deleted from the scheduler
     :param most: workers that there may be at a time, after some were deleted
+    :param awaited: workers of an earlier monitor that have yet to say what they hold
+    :param awaited_until: how long nothing is leased for that reason
     :param departed: workers that left warned, and until when to ask the scheduler who did it
     """
 
@@ -190,6 +192,8 @@ class PoolRecord:
     deletions: int = 0
     most: float = math.inf
     deleted_text: str = ""  # what the scheduler said of the last of them
+    awaited: set[str] = field(default_factory=set)
+    awaited_until: float = -math.inf
     departed: dict[str, float] = field(default_factory=dict)
     capped: bool = False  # it would have more workers if other pools had fewer
     said: str = ""

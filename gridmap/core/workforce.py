@@ -118,6 +118,8 @@ class Workforce:
     def _admit(self, worker: WorkerRecord, hello: Hello, now: float) -> None:
         pool = self._pools[worker.pool]
         if worker.incarnation != hello.incarnation:
+            if worker.incarnation:  # who starts anew holds nothing
+                pool.awaited.discard(worker.id)
             worker.seq = -1
             worker.idle_since = math.inf
             worker.served, worker.up_since = 0, now
@@ -261,6 +263,9 @@ class Workforce:
             worker.heard_at = now
             self._move(worker, _S.UP, "worked for an earlier monitor of the run")
             self._remind(now + self._policy.silent_after_s, worker)
+            pool = self._pools[known.pool]
+            pool.awaited.add(worker.id)
+            pool.awaited_until = now + 2 * self._policy.heartbeat_s
         self._polling.soon(self._pools[known.pool], now)
         return worker
 
@@ -487,6 +492,7 @@ class Workforce:
                 names.pop(worker.id, None)
         if to in ENDED:
             pool.workers.pop(worker.id, None)
+            pool.awaited.discard(worker.id)
             for other in self._pools:
                 if other.capped:  # its turn
                     other.capped, other.gather_at = False, -math.inf

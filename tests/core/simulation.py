@@ -796,6 +796,8 @@ class Simulation:
             first = pool.queue.first()
             if first is None or self.ended:
                 continue
+            if pool.awaited and self.clock < pool.awaited_until:
+                continue
             up = [w for w in pool.workers.values() if w.state is WorkerState.UP]
             kept_from = first.avoid if self.clock < first.avoid_until else None
             idle = [w.id for w in up if w.capacity and not w.leases and w.host != kept_from]
