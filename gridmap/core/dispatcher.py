@@ -63,6 +63,7 @@ class Dispatcher:
         self._out: list[DispatcherEffect] = []
         self._input_ended = False
         self.ended = False
+        self._handled_at = math.inf
         self.pools = [PoolRecord(number, limit) for number, limit in enumerate(limits)]
         self._leasing = Leasing(policy, self.pools, self._emit, self._halt)
         self.jobs = self._leasing.jobs
@@ -91,6 +92,7 @@ class Dispatcher:
     def handle(self, event: DispatcherEvent, now: float) -> list[DispatcherEffect]:
         """Takes one event; returns what to do, in order."""
         self._out = []
+        self._notice_a_stop(now)
         if isinstance(event, MessageReceived):
             self._message(event, now)
         elif isinstance(event, JobsAdded):
@@ -126,6 +128,14 @@ class Dispatcher:
             wake = pool.queue.next_wake()
             deadline = min(deadline, pool.reconsider_at, math.inf if wake is None else wake)
         return deadline
+
+    def _notice_a_stop(self, now: float) -> None:
+        """Time in which this process itself was stopped counts against no worker."""
+        if now - self._handled_at >= self._policy.heartbeat_s:
+            late_s = now - max(self._handled_at, self.next_deadline())
+            if late_s >= self._policy.heartbeat_s:
+                self._force.stood_still(late_s)
+        self._handled_at = now
 
     def summary(self) -> Summary:
         """Returns the run at a glance."""

@@ -111,6 +111,11 @@ class WorkerRecord:
     native: NativeStatus = NativeStatus(NativeState.UNKNOWN)
     story: list[str] = field(default_factory=list)
 
+    @property
+    def named(self) -> str:
+        """What to call it in words for people."""
+        return f"worker {self.id} on {self.host}" if self.host else f"worker {self.id}"
+
     def move(self, to: WorkerState, why: str) -> None:
         """Takes the worker to a state.
 

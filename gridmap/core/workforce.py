@@ -187,7 +187,7 @@ class Workforce:
         self._end(worker, _S.GONE, reason, now, cause)
         if self.closing or (departure == Departure.DRAINED and worker.asked_to_leave):
             return
-        self._emit(Note("info", f"worker {worker.id} on {worker.host} left: {reason}"))
+        self._emit(Note("info", f"{worker.named} left: {reason}"))
         if departure == Departure.OUT_OF_TIME:
             return
         if departure != Departure.WARNED:
@@ -201,7 +201,7 @@ class Workforce:
 
     def gives_back_everything(self, worker: WorkerRecord, now: float) -> None:
         """A worker ran nothing of what it was given, several times."""
-        text = f"worker {worker.id} on {worker.host} gives back whatever it is given"
+        text = f"{worker.named} gives back whatever it is given"
         self.drain(worker, text)
         self._staffing.useless(self._pools[worker.pool], text, now)
 
@@ -352,6 +352,14 @@ class Workforce:
             deadline = min(deadline, wanted, unanswered, self._polling.next_deadline(pool))
         return deadline
 
+    def stood_still(self, seconds: float) -> None:
+        """Nobody listened to the workers for so long."""
+        for worker in self.workers.values():
+            if worker.state not in ENDED:
+                worker.heard_at += seconds
+                worker.suspect_since += seconds
+                worker.running_since += seconds
+
     def keep_time(self, now: float, input_ended: bool) -> None:
         """Does what time alone makes necessary."""
         while self._timers and self._timers[0][0] <= now:
@@ -373,7 +381,7 @@ class Workforce:
         if worker.state in COMING:
             if now >= worker.running_since + self._policy.startup_deadline_s:
                 self._hangs(worker, now)
-            elif worker.running_since < math.inf:  # it went back to the queue meanwhile
+            elif worker.running_since < math.inf:  # it went back to the queue, or we stood still
                 self._remind(worker.running_since + self._policy.startup_deadline_s, worker)
         elif worker.suspended:
             self._remind(now + limit, worker)
@@ -390,9 +398,7 @@ class Workforce:
             worker.suspect_since = now
             self._polling.soon(self._pools[worker.pool], now)
             self._remind(now + limit, worker)
-            text = (
-                f"worker {worker.id} on {worker.host} is silent for {now - worker.heard_at:.0f} s"
-            )
+            text = f"{worker.named} is silent for {now - worker.heard_at:.0f} s"
             self._emit(Note("warning", text))
         else:
             if worker.idle_since + self._policy.idle_leave_s <= now:
@@ -407,7 +413,7 @@ class Workforce:
         self._cancel([worker])
 
     def _lost(self, worker: WorkerRecord, now: float) -> None:
-        text = f"worker {worker.id} on {worker.host} was silent for {now - worker.heard_at:.0f} s"
+        text = f"{worker.named} was silent for {now - worker.heard_at:.0f} s"
         self._end(worker, _S.LOST, text, now, Cause.SILENT)
         self._cancel([worker])
 

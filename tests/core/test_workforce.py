@@ -465,3 +465,19 @@ def test_a_worker_that_came_before_the_schedulers_answer_and_is_done_stays_for_m
     assert [e.workers for e in of(do.CancelWorkers, effects)] == [("v",)]
     stage.tell(ev.JobsAdded(1, JobSpec("f", "c")))
     assert stage.assigned() == [("w", Span(2, 1), 0)]
+
+
+def test_time_in_which_the_client_was_stopped_counts_against_no_worker() -> None:
+    stage = Stage(Limits(3, 1), jobs=3)
+    stage.submit("w", "v", "u")
+    stage.hello("w")
+    stage.hello("v")
+    stage.said("v", m.Credit(0))
+    stage.polled(u=NativeState.RUNNING)
+    stage.now += 1000  # no Tick in all that time
+    effects = stage.tell(ev.Tick())
+    states = [stage.d.workers[w].state for w in "wvu"]
+    assert states == [W.UP, W.DRAINING, W.PENDING] and not of(do.CancelWorkers, effects)
+    stage.wait(200)
+    states = [stage.d.workers[w].state for w in "wvu"]
+    assert states == [W.LOST, W.LOST, W.LOST], "now they had their time"
