@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gridmap.core.memory import NEAR_FRACTION
 from gridmap.core.messages import Held, Outcome
 from gridmap.core.spec import JobSpec, RetryRule
 from gridmap.errors import Cause
@@ -23,9 +24,6 @@ CAUSE_OF: dict[Outcome, Cause] = {
 
 HOPELESS = frozenset({Cause.EXCEPTION, Cause.UNPICKLABLE, Cause.REFUSED, Cause.WALLTIME})
 """Causes that another attempt would only repeat, where it gets no more than this one had."""
-
-NEAR_LIMIT_FRACTION = 0.9
-"""Who used so much of a limit on memory when last seen died of it, if nothing says otherwise."""
 
 WALLTIME_MARGIN = 1.5
 """A job is expected to take at most so many times the longest so far."""
@@ -109,7 +107,7 @@ def likely_cause(
         return cause
     if walltime_s and age_s >= walltime_s:
         return Cause.WALLTIME
-    if limit_bytes and rss_bytes >= NEAR_LIMIT_FRACTION * limit_bytes:
+    if limit_bytes and rss_bytes >= NEAR_FRACTION * limit_bytes:
         return Cause.MEMORY
     return cause
 
