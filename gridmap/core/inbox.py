@@ -11,6 +11,7 @@ import math
 from gridmap.core.effects import Deliver, Emit, Note, Sampled, SendMessage
 from gridmap.core.jobs import IN_FLIGHT, UNFINISHED
 from gridmap.core.leasing import Leasing
+from gridmap.core.memory import human
 from gridmap.core.messages import (
     Ack,
     Cancel,
@@ -25,7 +26,7 @@ from gridmap.core.messages import (
     Result,
     Results,
 )
-from gridmap.core.policy import CAUSE_OF, Policy
+from gridmap.core.policy import CAUSE_OF, Policy, is_near
 from gridmap.core.records import LeaseRecord, PoolRecord, WorkerRecord
 from gridmap.core.spec import JobSpec, Span
 from gridmap.core.states import JobState, WorkerState
@@ -218,6 +219,12 @@ class Inbox:
         if not lease.holds(job):
             lease.idle_job = -1
             return
+        last = lease.last or held._replace(rss_bytes=0)
+        near = is_near(held.rss_bytes, held.limit_bytes)
+        if near and not is_near(last.rss_bytes, last.limit_bytes):
+            used, allowed = human(held.rss_bytes), human(held.limit_bytes)
+            text = f"job {job} on {worker.host} has {used} of the {allowed} that it may have"
+            self._emit(Note("warning", text))
         lease.last = held
         if self._jobs[job] is JobState.LEASED:
             self._jobs.move(Span(job, 1), JobState.RUNNING)

@@ -107,9 +107,15 @@ def likely_cause(
         return cause
     if walltime_s and age_s >= walltime_s:
         return Cause.WALLTIME
-    if limit_bytes and rss_bytes >= NEAR_FRACTION * limit_bytes:
-        return Cause.MEMORY
-    return cause
+    return Cause.MEMORY if is_near(rss_bytes, limit_bytes) else cause
+
+
+def is_near(rss_bytes: int, limit_bytes: int) -> bool:
+    """Returns whether so much memory is near a limit; 0 stands for a limit that is not known.
+
+    Held by tests/core/test_policy.py::test_what_a_lost_worker_probably_died_of.
+    """
+    return 0 < limit_bytes and rss_bytes >= NEAR_FRACTION * limit_bytes
 
 
 @dataclass(frozen=True)
