@@ -115,7 +115,7 @@ def is_near(rss_bytes: int, limit_bytes: int) -> bool:
 
     Held by tests/core/test_policy.py::test_what_a_lost_worker_probably_died_of.
     """
-    return 0 < limit_bytes and rss_bytes >= NEAR_FRACTION * limit_bytes
+    return limit_bytes > 0 and rss_bytes >= NEAR_FRACTION * limit_bytes
 
 
 @dataclass(frozen=True)
