@@ -322,7 +322,20 @@ def test_a_worker_that_finds_nobody_says_what_it_tried(monitor: Monitor, tmp_pat
     with log.open("wb") as file:
         command = [sys.executable, "-c", code, str(tmp_path / "run")]
         assert subprocess.run(command, stderr=file, env=environ, timeout=20).returncode == 1
-    assert monitor.link.addresses[0] in log.read_text()
+    said = log.read_text()
+    for address in monitor.link.addresses:
+        assert f"  {address.removeprefix('tcp://')}: refused" in said
+    assert "set GRIDMAP_PORTS, for instance to 50000-50100" in said
+
+
+def test_a_worker_that_is_connected_and_unheard_says_so(monitor: Monitor, tmp_path: Path) -> None:
+    path = tmp_path / "run" / "connection.json"
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps({**told, "startup_deadline_s": 2.0}))
+    worker = start(tmp_path / "run", tmp_path / "log")
+    monitor.until(lambda: monitor.link.receive() and False or worker.poll() is not None)
+    assert worker.returncode == 1
+    assert "is connected to the run r1" in (tmp_path / "log").read_text()
 
 
 def spoiled(run_dir: Path, what: str) -> tuple[Path, str]:
