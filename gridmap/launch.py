@@ -62,7 +62,7 @@ def launch_on_cluster(
     from gridmap.backends.registry import open_backend
     from gridmap.monitor.cluster import ClusterTransport
     from gridmap.monitor.submitter import open_in_time
-    from gridmap.wire.address import ALL_INTERFACES, announce, parse_ports
+    from gridmap.wire.address import ALL_INTERFACES, OWN_ADDRESSES, announce, parse_ports
     from gridmap.wire.keys import Connection, RunKeys, write_connection
     from gridmap.wire.link import MonitorLink
 
@@ -99,6 +99,7 @@ def launch_on_cluster(
             host=socket.gethostname(),
             pid=os.getpid(),
             ports=settings.ports,
+            announced=settings.announce != OWN_ADDRESSES,
             startup_deadline_s=settings.startup_deadline_s,
         )
         write_connection(directory.path, connection)

@@ -46,8 +46,8 @@ logger = logging.getLogger(__name__)
 WELCOME_FRACTION = 0.5
 """Of the start-up deadline a worker looks for its monitor so long; then it says why it leaves."""
 
-EXAMINATION_S = 3.0
-"""How long the last try of all addresses may take."""
+EXAMINATION_FRACTION = 0.1
+"""How long, of that time, the last try of all addresses may take."""
 
 REREAD_S = 2.0
 """How often a worker that hears nothing looks whether another monitor has taken over."""
@@ -274,6 +274,7 @@ class Node:
 
     def _give_up(self) -> int:
         connection, waited_s = self._connection, self._welcome_deadline_s
+        last_s = EXAMINATION_FRACTION * waited_s
         if self._link.connected:
             _say_why(
                 f"host {self._host} is connected to the run {connection.run} at "
@@ -283,7 +284,7 @@ class Node:
             return 1
         from gridmap.wire.reach import explain
 
-        _say_why(explain(connection, self._host, self._link.seen(), waited_s, EXAMINATION_S))
+        _say_why(explain(connection, self._host, self._link.seen(), waited_s, last_s))
         return 1
 
     def _wait(self, timeout_s: float) -> None:

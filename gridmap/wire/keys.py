@@ -61,6 +61,7 @@ class Connection:
     :param python: the client's Python, "3.11"
     :param sys_path: the client's sys.path
     :param ports: the range of ports that the client was told to use
+    :param announced: the addresses are not the client's own: GRIDMAP_ANNOUNCE names them
     :param startup_deadline_s: time that a worker has to report
     """
 
@@ -78,6 +79,7 @@ class Connection:
     max_frame_bytes: int = LIMITS.frame_bytes
     max_payload_bytes: int = LIMITS.payload_bytes
     ports: str = ANY_PORT
+    announced: bool = False
     startup_deadline_s: float = 60.0
 
     @property

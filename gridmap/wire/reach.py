@@ -80,7 +80,7 @@ def explain(
         f"host {host} found no way to the run {connection.run} of host {connection.host} (process "
         f"{connection.pid}) within {waited_s:.0f} s. It tried:"
     )
-    return "\n".join([head, *lines, _advice(connection, host, results)])
+    return "\n".join([head, *lines, _advice(connection, host)])
 
 
 def _results(
@@ -111,20 +111,27 @@ def _after_connecting(seen: Set[zmq.Event]) -> str:
     )
 
 
-def _advice(connection: Connection, host: str, results: Mapping[str, str]) -> str:
-    ports = sorted({split_endpoint(endpoint)[1] for endpoint in connection.addresses})
-    found = ", ".join(map(str, ports))
-    open_it = f"from host {host} to host {connection.host}"
-    if connection.ports != ANY_PORT:
-        what = f"open TCP port {connection.ports} {open_it} (GRIDMAP_PORTS chooses others)"
-    else:
-        what = (
-            f"open TCP port {found} {open_it}. It is another one in each run: set GRIDMAP_PORTS, "
-            f"for instance to {EXAMPLE_PORTS}, where the client runs, and open those"
+def _advice(connection: Connection, host: str) -> str:
+    alive = "If the client is still alive,"
+    if connection.announced:
+        return (
+            f"{alive} see whether what GRIDMAP_ANNOUNCE names there can be reached from host "
+            f"{host}, and leads to the client's port ({connection.ports}); see docs/network.rst"
         )
+    ports = connection.ports
+    if ports == ANY_PORT:
+        ports = str(split_endpoint(connection.addresses[0])[1])
+    what = f"{alive} open TCP port {ports} from host {host} to host {connection.host}"
+    if connection.ports == ANY_PORT:
+        what += (
+            ". It is another one in each run: set GRIDMAP_PORTS, for instance to "
+            f"{EXAMPLE_PORTS}, where the client runs, and open those"
+        )
+    else:
+        what += ", or set GRIDMAP_PORTS to others"
     return (
-        f"If the client is still alive, {what}. Where it has several networks, GRIDMAP_INTERFACE "
-        "chooses one; see docs/network.rst"
+        f"{what}. Where the client has several networks, GRIDMAP_INTERFACE chooses one; see "
+        "docs/network.rst"
     )
 
 
