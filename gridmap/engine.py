@@ -380,7 +380,10 @@ def _values(item: Values) -> Batch:
     """Unpickles values; one that cannot be read here does no harm to the others."""
     first, count = item.span
     try:
-        return Batch(first, data.unpack_values(item.frames, item.skip, count), False)
+        values = data.unpack_values(item.frames, item.skip, count)
+        if type(values) is not list or len(values) != count:
+            raise ValueError(f"a packet without values for {count} jobs")
+        return Batch(first, values, False)
     except (Exception, SystemExit):  # a value may do anything when it is made again
         return Batch(first, [_value(item, index) for index in range(count)], True)
 

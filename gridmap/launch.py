@@ -127,7 +127,8 @@ def launch_on_cluster(
             working_dir=str(directory.path),
         )
 
-    return limits, ClusterTransport(run, backend, link, request)
+    lively_s = min(2 * settings.heartbeat_frequency_s, settings.startup_deadline_s / 4)
+    return limits, ClusterTransport(run, backend, link, request, lively_s)
 
 
 def _allow_connections() -> None:

@@ -116,6 +116,11 @@ class WorkerRecord:
         """What to call it in words for people."""
         return f"worker {self.id} on {self.host}" if self.host else f"worker {self.id}"
 
+    @property
+    def is_of_scheduler(self) -> bool:
+        """True when the scheduler named it; another may only say that it is a worker."""
+        return self.request >= 0 or self.resumed
+
     def move(self, to: WorkerState, why: str) -> None:
         """Takes the worker to a state.
 

@@ -93,6 +93,9 @@ class Workforce:
             if not self._staffing.expects(hello.pool):
                 self._emit(SendMessage(worker_id, Refuse("not a worker of this run")))
                 return None
+            pool = self._pools[hello.pool]
+            if sum(not w.is_of_scheduler for w in pool.workers.values()) >= pool.requested:
+                return None  # the answer will tell who belongs here
             worker = self._enlist(worker_id, hello.pool)
         if hello.incarnation in worker.past:
             return None  # an old word; whoever reads the answer is another by now
@@ -219,6 +222,9 @@ class Workforce:
         """Takes note of new workers; those that are not wanted any more are deleted again."""
         asked = self._staffing.answered(event.request, now)
         if asked is None:  # an answer that nobody waits for any more
+            for worker_id in event.workers:
+                if worker_id in self.workers:
+                    self.workers[worker_id].request = event.request
             strangers = tuple(w for w in event.workers if w not in self.workers)
             self._emit(CancelWorkers(strangers))
             return
@@ -481,6 +487,8 @@ class Workforce:
         self._lose(worker, cause, why, now)
 
     def _cancel(self, workers: Sequence[WorkerRecord]) -> None:
+        """Has workers deleted; what only says that it is one may have another job's name."""
+        workers = [worker for worker in workers if worker.is_of_scheduler]
         if workers:
             for worker in workers:
                 worker.canceled = True

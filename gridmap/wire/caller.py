@@ -32,7 +32,7 @@ from zmq.utils.monitor import parse_monitor_message
 from gridmap.core.messages import FromAgent, Heartbeat, Hello, ToAgent
 from gridmap.errors import GridMapError, WireError
 from gridmap.wire.address import numeric
-from gridmap.wire.codec import Buffer, Payload, decode, encode
+from gridmap.wire.codec import Buffer, Part, Payload, decode, encode
 from gridmap.wire.keys import Connection
 from gridmap.wire.messages import Direction
 from gridmap.wire.sockets import (
@@ -110,7 +110,7 @@ class AgentLink:
         self._connection = connection
         self._ping_timeout_ms = ping_timeout_ms
         self._hello: Hello | None = None
-        self._outbox: deque[list[Payload]] = deque()
+        self._outbox: deque[list[Part]] = deque()
         self._seen: dict[str, set[zmq.Event]] = {}
         self._to_call: deque[str] = deque()
         self._call_at = math.inf
@@ -245,7 +245,7 @@ class AgentLink:
             self._look_at_calls()
             return received
         for _ in range(limit):
-            parts = take(self._chosen.socket, self.limits.frames + 1)
+            parts = take(self._chosen.socket, self.limits.parts)
             if parts is None:
                 break
             try:

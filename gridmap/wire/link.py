@@ -18,17 +18,20 @@ import errno
 import hmac
 import logging
 import socket
+import time
 from collections.abc import Sequence
 from types import TracebackType
 
 import zmq
 from zmq.utils import z85
+from zmq.utils.monitor import parse_monitor_message
 
-from gridmap.core.messages import FromAgent, ToAgent
+from gridmap.core.messages import FromAgent, Pulse, ToAgent
 from gridmap.errors import WireError
 from gridmap.wire import address as addressing
 from gridmap.wire.caller import AgentLink
 from gridmap.wire.codec import LIMITS, Buffer, Limits, Payload, decode, encode
+from gridmap.wire.gate import Gate
 from gridmap.wire.keys import RunKeys
 from gridmap.wire.messages import Direction
 from gridmap.wire.sockets import (
@@ -46,6 +49,13 @@ __all__ = ["AgentLink", "MonitorLink", "share"]
 
 logger = logging.getLogger(__name__)
 
+_FAILED = zmq.Event.HANDSHAKE_FAILED_PROTOCOL | zmq.Event.HANDSHAKE_FAILED_NO_DETAIL
+_OF_GATE = (
+    zmq.Event.LISTENING
+    | zmq.Event.ACCEPTED
+    | zmq.Event.DISCONNECTED
+    | zmq.Event.HANDSHAKE_SUCCEEDED
+)
 _ZAP_DOMAIN = b"gridmap"
 _MAX_COMPLAINTS = 1000  # peers that are named in the log; later ones are only counted
 
@@ -75,6 +85,7 @@ class MonitorLink:
         self._allowed = (z85.decode(keys.workers.public),)
         self._complaints: set[bytes] = set()
         self._closed = False
+        self._gate = Gate()
         self._context = zmq.Context()
         try:
             # Before the first peer can knock: without a handler every key would be let in.
@@ -91,8 +102,7 @@ class MonitorLink:
             self._router.zap_domain = _ZAP_DOMAIN
             self._router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
             # Which of the two it is for a peer without CurveZMQ is a race inside ZeroMQ.
-            failed = zmq.Event.HANDSHAKE_FAILED_PROTOCOL | zmq.Event.HANDSHAKE_FAILED_NO_DETAIL
-            self._events = watch(self._context, self._router, int(failed))
+            self._events = watch(self._context, self._router, int(_FAILED | _OF_GATE))
             self.addresses = self._bind(interface, port)
         except BaseException:
             self._context.destroy(linger=0)
@@ -114,7 +124,7 @@ class MonitorLink:
             return received
         self._answer_strangers()
         for _ in range(limit):
-            parts = take(self._router, self.limits.frames + 2)
+            parts = take(self._router, self.limits.parts + 1)
             if parts is None:
                 break
             peer = bytes(parts[0])
@@ -125,6 +135,15 @@ class MonitorLink:
             else:
                 received.append((peer, message, payload))
         return received
+
+    def reaches(self, peer: bytes) -> bool:
+        """Returns whether there is still a connection by this name."""
+        try:
+            self._router.send(peer, zmq.NOBLOCK | zmq.SNDMORE)
+            self._router.send(encode(Pulse(0))[0], zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            return bool(error.errno == zmq.EAGAIN)  # its queue is full
+        return True
 
     def send(self, peer: bytes, message: ToAgent, frames: Sequence[Payload] = ()) -> bool:
         """Hands a message over for a peer; False when the peer is gone or its queue is full.
@@ -188,9 +207,15 @@ class MonitorLink:
     # --- strangers --------------------------------------------------------------------------------
 
     def _answer_strangers(self) -> None:
+        now, seen = time.monotonic(), False
         while readable(self._events):
-            self._events.recv_multipart()
-            self._stranger("a connection that ended before it had shown a key of this run")
+            told = parse_monitor_message(self._events.recv_multipart())
+            event, seen = int(told["event"]), True
+            self._gate.saw(event, int(told["value"]), now)
+            if event & _FAILED:
+                self._stranger("a connection that ended before it had shown a key of this run")
+        if seen:
+            self._gate.look(now)
         while readable(self._zap):
             self._answer(self._zap.recv_multipart())
 

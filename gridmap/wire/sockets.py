@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import zmq
 
-from gridmap.wire.codec import Buffer, Limits, Payload
+from gridmap.wire.codec import PART_BYTES, Buffer, Limits, Part, Shared
 
 QUEUE_MESSAGES = 1000
 """Messages that may wait for one peer, in each direction."""
@@ -16,24 +16,28 @@ QUEUE_MESSAGES = 1000
 BIG_BYTES = 64 * 1024
 """From this size on a received frame is not copied out of ZeroMQ's memory."""
 
+CURVE_BYTES = 64
+"""Room for what CurveZMQ adds to a frame: 33 bytes. Source: ZeroMQ RFC 26."""
+
 HANDSHAKE_MS = 5_000
 """Who has not shown a key by then is hung up on: each costs a file descriptor."""
 
 PING_EVERY_MS = 15_000
 PING_TIMEOUT_MS = 120_000
-"""Silence after which a connection is dropped.  A ping waits behind the frame that is being sent,
-so this must exceed the time that the largest frame takes."""
+"""Silence after which a connection is dropped.  A ping waits behind what the kernel has taken."""
 
 
-def share(data: Buffer) -> zmq.Frame:
+def share(data: Buffer) -> Shared:
     """Returns a payload frame that is copied now, and not again however many peers it goes to."""
-    return zmq.Frame(data, copy=True)
+    view = memoryview(data).cast("B")
+    starts = range(0, max(1, view.nbytes), PART_BYTES)
+    return Shared([zmq.Frame(view[at : at + PART_BYTES], copy=True) for at in starts])
 
 
 # --- frames ---------------------------------------------------------------------------------------
 
 
-def put(socket: zmq.Socket[bytes], parts: Sequence[Payload]) -> bool:
+def put(socket: zmq.Socket[bytes], parts: Sequence[Part]) -> bool:
     """Hands over all parts or none, without waiting.
 
     Parts are copied once, here: encryption copies them anyway, and the copy-free way of pyzmq needs
@@ -84,7 +88,7 @@ def configure(socket: zmq.Socket[bytes], limits: Limits, ping_timeout_ms: int) -
     for option, value in (
         (zmq.SNDHWM, QUEUE_MESSAGES),
         (zmq.RCVHWM, QUEUE_MESSAGES),
-        (zmq.MAXMSGSIZE, max(limits.frame_bytes, limits.head_bytes)),
+        (zmq.MAXMSGSIZE, limits.wire_frame_bytes + CURVE_BYTES),
         (zmq.HANDSHAKE_IVL, HANDSHAKE_MS),
         (zmq.HEARTBEAT_IVL, min(PING_EVERY_MS, ping_timeout_ms)),
         (zmq.HEARTBEAT_TIMEOUT, ping_timeout_ms),

@@ -179,7 +179,6 @@ def test_50_megabytes_both_ways(hub: Hub) -> None:
     hub.until(lambda: hub.told[agent])
     (_, frames) = hub.told[agent][0]
     assert bytes(frames[0]) == data and frames[1] == b"small"
-    assert isinstance(frames[0], memoryview)  # it was not copied out of ZeroMQ's memory
     assert agent.send(m.Results([m.Result(0, 1, 0, 0, 0.1, 1, 1)]), [frames[0]])
     assert hub.next()[2][0] == data
 
