@@ -1,7 +1,9 @@
 """A scheduler that starts real agents as processes of this machine, for whole runs in tests.
 
 Also a program: `python -m tests.wire.scheduler JOBS PREFIX...` squares numbers by such a run, whose
-agents are started by the command PREFIX, and prints what came of it as JSON.
+agents are started by the command PREFIX, and prints what came of it as JSON. The environment may
+have WORKERS (their number), PHANTOMS (how many of them are no process), PAUSE_S (in each call),
+MARKS (folder in which each process of a job makes a file).
 """
 
 from __future__ import annotations
@@ -9,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -27,12 +28,14 @@ class ProcessBackend:
 
     :param prefix: the command that starts the worker's command
     :param umask: of the workers
+    :param phantoms: the last so many workers of the first submission have no process
     """
 
     name = "drmaa"
 
-    def __init__(self, prefix: Sequence[str] = (), umask: int = -1) -> None:
+    def __init__(self, prefix: Sequence[str] = (), umask: int = -1, phantoms: int = 0) -> None:
         self.prefix = list(prefix)
+        self.phantoms = phantoms
         self.umask = umask
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self.logs: dict[str, Path] = {}
@@ -43,7 +46,9 @@ class ProcessBackend:
     def submit(self, request: SubmitRequest) -> list[str]:
         self.requests.append(request)
         job, self._next = self._next, self._next + 1
-        return [self._start(request, str(job), str(task + 1)) for task in range(request.count)]
+        phantoms, self.phantoms = self.phantoms, 0
+        real = [self._start(request, str(job), str(n + 1)) for n in range(request.count - phantoms)]
+        return real + [f"{job}.{n + 1}" for n in range(len(real), request.count)]
 
     def _start(self, request: SubmitRequest, job: str, task: str) -> str:
         native_id = f"{job}.{task}"
@@ -84,14 +89,18 @@ class ProcessBackend:
     def adopt(self, ids: Sequence[str]) -> None: ...
 
     def diagnose(self, native_id: str) -> str:
-        return self.logs[native_id].read_text(errors="replace")
+        log = self.logs.get(native_id)
+        return log.read_text(errors="replace") if log is not None else ""
 
     def close(self) -> None:
-        """Ends what still runs."""
+        """Ends what has not ended by itself soon."""
+        deadline = time.monotonic() + 3
         for worker in self.workers.values():
-            if worker.poll() is None:
-                worker.send_signal(signal.SIGKILL)
-            worker.wait(10)
+            try:
+                worker.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait(10)
 
 
 @contextlib.contextmanager
@@ -123,7 +132,19 @@ def main(jobs: int, prefix: Sequence[str]) -> dict[str, Any]:
     started = time.monotonic()
     told: dict[str, Any] = {}
     addresses: list[list[str]] = []
-    with cluster(ProcessBackend(prefix)) as backend:
+    pause_s = float(os.environ.get("PAUSE_S", "0"))
+    phantoms = int(os.environ.get("PHANTOMS", "0"))
+    most = int(os.environ.get("WORKERS", str(jobs)))
+
+    marks = os.environ.get("MARKS")
+
+    def square(x: int) -> int:
+        if marks:
+            Path(marks, str(os.getpid())).touch()
+        time.sleep(pause_s)
+        return x * x
+
+    with cluster(ProcessBackend(prefix, phantoms=phantoms)) as backend:
         submit = backend.submit
 
         def look(request: SubmitRequest) -> list[str]:
@@ -134,7 +155,7 @@ def main(jobs: int, prefix: Sequence[str]) -> dict[str, Any]:
         backend.submit = look  # type: ignore[method-assign]
         try:
             told["values"] = gridmap.grid_map(
-                lambda x: x * x, range(jobs), backend="drmaa", max_workers=jobs
+                square, range(jobs), backend="drmaa", max_workers=most
             )
         except gridmap.GridMapError as error:
             told["error"], told["type"] = str(error), type(error).__name__
