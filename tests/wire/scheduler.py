@@ -162,6 +162,7 @@ def main(jobs: int, prefix: Sequence[str]) -> dict[str, Any]:
         told["seconds"] = time.monotonic() - started
     return {
         **told,
+        "canceled": backend.canceled,
         "addresses": addresses,
         "statuses": [w.poll() for w in backend.workers.values()],
     }
