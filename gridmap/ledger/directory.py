@@ -56,7 +56,7 @@ class RunDirectory:
         if not keep_logs:
             for name in logs:
                 if name and Path(name).parent == self.logs:
-                    with contextlib.suppress(OSError):  # a worker may have named anything
+                    with contextlib.suppress(OSError, ValueError):  # a worker may name anything
                         Path(name).unlink()
         if keep_ledger or (keep_logs and self._has_logs()):
             for entry in self.path.iterdir() if self.path.is_dir() else ():

@@ -222,8 +222,13 @@ class AgentLink:
         self._calls = [chosen]
         if self._hello is not None:
             put(chosen.socket, encode(self._hello, (), self.limits))
+        self._flush(chosen)
+
+    def _flush(self, chosen: _Call) -> bool:
+        """Hands over what was kept; returns whether that was all."""
         while self._outbox and put(chosen.socket, self._outbox[0]):
             self._outbox.popleft()
+        return not self._outbox
 
     def _leave(self, linger_ms: int = 0) -> None:
         for call in self._calls:
@@ -270,7 +275,7 @@ class AgentLink:
         parts = encode(message, frames, self.limits)
         if isinstance(message, Hello):
             self._hello = message
-        if self._chosen is not None:
+        if self._chosen is not None and self._flush(self._chosen):
             return put(self._chosen.socket, parts)
         if self._closed:
             return False
