@@ -36,9 +36,12 @@ from gridmap.wire.codec import Buffer, Part, Payload, decode, encode
 from gridmap.wire.keys import Connection
 from gridmap.wire.messages import Direction
 from gridmap.wire.sockets import (
+    FOR_EVER_MS,
+    LEAST_LINGER_MS,
     PING_TIMEOUT_MS,
     QUEUE_MESSAGES,
     configure,
+    end,
     put,
     readable,
     take,
@@ -232,7 +235,8 @@ class AgentLink:
 
     def _leave(self, linger_ms: int = 0) -> None:
         for call in self._calls:
-            call.close(linger_ms)
+            talks = linger_ms > 0 and call is self._chosen and not call.lost()
+            call.close(FOR_EVER_MS if talks else linger_ms)
         self._calls = []
         self._chosen = None
 
@@ -291,9 +295,10 @@ class AgentLink:
         if not self._closed:
             self._closed = True
             self._call_at = math.inf
+            linger_ms = max(linger_ms, LEAST_LINGER_MS)
             self._leave(linger_ms)
             self._outbox.clear()
-            self._context.term()
+            end(self._context, linger_ms)
 
     def __enter__(self) -> AgentLink:
         return self

@@ -35,8 +35,11 @@ from gridmap.wire.gate import Gate
 from gridmap.wire.keys import RunKeys
 from gridmap.wire.messages import Direction
 from gridmap.wire.sockets import (
+    FOR_EVER_MS,
+    LEAST_LINGER_MS,
     PING_TIMEOUT_MS,
     configure,
+    end,
     ports,
     put,
     readable,
@@ -160,8 +163,8 @@ class MonitorLink:
             self._router.disable_monitor()
             self._events.close(0)
             self._zap.close(0)
-            self._router.close(linger_ms)
-            self._context.term()
+            self._router.close(FOR_EVER_MS)
+            end(self._context, max(linger_ms, LEAST_LINGER_MS))
 
     def __enter__(self) -> MonitorLink:
         return self

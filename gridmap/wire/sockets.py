@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import secrets
+import threading
 from collections.abc import Sequence
 
 import zmq
@@ -21,6 +22,9 @@ CURVE_BYTES = 64
 
 HANDSHAKE_MS = 5_000
 """Who has not shown a key by then is hung up on: each costs a file descriptor."""
+
+FOR_EVER_MS = -1
+LEAST_LINGER_MS = 100
 
 PING_EVERY_MS = 15_000
 PING_TIMEOUT_MS = 120_000
@@ -73,6 +77,19 @@ def take(socket: zmq.Socket[bytes], most: int) -> list[Buffer] | None:
         if len(parts) <= most:
             parts.append(frame.bytes if len(frame) < BIG_BYTES else frame.buffer)
     return parts
+
+
+def end(context: zmq.Context[zmq.Socket[bytes]], linger_ms: int) -> None:
+    """Ends a context whose sockets have been closed, lingering; waits at most so long for that.
+
+    What is not over by then ends in a thread of its own, with the last connection: when the other
+    end has read what was sent to it, or is gone.  To cut messages off instead, by a linger that
+    ends, is dangerous: libzmq 4.3 aborts the process when a connection breaks in the moment in
+    which a message of several frames that it is sending is taken from it.
+    """
+    thread = threading.Thread(target=context.term, name="gridmap-hangs-up", daemon=True)
+    thread.start()
+    thread.join(linger_ms / 1000)
 
 
 def readable(socket: zmq.Socket[bytes]) -> bool:

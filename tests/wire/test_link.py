@@ -8,10 +8,13 @@ import math
 import os
 import select
 import socket as tcp
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -716,6 +719,27 @@ def test_close_leaves_no_thread_and_no_file() -> None:
         agent.close()
         monitor.close()
     assert_gone(before)
+
+
+CLOSES = """
+import zmq
+from tests.wire.test_link import DIGEST, KEYS, Hub, MonitorLink, m, share
+data = share(bytes(8_000_000))
+for _ in range(80):
+    monitor = MonitorLink(KEYS, interface="127.0.0.1")
+    hub = Hub(monitor)
+    agent = hub.agent()
+    assert monitor.send(hub.greet(agent), m.Blob(DIGEST), [data])
+    agent.close()
+    monitor.close()
+"""
+
+
+def test_who_hangs_up_in_the_middle_of_a_message_does_no_harm() -> None:
+    command = [sys.executable, "-c", CLOSES]
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def test_close_lets_the_last_word_leave(hub: Hub) -> None:
