@@ -168,18 +168,18 @@ def test_blobs_that_are_not_there_are_not_remembered(wire: Wire) -> None:
 def test_a_worker_that_does_not_read_costs_no_memory(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "MOST_UNREAD_BYTES", 32 * MIB)
+    monkeypatch.setattr(cluster, "MOST_UNREAD_BYTES", 4 * MIB)
     agent = wire.hello("1.1")
     wire.until(lambda: wire.heard(m.Hello))
     process = psutil.Process()
-    arguments, function = bytes(range(256)) * (8 * MIB // 256), [bytes(16 * MIB)]
+    arguments, function = bytes(range(256)) * (MIB // 256), [bytes(MIB)]
     before = process.memory_info().rss
     for number in range(200):
         lease = m.Lease(number, 1, 0, DIGEST, "", True, [(0, 1, 1)])
         wire.transport.send("1.1", m.Work([lease]), [arguments], 0.0)
         wire.transport.send("1.1", m.Blob(DIGEST), list(function), 0.0)
         wire.transport.send("1.1", m.Pulse(number), [], 0.0)
-    assert process.memory_info().rss - before < 150 * MIB
+    assert process.memory_info().rss - before < 30 * MIB
     agent.send(m.Results([m.Result(0, 1, 0, 5, 0.0, 0, 0)]))  # it reads after all
     wire.until(lambda: wire.heard(m.Results))
     assert not wire.transport._unread_bytes

@@ -31,6 +31,8 @@ from gridmap.wire.gate import MOST_STRANGERS, Gate
 from gridmap.wire.keys import Connection, KeyPair, read_connection
 from tests.wire.scheduler import until
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
 DIGEST = "ab" * 32
