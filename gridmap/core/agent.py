@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections import OrderedDict, deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from gridmap.core.children import Children, Reason, bare
+from gridmap.core.child import Reason
+from gridmap.core.children import Children, bare
 from gridmap.core.effects import (
     AgentEffect,
     DropLease,
@@ -57,11 +57,11 @@ from gridmap.core.messages import (
     Recall,
     Refuse,
     Result,
-    Results,
     ToAgent,
     Welcome,
     Work,
 )
+from gridmap.core.outbox import Outbox
 from gridmap.core.policy import UNCHARGED_TRIES
 from gridmap.core.timelimit import TimeLimit
 from gridmap.errors import signal_name
@@ -88,12 +88,6 @@ Source: queue_conf(5) "notify", "s_rt, s_cpu"; scancel(1)
 """
 
 
-@dataclass
-class _Kept:
-    result: Result
-    sent_at: float
-
-
 class AgentCore:
     """Turns what happens on a node into what the agent does.
 
@@ -110,7 +104,7 @@ class AgentCore:
         self._taken: OrderedDict[Key, float] = OrderedDict()  # when
         self._blobs: set[str] = set()
         self._asked: dict[str, float] = {}
-        self._kept: dict[Key, _Kept] = {}
+        self._outbox = Outbox()
         self._welcome: Welcome | None = None
         self._greeted = False  # the present monitor has answered
         self._heard_at = -math.inf
@@ -176,7 +170,7 @@ class AgentCore:
 
     def unacknowledged(self) -> list[Result]:
         """Returns the results that nobody has taken in yet."""
-        return [kept.result for kept in self._kept.values()]
+        return self._outbox.results()
 
     # --- the monitor ------------------------------------------------------------------------------
 
@@ -186,7 +180,7 @@ class AgentCore:
             self._take(message.leases, now, out)
         elif isinstance(message, Ack):
             for key in message.keys:
-                if self._kept.pop(Key(*key), None) is not None:
+                if self._outbox.acknowledged(Key(*key)):
                     out.append(DropResult(Key(*key)))
         elif isinstance(message, Welcome):
             self._welcomed(message, now, out)
@@ -210,10 +204,7 @@ class AgentCore:
         elif not self._greeted:  # a new monitor: it hears at once of all that is here
             self._heartbeat_at = now
             self._asked = dict.fromkeys(self._asked, -math.inf)
-            if self._kept:
-                for kept in self._kept.values():
-                    kept.sent_at = now
-                out.append(Say(Results([kept.result for kept in self._kept.values()])))
+            self._outbox.repeat(now, now, out)
         self._welcome, self._greeted = message, True
         self._time.told(message.walltime_s, now)
         self._children.max_rss_bytes = message.max_rss_bytes
@@ -287,11 +278,7 @@ class AgentCore:
             self._leave(bye, out)
 
     def _report(self, results: list[Result], now: float, out: list[AgentEffect]) -> None:
-        if not results:
-            return
-        for result in results:
-            self._kept[result.key] = _Kept(result, now)
-        out.append(Say(Results(results)))
+        self._outbox.send(results, now, out)
 
     # --- what runs next ---------------------------------------------------------------------------
 
@@ -366,11 +353,7 @@ class AgentCore:
             if asked_at <= before:
                 self._asked[digest] = now
                 out.append(Say(NeedBlob(digest)))
-        stale = [kept for kept in self._kept.values() if kept.sent_at <= before]
-        for kept in stale:
-            kept.sent_at = now
-        if stale:
-            out.append(Say(Results([kept.result for kept in stale])))
+        self._outbox.repeat(before, now, out)
 
     def _beat(self, event: UsageRead, out: list[AgentEffect]) -> None:
         self._seq += 1
@@ -379,7 +362,7 @@ class AgentCore:
             for x in self._waiting
         ]
         held += self._children.held(event.usage)
-        out.append(Say(Heartbeat(self._seq, held, list(self._kept))))
+        out.append(Say(Heartbeat(self._seq, held, self._outbox.keys())))
 
     def _looked_at_memory(self, event: MemoryRead, now: float, out: list[AgentEffect]) -> None:
         """Whoever comes near a limit may be gone at the next heartbeat: it is due at once."""
@@ -454,7 +437,7 @@ class AgentCore:
         if self._children.busy():
             return
         self._draining_since = min(self._draining_since, now)
-        if not self._kept or now >= self._draining_since + self._drain_s:
+        if not self._outbox.keys() or now >= self._draining_since + self._drain_s:
             self._leave(self._bye, out)
 
     @property

@@ -10,7 +10,8 @@ from gridmap.core import effects as do
 from gridmap.core import events as ev
 from gridmap.core import messages as m
 from gridmap.core.agent import WARNED_DRAIN_S, WARNED_END_S, AgentCore
-from gridmap.core.children import CHILD_END_S, CHILD_START_FAILURES, CHILD_START_S
+from gridmap.core.child import CHILD_END_S, CHILD_START_S
+from gridmap.core.children import CHILD_START_FAILURES
 from gridmap.core.memory import LOOK_S, Killed, Mark
 from gridmap.core.messages import Outcome
 from tests.core.stage import of

@@ -14,6 +14,7 @@ from gridmap.core.agent import AgentCore
 from gridmap.node.agent import AgentRuntime
 from gridmap.node.forkserver import Forkserver
 from gridmap.node.memory import Limits
+from gridmap.node.tree import read_process
 
 DEADLINE_S = 20.0
 
@@ -34,6 +35,13 @@ def wait_for(condition: Callable[[], Any], deadline_s: float = DEADLINE_S) -> An
         assert time.monotonic() < deadline, "deadline passed"
         time.sleep(0.002)
     return got
+
+
+def own_rss_bytes() -> int:
+    """Returns the memory of this process, which a forked child has too."""
+    process = read_process(os.getpid())
+    assert process is not None
+    return process.rss_bytes
 
 
 class Outcomes:
