@@ -12,7 +12,7 @@ SAY     = @printf '\n=== %s\n'
 # Tests start thousands of processes, and none of them should compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint unit simulate cluster clean
+.PHONY: help demo test lint unit simulate cluster faults chaos clean
 help:
 	@echo 'make demo     installs GridMap in $(VENV) and counts words with it, on this machine'
 	@echo 'make test     checks and tests everything; says what it skipped'
@@ -20,6 +20,8 @@ help:
 	@echo 'make unit     the tests that need no cluster'
 	@echo 'make simulate 20,000 random histories of a cluster, without one'
 	@echo 'make cluster  the tests on a real Grid Engine (Debian, root)'
+	@echo 'make faults   the fault matrix: breaks things on one and on three hosts (Debian, root; 35 min)'
+	@echo 'make chaos    random faults on three hosts: SEED=1 CHAOS_S=600 CHAOS_CALLS=20000'
 	@echo 'make clean    removes what these made'
 
 demo: $(VENV)/.installed
@@ -40,13 +42,31 @@ lint: $(VENV)/.installed-lint
 	done; exit $$status
 
 unit: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -rs -n $(WORKERS) -m 'not cluster' --ignore=tests/cluster
+	$(BIN)/python -m pytest -q -rs -n $(WORKERS) -m 'not cluster' --ignore=tests/cluster --ignore=tests/faults
 
 simulate: $(VENV)/.installed-test
 	GRIDMAP_HISTORIES=20000 $(BIN)/python -m pytest -q -n $(WORKERS) tests/core/test_simulation.py
 
 cluster: $(VENV)/.installed-test
-	PYTHON=$(abspath $(BIN))/python tools/cluster_tests
+	tools/cluster_tests
+	tools/fault_tests -m 'not slow'
+
+# Each part runs, whatever the one before has come to; what they measured is in docs/faults.json then.
+RECORD := $(VENV)/faults.record
+faults: $(VENV)/.installed-test
+	@rm -f $(RECORD)
+	@FAULTS_RECORD=$(abspath $(RECORD)) CHAOS_SEED=$(SEED) PYTHON=$(abspath $(BIN))/python tools/summary \
+	    'one host' "tools/cluster_tests -m fault" \
+	    'three hosts' "tools/fault_tests -k 'not chaos'" \
+	    chaos '$(MAKE) --no-print-directory chaos' \
+	    table 'tools/fault_table --record $(RECORD) && tools/fault_table --print'
+
+SEED ?= 1
+chaos: export CHAOS_SEED := $(SEED)
+chaos: export CHAOS_S ?= 600
+chaos: export CHAOS_CALLS ?= 20000
+chaos:
+	tools/fault_tests -s -k chaos
 
 $(MADE):
 	$(SAY) 'a Python of its own in $(VENV)'

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gridmap import conf
+from tests.rows import Stopwatch, record
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,6 +30,29 @@ def _settings_put_back() -> Iterator[None]:
     for module in ("gridmap", "gridmap.conf"):
         for setting in conf.TABLE:
             vars(sys.modules[module]).pop(setting.name, None)
+
+
+@pytest.fixture
+def stopwatch(request: pytest.FixtureRequest) -> Stopwatch:
+    """Returns what a row of the fault matrix is measured with."""
+    request.node.stopwatch = Stopwatch()
+    return request.node.stopwatch
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
+    """Measures the test of a row of the fault matrix, and holds it to its bound."""
+    declared = pyfuncitem.get_closest_marker("fault")
+    watch = getattr(pyfuncitem, "stopwatch", None) or Stopwatch()
+    outcome = yield
+    if declared is None:
+        return
+    seconds, bound_s = watch.seconds, declared.kwargs["bound_s"]
+    error = outcome.excinfo[1] if outcome.excinfo else None
+    if error is None and seconds > bound_s:
+        error = AssertionError(f"took {seconds:.1f} s; the bound is {bound_s} s")
+        outcome.force_exception(error)
+    record(pyfuncitem, seconds, error)
 
 
 @pytest.fixture(scope="session")

@@ -225,3 +225,8 @@ def test_the_table_of_settings_is_that_of_the_code(root: Path) -> None:
 def test_the_page_of_states_is_that_of_the_code(root: Path) -> None:
     command = [sys.executable, str(root / "tools/state_tables"), "--check"]
     subprocess.run(command, check=True, timeout=60)
+
+
+def test_the_page_of_faults_is_that_of_the_tests(root: Path) -> None:
+    command = [sys.executable, str(root / "tools/fault_table"), "--check"]
+    subprocess.run(command, check=True, timeout=60)

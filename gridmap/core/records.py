@@ -36,7 +36,7 @@ class LeaseRecord:
     spec: JobSpec
     attempt: int
     open: list[Span]
-    absent: int = 0  # heartbeats in a row that did not know of it
+    absent_since: float = math.inf  # the first of the heartbeats in a row that did not know of it
     recalled: bool = False
     last: Held | None = None
     idle_job: int = -1

@@ -13,6 +13,7 @@ import gridmap
 from gridmap import Job, JobOutOfTime, Retry, grid_map
 from gridmap.errors import Cause, JobDied
 from tests.cluster.client import SLOTS, eventually, workers_of
+from tests.rows import row
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +36,12 @@ def make_notes(folder: Path, pause_s: float):
     return notes
 
 
+@row(
+    fault="h_rt (3 s) is exceeded by one call",
+    where="scheduler",
+    expected="cause walltime; it is not tried again",
+    bound_s=15,
+)
 def test_a_job_that_takes_longer_than_its_worker_may(tmp_path) -> None:
     began = time.monotonic()
     with pytest.raises(JobOutOfTime, match=r"asked for h_rt=3: ask for more time") as caught:
@@ -45,6 +52,12 @@ def test_a_job_that_takes_longer_than_its_worker_may(tmp_path) -> None:
     assert len(list(tmp_path.glob("7.*"))) == 1, "another try would have taken as long"
 
 
+@row(
+    fault="h_rt (4 s) is exceeded, and the agent says no more (SIGSTOP)",
+    where="scheduler",
+    expected="cause walltime, from the scheduler's accounting",
+    bound_s=30,
+)
 def test_grid_engines_accounting_tells_of_a_worker_that_says_no_more(tmp_path) -> None:
     jobs = [Job(make_notes(tmp_path, 60), [1], h_rt=4)]
     with gridmap.submit(jobs, max_workers=1) as run:
@@ -60,6 +73,12 @@ def test_a_job_that_lacked_time_gets_more(tmp_path) -> None:
     assert len(list(tmp_path.glob("7.*"))) == 2
 
 
+@row(
+    fault="asks for more memory at once than h_vmem",
+    where="child",
+    expected="its MemoryError; with Retry(memory=...) it gets more",
+    bound_s=20,
+)
 def test_a_job_that_lacked_memory_gets_more(tmp_path) -> None:
     where = str(tmp_path)
 

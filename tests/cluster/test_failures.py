@@ -34,6 +34,7 @@ from tests.cluster.client import (
     queued,
     workers_of,
 )
+from tests.rows import row
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +75,12 @@ def make_bad() -> Callable[[int], int]:
     return bad
 
 
+@row(
+    fault="SIGKILL, SIGSEGV, os._exit and an exception, each in one of 100 calls",
+    where="child",
+    expected="cause died with signal or status, or the exception; the others' values",
+    bound_s=20,
+)
 def test_four_bad_jobs_of_a_hundred() -> None:
     call = make_bad()
     jobs = [Job(call, [n]) for n in range(100)]
@@ -119,6 +126,12 @@ def test_first_failure_is_raised_before_or_after_the_rest(tmp_path) -> None:
 # --- workers --------------------------------------------------------------------------------------
 
 
+@row(
+    fault="SIGKILL of two of them",
+    where="agent",
+    expected="both are replaced; every value",
+    bound_s=30,
+)
 def test_workers_that_are_killed_are_replaced(tmp_path, arrays, caplog) -> None:
     wait, begun, gate = make_gate(tmp_path)
     count = SLOTS + 2
@@ -138,6 +151,12 @@ def test_workers_that_are_killed_are_replaced(tmp_path, arrays, caplog) -> None:
     assert sum(job.num_resubmits for job in jobs) == 2
 
 
+@row(
+    fault="a worker is deleted (qdel) before it starts, another at work",
+    where="scheduler",
+    expected="they are not replaced; the others make every value",
+    bound_s=20,
+)
 def test_workers_that_are_deleted_are_not_replaced(tmp_path, arrays, caplog) -> None:
     wait, begun, gate = make_gate(tmp_path)
     count = SLOTS + 1
@@ -154,6 +173,12 @@ def test_workers_that_are_deleted_are_not_replaced(tmp_path, arrays, caplog) -> 
     assert len(arrays()) == 1
 
 
+@row(
+    fault="SIGSTOP for good",
+    where="agent",
+    expected="it is deleted, another comes; every value",
+    bound_s=20,
+)
 def test_a_worker_that_falls_silent(tmp_path, monkeypatch, caplog) -> None:
     monkeypatch.setenv("HEARTBEAT_FREQUENCY", "0.25")
     monkeypatch.setenv("MAX_TIME_BETWEEN_HEARTBEATS", "1")
@@ -170,6 +195,12 @@ def test_a_worker_that_falls_silent(tmp_path, monkeypatch, caplog) -> None:
     eventually(lambda: stopped not in processes(), what="the stopped worker is deleted")
 
 
+@row(
+    fault="all workers are deleted (qdel)",
+    where="scheduler",
+    expected="cause canceled; no others are asked for",
+    bound_s=30,
+)
 def test_deleting_everything_ends_the_run(tmp_path, arrays) -> None:
     wait, begun, _ = make_gate(tmp_path)
     with gridmap.submit([Job(wait, [n]) for n in range(3)], max_workers=3) as run:
@@ -203,6 +234,12 @@ def test_an_interpreter_that_fails_on_the_node(tmp_path, monkeypatch, arrays) ->
     assert len(arrays()) <= 3
 
 
+@row(
+    fault="a worker cannot be started (an error state)",
+    where="scheduler",
+    expected="cause never_started, with the scheduler's reason",
+    bound_s=15,
+)
 def test_an_interpreter_that_the_node_lacks(tmp_path, monkeypatch, arrays) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "nosuch" / "python"))
     began = time.monotonic()
@@ -214,6 +251,12 @@ def test_an_interpreter_that_the_node_lacks(tmp_path, monkeypatch, arrays) -> No
     assert len(arrays()) <= 4
 
 
+@row(
+    fault="a worker hangs before its first word (GRIDMAP_STARTUP_DEADLINE 2 s)",
+    where="node",
+    expected="cause never_started, with the end of its log",
+    bound_s=15,
+)
 def test_a_worker_that_hangs_before_its_first_word(tmp_path, monkeypatch, arrays) -> None:
     monkeypatch.setenv("GRIDMAP_STARTUP_DEADLINE", "2")
     hanging = interpreter(tmp_path / "python", "echo waiting for a license; exec sleep 1000")
@@ -296,6 +339,12 @@ def took(printed: str) -> float:
     return float(printed.split()[-1])
 
 
+@row(
+    fault="no qmaster at the submission",
+    where="scheduler",
+    expected="an error with the scheduler's words",
+    bound_s=5,
+)
 def test_no_qmaster(tmp_path, runs) -> None:
     printed = Program(tmp_path, ONE_CALL, SGE_QMASTER_PORT="1").finish()
     assert "BackendError" in printed and "port 1" in printed
@@ -313,6 +362,12 @@ def test_no_library(tmp_path) -> None:
     assert "DRMAANotPresentException" in printed and "value" not in printed
 
 
+@row(
+    fault="SIGKILL of a job that has started a process",
+    where="child",
+    expected="cause died; that process ends, too",
+    bound_s=20,
+)
 def test_no_orphans_of_a_killed_job(tmp_path) -> None:
     """A grandchild of a job that died does not outlive the run."""
     place = str(tmp_path)

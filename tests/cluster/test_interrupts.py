@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tests.cluster.client import SLOTS, Program, eventually, processes, queued
+from tests.rows import row
 
 PROGRAM = """
 import os, subprocess, sys, time
@@ -124,6 +125,12 @@ class Interrupted:
         return left <= {"logs"}
 
 
+@row(
+    fault="Ctrl-C or SIGTERM, once and twice",
+    where="client",
+    expected="it ends; its workers are deleted",
+    bound_s=15,
+)
 @pytest.mark.parametrize(
     ("signals", "statuses"),
     [
@@ -170,6 +177,12 @@ def test_a_half_read_imap_that_is_dropped(tmp_path, before) -> None:
     run.program.process.wait(10)
 
 
+@row(
+    fault="SIGKILL, and nobody attaches (grace 2 s)",
+    where="client",
+    expected="its workers end and leave",
+    bound_s=20,
+)
 def test_the_client_is_killed(tmp_path, before) -> None:
     """Nobody is left to delete the workers: they end what they run, and leave."""
     run = Interrupted(tmp_path, before, "map", GRIDMAP_GRACE="2", HEARTBEAT_FREQUENCY="0.5")

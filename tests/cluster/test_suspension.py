@@ -12,6 +12,7 @@ import pytest
 import gridmap
 from gridmap import Job
 from tests.cluster.client import eventually, make_gate, workers_of
+from tests.rows import row
 
 SILENT_S = 2.0
 
@@ -20,6 +21,12 @@ def qmod(option: str, native_id: str) -> None:
     subprocess.run(["qmod", option, native_id], check=True, capture_output=True, timeout=20)
 
 
+@row(
+    fault="a worker is suspended for four times as long as silence is tolerated",
+    where="scheduler",
+    expected="it is waited for; every value, no call is charged",
+    bound_s=30,
+)
 def test_a_suspended_worker_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

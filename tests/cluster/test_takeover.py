@@ -12,6 +12,7 @@ import pytest
 
 import gridmap
 from tests.cluster.client import Program, eventually, queued
+from tests.rows import row
 
 PROGRAM = """
 import os, sys, time
@@ -52,6 +53,12 @@ def killed(folder: Path) -> gridmap.RunInfo:
     return info
 
 
+@row(
+    fault="SIGKILL, then attach",
+    where="client",
+    expected="the same workers go on; every value, none computed twice",
+    bound_s=40,
+)
 def test_live_workers_go_on_under_another_client(tmp_path: Path) -> None:
     info = killed(tmp_path)
     before = {task.native_id for task in queued()}
@@ -66,6 +73,12 @@ def test_live_workers_go_on_under_another_client(tmp_path: Path) -> None:
     assert gridmap.runs() == []
 
 
+@row(
+    fault="SIGKILL, its workers are deleted, then attach",
+    where="client",
+    expected="others come; every value",
+    bound_s=60,
+)
 def test_workers_that_died_meanwhile_are_replaced(tmp_path: Path) -> None:
     info = killed(tmp_path)
     jobs = {task.native_id.partition(".")[0] for task in queued()}
@@ -80,6 +93,12 @@ def test_workers_that_died_meanwhile_are_replaced(tmp_path: Path) -> None:
     assert time.monotonic() - begun < 60
 
 
+@row(
+    fault="SIGKILL, attach after its workers' grace (3 s)",
+    where="client",
+    expected="they have left; every value, no finished call is made again",
+    bound_s=60,
+)
 def test_workers_that_nobody_takes_over_leave(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("GRIDMAP_GRACE", "3")
     info = killed(tmp_path)

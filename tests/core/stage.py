@@ -74,7 +74,11 @@ class Stage:
         )  # fmt: skip
         return self.said(worker, m.Results([item]), values["incarnation"])
 
-    def beat(self, worker: str, *held: m.Held, kept: list[m.Key] | None = None) -> list[Any]:
+    def beat(
+        self, worker: str, *held: m.Held, kept: list[m.Key] | None = None, after_s: float = 0
+    ) -> list[Any]:
+        if after_s:
+            self.wait(after_s)
         self.seq += 1
         return self.said(worker, m.Heartbeat(self.seq, list(held), kept or []))
 
