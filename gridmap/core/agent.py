@@ -111,6 +111,7 @@ class AgentCore:
         self._hello_at = -math.inf
         self._heartbeat_at = math.inf
         self._seq = 0
+        self._heard = -1
         self._draining_since: float | None = None
         self._bye = Bye("drained", int(Departure.DRAINED))
         self._look_at = math.inf
@@ -131,7 +132,7 @@ class AgentCore:
         if isinstance(event, MonitorSaid):
             self._monitor_said(event.message, now, out)
         elif isinstance(event, MonitorChanged):
-            self._greeted, self._hello_at = False, -math.inf
+            self._greeted, self._hello_at, self._heard = False, -math.inf, -1
         elif isinstance(event, ChildAnswered):
             self._report(self._children.answered(event, now), now, out)
         elif isinstance(event, ChildFinished):
@@ -196,7 +197,7 @@ class AgentCore:
         elif isinstance(message, Refuse):
             self._leave(Bye(f"refused: {message.reason}"), out)
         elif isinstance(message, Pulse):
-            pass
+            self._heard = max(self._heard, message.seq)
 
     def _welcomed(self, message: Welcome, now: float, out: list[AgentEffect]) -> None:
         if self._welcome is None:
@@ -207,7 +208,6 @@ class AgentCore:
             self._outbox.repeat(now, now, out)
         self._welcome, self._greeted = message, True
         self._time.told(message.walltime_s, now)
-        self._children.max_rss_bytes = message.max_rss_bytes
 
     def _take(self, leases: Iterable[Lease], now: float, out: list[AgentEffect]) -> None:
         for lease in leases:
@@ -362,7 +362,7 @@ class AgentCore:
             for x in self._waiting
         ]
         held += self._children.held(event.usage)
-        out.append(Say(Heartbeat(self._seq, held, self._outbox.keys())))
+        out.append(Say(Heartbeat(self._seq, held, self._outbox.keys(), self._heard)))
 
     def _looked_at_memory(self, event: MemoryRead, now: float, out: list[AgentEffect]) -> None:
         """Whoever comes near a limit may be gone at the next heartbeat: it is due at once."""

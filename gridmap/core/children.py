@@ -28,7 +28,6 @@ class Children:
         self._start_failures = 0
         self.longest_s = 0.0  # longest job so far
         self.worked = False  # a job has ended here
-        self.max_rss_bytes = 0  # of leases that do not say; 0: any
 
     @property
     def broken(self) -> bool:
@@ -178,18 +177,16 @@ class Children:
 
     def exact_above_bytes(self) -> int:
         """Returns the least of what the jobs that run may use; 0: they may use any."""
-        allowed = [self._allowed_bytes(child.lease) for child in self._of.values() if child.lease]
+        allowed = [child.lease.max_rss_bytes for child in self._of.values() if child.lease]
         return min((limit for limit in allowed if limit), default=0)
-
-    def _allowed_bytes(self, lease: Lease | None) -> int:
-        return (lease.max_rss_bytes if lease is not None else 0) or self.max_rss_bytes
 
     def _leaves_no_room(self, child: Child, lease: Lease) -> bool:
         """Returns whether a child that is done still has so much that the next job might pay."""
-        return 0 < self._allowed_bytes(lease) < 2 * child.use.rss_bytes
+        return 0 < lease.max_rss_bytes < 2 * child.use.rss_bytes
 
     def _marks(self, child: Child, use: Usage) -> tuple[memory.Mark, ...]:
-        return memory.marks(use.marks, use.rss_bytes, self._allowed_bytes(child.lease))
+        allowed = child.lease.max_rss_bytes if child.lease is not None else 0
+        return memory.marks(use.marks, use.rss_bytes, allowed)
 
     # --- ends -------------------------------------------------------------------------------------
 

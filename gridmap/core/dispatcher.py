@@ -215,7 +215,7 @@ class Dispatcher:
         elif worker is None:
             return
         elif isinstance(message, Heartbeat):
-            self._inbox.heartbeat(worker, message, now)
+            self._inbox.heartbeat(worker, message)
         elif isinstance(message, Credit):
             self._force.credit(worker, message.capacity)
         elif isinstance(message, Bye):

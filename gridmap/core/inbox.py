@@ -169,11 +169,11 @@ class Inbox:
 
     # --- heartbeats -------------------------------------------------------------------------------
 
-    def heartbeat(self, worker: WorkerRecord, message: Heartbeat, now: float) -> None:
+    def heartbeat(self, worker: WorkerRecord, message: Heartbeat) -> None:
         """Compares the worker's inventory with ours: neither side may forget a lease for long.
 
-        Heartbeats that waited somewhere come all at once, and the older ones were written before
-        the lease had arrived: so two that do not know of it count only if they come apart.
+        A heartbeat that was written before the worker could have the lease does not count: many may
+        come at once after a pause of either side, and large arguments take their time.
         """
         self._emit(SendMessage(worker.id, Pulse(message.seq)))
         if message.seq <= worker.seq:
@@ -189,8 +189,11 @@ class Inbox:
             if lease is not None:
                 present.add((lease.span.first, lease.attempt))
         for name, lease in list(worker.leases.items()):
-            lease.absent_since = math.inf if name in present else min(lease.absent_since, now)
-            if now - lease.absent_since >= self._policy.heartbeat_s / 2:
+            if name in present:
+                lease.absent = 0
+            elif message.heard > lease.pulse:
+                lease.absent += 1
+            if lease.absent >= 2:
                 self._leasing.void(worker, lease)
         if worker.state is WorkerState.UP:
             self._pools[worker.pool].hungry.setdefault(worker.id)

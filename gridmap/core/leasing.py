@@ -93,7 +93,7 @@ class Leasing:
         return idle
 
     def _lease(self, item: Range, worker: WorkerRecord) -> None:
-        lease = LeaseRecord(item.span, item.spec, item.attempt, [item.span])
+        lease = LeaseRecord(item.span, item.spec, item.attempt, [item.span], pulse=worker.seq)
         worker.leases[(item.span.first, item.attempt)] = lease
         worker.idle_since = math.inf
         self.jobs.move(item.span, _J.LEASED)

@@ -44,7 +44,6 @@ class Limits:
     :param children: processes for jobs in each worker
     :param polled: the backend has to be asked how its workers are
     :param walltime_s: the scheduler ends a worker after so long; 0: never
-    :param max_rss_bytes: a job that uses more memory is ended; 0: any
     :param more_memory: the pool for jobs of this one that need more memory; -1: there is none
     :param more_time: the same for time
     """
@@ -53,7 +52,6 @@ class Limits:
     children: int = 1
     polled: bool = True
     walltime_s: float = 0.0
-    max_rss_bytes: int = 0
     more_memory: int = -1
     more_time: int = -1
 

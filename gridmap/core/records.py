@@ -36,7 +36,8 @@ class LeaseRecord:
     spec: JobSpec
     attempt: int
     open: list[Span]
-    absent_since: float = math.inf  # the first of the heartbeats in a row that did not know of it
+    pulse: int = -1  # the last one that the worker was sent before it
+    absent: int = 0  # heartbeats in a row that should have known of it, and did not
     recalled: bool = False
     last: Held | None = None
     idle_job: int = -1

@@ -139,14 +139,8 @@ class Workforce:
             pool.strikes = 0
         self._remind(now + self._policy.silent_after_s, worker)
         policy = self._policy
-        limits = pool.limits
-        welcome = Welcome(
-            self.run,
-            policy.heartbeat_s,
-            policy.grace_s,
-            limits.walltime_s,
-            limits.max_rss_bytes,
-        )
+        walltime_s = pool.limits.walltime_s
+        welcome = Welcome(self.run, policy.heartbeat_s, policy.grace_s, walltime_s)
         self._emit(SendMessage(worker.id, welcome))
 
     def _mismatch(self, hello: Hello) -> str:

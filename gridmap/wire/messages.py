@@ -148,6 +148,8 @@ def _heartbeat(message: m.Heartbeat, frames: int) -> None:
             raise _bad(f"a held lease in phase {held.phase}, at job {held.current}")
         _measured(held.cpu_fraction, "cpu_fraction")
     _ranges(message.unacknowledged)
+    if not -1 <= message.heard <= MAX_INT:
+        raise _bad(f"heard is {message.heard}")
     _announced(0, frames)
 
 
@@ -184,7 +186,6 @@ def _welcome(message: m.Welcome, frames: int) -> None:
     _time(message.heartbeat_s, "heartbeat_s")
     _time(message.grace_s, "grace_s")
     _time(message.walltime_s, "walltime_s")
-    _natural(message.max_rss_bytes, "max_rss_bytes")
     if not message.heartbeat_s:
         raise _bad("heartbeat_s is 0")
     _announced(0, frames)

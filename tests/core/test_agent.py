@@ -27,9 +27,11 @@ class Node:
         blobs: tuple[str, ...] = ("f", "c"),
         ready: bool = True,
         age_s: float = 0.0,
+        max_rss_bytes: int = 0,
         **welcome: Any,
     ) -> None:
         self.now = 0.0
+        self.max_rss_bytes = max_rss_bytes  # of leases that do not say
         self.core = AgentCore(1, HELLO, age_s)
         self.tell(ev.Tick())
         self.hear(m.Welcome("run", 10.0, 300.0, **welcome))
@@ -62,6 +64,7 @@ class Node:
         reuse: bool = True,
         max_rss_bytes: int = 0,
     ) -> None:
+        max_rss_bytes = max_rss_bytes or self.max_rss_bytes
         packets = [(0, count, 1)]
         lease = m.Lease(first, count, attempt, "f", "c", reuse, packets, max_rss_bytes)
         self.hear(m.Work([lease]))
@@ -501,6 +504,15 @@ def usage(rss: int, *marks: Mark, current: int = 0) -> dict[int, ev.Usage]:
     return {0: ev.Usage(rss, 0.25, True, current, marks)}
 
 
+def test_a_heartbeat_says_which_pulse_was_the_last_to_be_heard() -> None:
+    node = Node()
+    for seq in (1, 3, 2):
+        node.hear(m.Pulse(seq))
+    assert said(node.tell(ev.UsageRead({})), m.Heartbeat)[0].heard == 3
+    node.tell(ev.MonitorChanged())
+    assert said(node.tell(ev.UsageRead({})), m.Heartbeat)[0].heard == -1, "that was another's"
+
+
 def test_it_looks_at_the_memory_of_whoever_is_busy_and_of_nobody_else() -> None:
     node = Node(max_rss_bytes=100)
     assert looks(node.wait(5)) == []
@@ -549,8 +561,8 @@ def test_a_job_over_max_rss_is_ended_and_told_why() -> None:
     assert (death.rss_bytes, death.cpu_fraction) == (150 * 1024**2, 0.25)
 
 
-def test_a_lease_may_say_how_much_memory_its_jobs_may_use() -> None:
-    node = Node(max_rss_bytes=100)
+def test_each_lease_says_how_much_memory_its_jobs_may_use() -> None:
+    node = Node()
     node.work(0, max_rss_bytes=200)
     assert looks(node.wait(LOOK_S)) == [do.LookAtMemory((0,), 200)]
     (beat,) = said(node.tell(ev.UsageRead(usage(150))), m.Heartbeat)

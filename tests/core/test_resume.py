@@ -215,7 +215,7 @@ def test_a_lease_that_its_worker_does_not_hold_goes_back_uncharged() -> None:
     stage.hello("w")
     stage.beat("w")
     assert started(stage) == []
-    stage.beat("w", after_s=10)
+    stage.beat("w")
     assert stage.assigned() == [("w", Span(0, 1), 1)] and not of(do.Charged, stage.all)
 
 

@@ -78,8 +78,10 @@ class Driver:
         launch: bool = False,
         heartbeat_s: float = 5.0,
         limits: Limits | None = None,
+        max_rss_bytes: int = 0,
         **welcome: Any,
     ) -> None:
+        self.max_rss_bytes = max_rss_bytes
         self.forkserver = Forkserver.launch() if launch else Forkserver.fork()
         self.outcomes = Outcomes()
         self.said: list[m.Message] = []
@@ -133,6 +135,7 @@ class Driver:
             self.blob([context.encode()]) if context is not None else "",
             reuse,
             [(0, p.count, len(p.frames)) for p in packets],
+            self.max_rss_bytes,
         )
         self._inbox.append((m.Work([lease]), [f for p in packets for f in p.frames]))
         return first + count

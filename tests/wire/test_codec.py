@@ -95,7 +95,9 @@ EXAMPLES: dict[type[Any], st.SearchStrategy[Any]] = {
     ),
     m.Credit: st.builds(m.Credit, naturals),
     m.NeedBlob: st.builds(m.NeedBlob, digests),
-    m.Heartbeat: st.builds(m.Heartbeat, naturals, st.lists(held(), max_size=3), key_lists),
+    m.Heartbeat: st.builds(
+        m.Heartbeat, naturals, st.lists(held(), max_size=3), key_lists, st.integers(-1, MAX_INT)
+    ),
     m.Results: st.builds(m.Results, st.lists(results(), max_size=4)),
     m.Bye: st.builds(m.Bye, names, naturals),
     m.Welcome: st.builds(
@@ -343,6 +345,7 @@ BAD: dict[str, tuple[Any, int]] = {
     "unacknowledged": (m.Heartbeat(0, [], [bad_key(count=0)]), 0),
     "held count": (m.Heartbeat(0, [HELD._replace(count=0)]), 0),
     "seq": (m.Heartbeat(-1), 0),
+    "heard": (m.Heartbeat(1, heard=-2), 0),
     "departure": (m.Bye("", -1), 0),
     "digest short": (m.NeedBlob(DIGEST[1:]), 0),
     "digest upper case": (m.NeedBlob(DIGEST.upper()), 0),
