@@ -3,16 +3,22 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# How many tests run at once. Most of their time they wait for processes that they started.
+WORKERS ?= $(shell expr 2 '*' $$(nproc))
 # The Python that the venv was made by is in the stamp's name, so another one makes it anew.
 MADE   := $(VENV)/.made-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 SAY     = @printf '\n=== %s\n'
 
-.PHONY: help demo test lint unit cluster faults chaos clean
+# Tests start thousands of processes, and none of them should compile everything anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help demo test lint unit simulate cluster faults chaos clean
 help:
 	@echo 'make demo     installs GridMap in $(VENV) and counts words with it, on this machine'
 	@echo 'make test     checks and tests everything; says what it skipped'
 	@echo 'make lint     ruff, mypy, lint-imports'
 	@echo 'make unit     the tests that need no cluster'
+	@echo 'make simulate 20,000 random histories of a cluster, without one'
 	@echo 'make cluster  the tests on a real Grid Engine (Debian, root)'
 	@echo 'make faults   the fault matrix: breaks things on one and on three hosts (Debian, root; 35 min)'
 	@echo 'make chaos    random faults on three hosts: SEED=1 CHAOS_S=600 CHAOS_CALLS=20000'
@@ -36,7 +42,10 @@ lint: $(VENV)/.installed-lint
 	done; exit $$status
 
 unit: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -rs -n 2 -m 'not cluster' --ignore=tests/cluster --ignore=tests/faults
+	$(BIN)/python -m pytest -q -rs -n $(WORKERS) -m 'not cluster' --ignore=tests/cluster --ignore=tests/faults
+
+simulate: $(VENV)/.installed-test
+	GRIDMAP_HISTORIES=20000 $(BIN)/python -m pytest -q -n $(WORKERS) tests/core/test_simulation.py
 
 cluster: $(VENV)/.installed-test
 	tools/cluster_tests

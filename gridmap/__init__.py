@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     from gridmap.conf import DEFAULT_TEMP_DIR as DEFAULT_TEMP_DIR
     from gridmap.conf import ERROR_MAIL_RECIPIENT as ERROR_MAIL_RECIPIENT
     from gridmap.conf import ERROR_MAIL_SENDER as ERROR_MAIL_SENDER
+    from gridmap.conf import GRIDMAP_ANNOUNCE as GRIDMAP_ANNOUNCE
     from gridmap.conf import GRIDMAP_GRACE as GRIDMAP_GRACE
+    from gridmap.conf import GRIDMAP_INTERFACE as GRIDMAP_INTERFACE
     from gridmap.conf import GRIDMAP_KEEP_DAYS as GRIDMAP_KEEP_DAYS
     from gridmap.conf import GRIDMAP_LEDGER as GRIDMAP_LEDGER
     from gridmap.conf import GRIDMAP_MAX_WORKERS as GRIDMAP_MAX_WORKERS
+    from gridmap.conf import GRIDMAP_PORTS as GRIDMAP_PORTS
     from gridmap.conf import GRIDMAP_RUN_DIR as GRIDMAP_RUN_DIR
     from gridmap.conf import GRIDMAP_START_METHOD as GRIDMAP_START_METHOD
     from gridmap.conf import GRIDMAP_STARTUP_DEADLINE as GRIDMAP_STARTUP_DEADLINE
@@ -112,7 +115,10 @@ _SETTINGS = (
     "ERROR_MAIL_RECIPIENT",
     "ERROR_MAIL_SENDER",
     "GRIDMAP_GRACE",
+    "GRIDMAP_ANNOUNCE",
+    "GRIDMAP_INTERFACE",
     "GRIDMAP_KEEP_DAYS",
+    "GRIDMAP_PORTS",
     "GRIDMAP_LEDGER",
     "GRIDMAP_MAX_WORKERS",
     "GRIDMAP_RUN_DIR",

@@ -45,6 +45,9 @@ GRIDMAP_GRACE: float
 GRIDMAP_START_METHOD: str
 GRIDMAP_LEDGER: str
 GRIDMAP_KEEP_DAYS: float
+GRIDMAP_INTERFACE: str
+GRIDMAP_PORTS: str
+GRIDMAP_ANNOUNCE: str
 DRMAA_PRESENT: bool
 
 _YES = frozenset({"1", "true", "yes", "on"})
@@ -121,6 +124,31 @@ def days(value: object) -> float:
     if number <= 0:
         raise ValueError("must be a number of days, more than 0")
     return number
+
+
+def interface(value: object) -> str:
+    name = text(value).strip()
+    if not name:
+        raise ValueError("must be a name, an address, a network, or all")
+    return name
+
+
+def ports(value: object) -> str:
+    """Returns any, a port or a range of them, as text."""
+    from gridmap.wire.address import parse_ports
+
+    words = str(value).strip()
+    parse_ports(words)
+    return words
+
+
+def announced(value: object) -> str:
+    """Returns the addresses to tell workers, as text."""
+    from gridmap.wire.address import parse_announced
+
+    words = text(value).strip()
+    parse_announced(words)
+    return words
 
 
 def _number(value: object) -> int | float:
@@ -285,6 +313,27 @@ TABLE: tuple[Setting, ...] = (
         14,
         "days until the folder of a run that did not succeed is removed",
     ),
+    Setting(
+        "GRIDMAP_INTERFACE",
+        "interface",
+        interface,
+        "all",
+        "the only network interface to listen on: its name, address or network",
+    ),
+    Setting(
+        "GRIDMAP_PORTS",
+        "ports",
+        ports,
+        "any",
+        "TCP port to listen on, or a range such as 50000-50100",
+    ),
+    Setting(
+        "GRIDMAP_ANNOUNCE",
+        "announce",
+        announced,
+        "own",
+        "HOST:PORT that workers are to connect to instead of this host, as through a tunnel",
+    ),
 )
 _BY_NAME = {setting.name: setting for setting in TABLE}
 # An empty environment variable is a value for these (no queue); for the others it is none.
@@ -321,6 +370,9 @@ class Settings:
     start_method: str = "auto"
     ledger: str = "cluster"
     keep_days: float = 14
+    interface: str = "all"
+    ports: str = "any"
+    announce: str = "own"
 
 
 def settings() -> Settings:

@@ -14,7 +14,7 @@ from gridmap.core.dispatcher import Dispatcher
 from gridmap.core.policy import Limits
 from gridmap.core.spec import Resources
 from gridmap.core.states import JobState
-from gridmap.errors import Cause, GridMapError, JobUnpicklable
+from gridmap.errors import Cause, GridMapError, JobException, JobUnpicklable
 from gridmap.failures import exception_of_end, exception_of_failure
 from gridmap.launch import LOCAL, launch_local, launch_on_cluster, open_book, sweep
 from gridmap.ledger.directory import RunDirectory
@@ -242,7 +242,7 @@ class Engine:
             watcher.ended(batch.first, batch.values, item.attempts, item.place)
             return batch
         if isinstance(item, Failure):
-            error = exception_of_failure(item, watcher.name(item.job), self._asked(item.pool))
+            error = _error(item, watcher.name(item.job), self._asked(item.pool))
             watcher.failed(item.job, error, item.cause, item.attempts, item.place)
             return Batch(item.job, [Failed(error)], True)
         if isinstance(item, End):
@@ -376,11 +376,26 @@ def _at_end(
         interrupts.unregister(monitor)
 
 
+def _error(item: Failure, name: str, asked: Resources) -> BaseException:
+    """Returns what became of a job; a payload that nobody can read makes it no secret."""
+    try:
+        return exception_of_failure(item, name, asked)
+    except (Exception, SystemExit) as error:
+        message = f"job {item.job} ({name}) failed on {item.place.host}; why cannot be read here: "
+        return JobException(
+            f"{message}{type(error).__name__}: {error}", cause=item.cause, job=item.job, name=name,
+            attempts=item.attempts, host=item.place.host,
+        )  # fmt: skip
+
+
 def _values(item: Values) -> Batch:
     """Unpickles values; one that cannot be read here does no harm to the others."""
     first, count = item.span
     try:
-        return Batch(first, data.unpack_values(item.frames, item.skip, count), False)
+        values = data.unpack_values(item.frames, item.skip, count)
+        if type(values) is not list or len(values) != count:
+            raise ValueError(f"a packet without values for {count} jobs")
+        return Batch(first, values, False)
     except (Exception, SystemExit):  # a value may do anything when it is made again
         return Batch(first, [_value(item, index) for index in range(count)], True)
 

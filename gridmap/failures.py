@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 
 from gridmap import data
+from gridmap.core.memory import human
 from gridmap.core.messages import Death, Outcome
 from gridmap.core.spec import Resources
 from gridmap.errors import (
@@ -83,7 +84,7 @@ def exception_of_failure(failure: Failure, name: str, asked: Resources) -> BaseE
     message += f" after {failure.attempts} {tries}"
     message += f": {text}" if text else ""
     if death.rss_bytes:
-        message += f"; last seen with {gigabytes(death.rss_bytes)} of memory"
+        message += f"; last seen with {human(death.rss_bytes)} of memory"
         message += f" and {death.cpu_fraction:.1f} processors at work"
     message += f"; {suggestion}" if suggestion else ""
     if death.log_tail:
@@ -138,19 +139,12 @@ def _suggestion(cause: Cause, death: Death, asked: Resources) -> str:
     if death.limit == "max_rss":
         return "raise max_rss, or let it grow by retry=gridmap.Retry(memory=2)"
     wanted = ", ".join(f"{x}={value}" for x in _ASKED[:2] if (value := getattr(asked, x)))
-    allowed = f"allowed {gigabytes(death.limit_bytes)}, " if death.limit_bytes else ""
-    had = f"had {gigabytes(death.rss_bytes)}" if death.rss_bytes else "it was too little"
+    allowed = f"allowed {human(death.limit_bytes)}, " if death.limit_bytes else ""
+    had = f"had {human(death.rss_bytes)}" if death.rss_bytes else "it was too little"
     return (
         f"{f'asked for {wanted}, ' if wanted else ''}{allowed}{had}: ask for more memory (h_vmem, "
         "mem_free), or let it grow by retry=gridmap.Retry(memory=2)"
     )
-
-
-def gigabytes(nbytes: int) -> str:
-    """Returns an amount of memory for people, in powers of 1024 as the schedulers count."""
-    if nbytes < 1 << 30:
-        return f"{nbytes / (1 << 20):.0f} MB"
-    return f"{nbytes / (1 << 30):.1f} GB"
 
 
 def _add_note(error: BaseException, note: str) -> None:

@@ -56,11 +56,13 @@ def launch_on_cluster(
 
     :param known: takes the backend before it is handed over
     :raises BackendError: the scheduler does not answer; nothing was started
+    :raises AddressError: the interface does not exist, or all ports are taken
     """
     _allow_connections()
     from gridmap.backends.registry import open_backend
     from gridmap.monitor.cluster import ClusterTransport
     from gridmap.monitor.submitter import open_in_time
+    from gridmap.wire.address import ALL_INTERFACES, OWN_ADDRESSES, announce, parse_ports
     from gridmap.wire.keys import Connection, RunKeys, write_connection
     from gridmap.wire.link import MonitorLink
 
@@ -81,11 +83,12 @@ def launch_on_cluster(
         backend = open_in_time(opener)
         undo.callback(backend.close)
         keys = RunKeys.generate()
-        link = MonitorLink(keys)
+        interface = None if settings.interface == ALL_INTERFACES else settings.interface
+        link = MonitorLink(keys, interface, parse_ports(settings.ports))
         undo.callback(link.close)
         connection = Connection(
             run=run,
-            addresses=link.addresses,
+            addresses=announce(settings.announce, link.addresses),
             server_public=keys.server.public.decode(),
             worker_public=keys.workers.public.decode(),
             worker_secret=keys.workers.secret.decode(),
@@ -95,6 +98,9 @@ def launch_on_cluster(
             sys_path=client_sys_path(),
             host=socket.gethostname(),
             pid=os.getpid(),
+            ports=settings.ports,
+            announced=settings.announce != OWN_ADDRESSES,
+            startup_deadline_s=settings.startup_deadline_s,
         )
         write_connection(directory.path, connection)
         undo.pop_all()
@@ -121,7 +127,8 @@ def launch_on_cluster(
             working_dir=str(directory.path),
         )
 
-    return limits, ClusterTransport(run, backend, link, request)
+    lively_s = min(2 * settings.heartbeat_frequency_s, settings.startup_deadline_s / 4)
+    return limits, ClusterTransport(run, backend, link, request, lively_s)
 
 
 def _allow_connections() -> None:

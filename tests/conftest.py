@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,9 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> None:
     # Of the whole process, so that the processes that tests start inherit it.
     os.environ["SEND_ERROR_MAIL"] = "0"
     os.environ.setdefault("GRIDMAP_RUN_DIR", str(tmp_path_factory.mktemp("runs")))
+    # What a shell starts in the background ignores interrupts, and so would all these processes.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -45,6 +45,9 @@ DOCUMENTED = {
     "GRIDMAP_STARTUP_DEADLINE": 60,
     "GRIDMAP_GRACE": 300,
     "GRIDMAP_START_METHOD": "auto",
+    "GRIDMAP_INTERFACE": "all",
+    "GRIDMAP_PORTS": "any",
+    "GRIDMAP_ANNOUNCE": "own",
 }
 
 
@@ -130,6 +133,9 @@ def test_an_empty_variable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 BAD = [
+    ("GRIDMAP_PORTS", "50100-50000"),
+    ("GRIDMAP_PORTS", "http"),
+    ("GRIDMAP_ANNOUNCE", "login1:x"),
     ("USE_MEM_FREE", "maybe"),
     ("NUM_RESUBMITS", "-1"),
     ("NUM_RESUBMITS", "1.5"),

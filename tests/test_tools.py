@@ -40,3 +40,21 @@ def test_one_failure_fails_the_whole_and_hides_nothing_after_it(root: Path, bad:
     assert [line.split()[:2] for line in lines[:2]] == [["unit", "FAILED"], ["more", "ok"]]
     passed = 10 if bad is FAILED else 7
     assert lines[-1] == f"{passed} passed, {2 if bad is FAILED else 0} failed, 2 skipped"
+
+
+def test_a_part_may_run_beside_the_others(root: Path, tmp_path: Path) -> None:
+    """Two parts wait for each other; a third one beside finds its forerunner done."""
+
+    def meet(one: str, other: str) -> str:
+        look = f"test -e '{tmp_path}/{other}' && break"
+        wait = f"for i in {{1..500}}; do {look}; sleep 0.02; done; test $i != 500"
+        return f"touch '{tmp_path}/{one}'; {wait}"
+
+    first = f"{meet('a', 'b')} && sleep 0.1 && touch '{tmp_path}/done'; {FAILED}"
+    other = f"{meet('b', 'a')} && {PASSED}"
+    third = f"test -e '{tmp_path}/done' && {PASSED}"
+    status, lines = summary(root, "&first", first, "other", other, "&third", third)
+    assert status == 1
+    words = [line.split()[:2] for line in lines[:3]]
+    assert words == [["first", "FAILED"], ["other", "ok"], ["third", "ok"]]
+    assert lines[-1] == "17 passed, 2 failed, 4 skipped"

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections import OrderedDict, deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from gridmap.core.child import Reason
 from gridmap.core.children import Children, bare
 from gridmap.core.effects import (
     AgentEffect,
@@ -18,6 +18,7 @@ from gridmap.core.effects import (
     DropResult,
     KeepDeath,
     Leave,
+    LookAtMemory,
     ReadUsage,
     Say,
 )
@@ -28,11 +29,14 @@ from gridmap.core.events import (
     ChildDied,
     ChildFinished,
     ChildReady,
+    MemoryRead,
     MonitorChanged,
     MonitorSaid,
     TerminationWarned,
+    Usage,
     UsageRead,
 )
+from gridmap.core.memory import LOOK_S
 from gridmap.core.messages import (
     Ack,
     Blob,
@@ -53,12 +57,14 @@ from gridmap.core.messages import (
     Recall,
     Refuse,
     Result,
-    Results,
     ToAgent,
     Welcome,
     Work,
 )
-from gridmap.core.policy import fits
+from gridmap.core.outbox import Outbox
+from gridmap.core.policy import UNCHARGED_TRIES
+from gridmap.core.timelimit import TimeLimit
+from gridmap.errors import signal_name
 
 HELLO_INTERVAL_S = 1.0
 """Time between two Hellos while nobody has answered."""
@@ -69,13 +75,17 @@ DRAIN_DEADLINE_S = 10.0
 LEASES_REMEMBERED = 10_000
 """Leases known to have been here, so that one that arrives twice is not run twice."""
 
-SIGTERM = 15
+WARNED_DRAIN_S = 1.5
+"""The same, when the scheduler is about to end the agent: then they go to the run's directory."""
 
+WARNED_END_S = 1.0
+"""How long a killed child may take to die while the scheduler is about to end the agent."""
 
-@dataclass
-class _Kept:
-    result: Result
-    sent_at: float
+ENDS_SOON = frozenset({12, 15})
+"""SIGUSR2, which Grid Engine sends before SIGKILL, and SIGTERM. Other warnings (SIGUSR1 of s_rt or
+before SIGSTOP, SIGXCPU) leave time to finish, though nobody knows how much.
+Source: queue_conf(5) "notify", "s_rt, s_cpu"; scancel(1)
+"""
 
 
 class AgentCore:
@@ -83,25 +93,31 @@ class AgentCore:
 
     :param children: number of processes that run jobs at the same time
     :param hello: how the agent introduces itself
+    :param age_s: how long its worker had been running when it was born
     """
 
-    def __init__(self, children: int, hello: Hello) -> None:
+    def __init__(self, children: int, hello: Hello, age_s: float = 0.0) -> None:
         self._hello = hello
         self._children = Children(children)
+        self._time = TimeLimit(age_s)
         self._waiting: deque[Lease] = deque()
-        self._taken: OrderedDict[Key, None] = OrderedDict()
+        self._taken: OrderedDict[Key, float] = OrderedDict()  # when
         self._blobs: set[str] = set()
         self._asked: dict[str, float] = {}
-        self._kept: dict[Key, _Kept] = {}
+        self._outbox = Outbox()
         self._welcome: Welcome | None = None
         self._greeted = False  # the present monitor has answered
         self._heard_at = -math.inf
         self._hello_at = -math.inf
         self._heartbeat_at = math.inf
         self._seq = 0
+        self._heard = -1
         self._draining_since: float | None = None
         self._bye = Bye("drained", int(Departure.DRAINED))
-        self._born_at: float | None = None
+        self._look_at = math.inf
+        self._looked: tuple[float, dict[int, Usage]] = (-math.inf, {})
+        self._warnings: set[int] = set()
+        self._hurried = False  # the scheduler is about to end this worker
         self.left = False
 
     # --- the two calls ----------------------------------------------------------------------------
@@ -111,15 +127,14 @@ class AgentCore:
         if self.left:
             return []
         out: list[AgentEffect] = []
-        if self._born_at is None:
-            self._born_at = now
+        self._time.born(now)
         self._notice_a_stop(now)
         if isinstance(event, MonitorSaid):
             self._monitor_said(event.message, now, out)
         elif isinstance(event, MonitorChanged):
-            self._greeted, self._hello_at = False, -math.inf
+            self._greeted, self._hello_at, self._heard = False, -math.inf, -1
         elif isinstance(event, ChildAnswered):
-            self._report(self._children.answered(event), now, out)
+            self._report(self._children.answered(event, now), now, out)
         elif isinstance(event, ChildFinished):
             self._report(self._children.finished(event.child, now, out), now, out)
         elif isinstance(event, ChildReady):
@@ -131,6 +146,8 @@ class AgentCore:
             self._asked.pop(event.digest, None)
         elif isinstance(event, UsageRead):
             self._beat(event, out)
+        elif isinstance(event, MemoryRead):
+            self._looked_at_memory(event, now, out)
         elif isinstance(event, TerminationWarned):
             self._warned(event.signal, now, out)
         self._keep_time(now, out)
@@ -149,11 +166,12 @@ class AgentCore:
             deadline = min(deadline, self._hello_at + HELLO_INTERVAL_S)
         if self._draining_since is not None:
             deadline = min(deadline, self._draining_since + self._drain_s)
-        return min(deadline, self._children.next_deadline())
+        ends_at = self._time.last_words_at if self._hurried else self._time.cut_at
+        return min(deadline, ends_at, self._look_at, self._children.next_deadline())
 
     def unacknowledged(self) -> list[Result]:
         """Returns the results that nobody has taken in yet."""
-        return [kept.result for kept in self._kept.values()]
+        return self._outbox.results()
 
     # --- the monitor ------------------------------------------------------------------------------
 
@@ -163,7 +181,7 @@ class AgentCore:
             self._take(message.leases, now, out)
         elif isinstance(message, Ack):
             for key in message.keys:
-                if self._kept.pop(Key(*key), None) is not None:
+                if self._outbox.acknowledged(Key(*key)):
                     out.append(DropResult(Key(*key)))
         elif isinstance(message, Welcome):
             self._welcomed(message, now, out)
@@ -179,7 +197,7 @@ class AgentCore:
         elif isinstance(message, Refuse):
             self._leave(Bye(f"refused: {message.reason}"), out)
         elif isinstance(message, Pulse):
-            pass
+            self._heard = max(self._heard, message.seq)
 
     def _welcomed(self, message: Welcome, now: float, out: list[AgentEffect]) -> None:
         if self._welcome is None:
@@ -187,17 +205,15 @@ class AgentCore:
         elif not self._greeted:  # a new monitor: it hears at once of all that is here
             self._heartbeat_at = now
             self._asked = dict.fromkeys(self._asked, -math.inf)
-            if self._kept:
-                for kept in self._kept.values():
-                    kept.sent_at = now
-                out.append(Say(Results([kept.result for kept in self._kept.values()])))
+            self._outbox.repeat(now, now, out)
         self._welcome, self._greeted = message, True
+        self._time.told(message.walltime_s, now)
 
     def _take(self, leases: Iterable[Lease], now: float, out: list[AgentEffect]) -> None:
         for lease in leases:
             if lease.key in self._taken:
                 continue
-            self._taken[lease.key] = None
+            self._taken[lease.key] = now
             if len(self._taken) > LEASES_REMEMBERED:
                 self._taken.popitem(last=False)
             self._waiting.append(lease)
@@ -262,11 +278,7 @@ class AgentCore:
             self._leave(bye, out)
 
     def _report(self, results: list[Result], now: float, out: list[AgentEffect]) -> None:
-        if not results:
-            return
-        for result in results:
-            self._kept[result.key] = _Kept(result, now)
-        out.append(Say(Results(results)))
+        self._outbox.send(results, now, out)
 
     # --- what runs next ---------------------------------------------------------------------------
 
@@ -278,22 +290,17 @@ class AgentCore:
             self._children.complete(now, out)
         if not self._waiting:
             return
-        if not self._has_time(now):
-            self._drain(Bye("out of time", int(Departure.OUT_OF_TIME)), now, out)
+        if not self._time.has_time(now, self._children.longest_s):
+            self._drain(self._out_of_time(), now, out)
             return
         for child in self._children.idle():
             lease = next((x for x in self._waiting if self._has_blobs(x)), None)
             if lease is None:
                 return
-            if self._children.give(child, lease, now, out):
+            early = self._time.gives_all(self._taken.get(lease.key, now))
+            if self._children.give(child, lease, now, out, early):
                 self._waiting.remove(lease)
-
-    def _has_time(self, now: float) -> bool:
-        """Returns whether another job may start before the scheduler ends this worker."""
-        if self._welcome is None or not self._welcome.walltime_s or self._born_at is None:
-            return True
-        left_s = self._born_at + self._welcome.walltime_s - now
-        return fits(left_s, self._children.longest_s)
+                self._look_at = min(self._look_at, now + LOOK_S)
 
     def _has_blobs(self, lease: Lease) -> bool:
         return all(not d or d in self._blobs for d in (lease.function, lease.context))
@@ -311,10 +318,18 @@ class AgentCore:
         if now >= self._heard_at + self._welcome.grace_s:
             self._leave(Bye("no word from the monitor"), out)
             return
+        self._keep_the_time_limit(now, out)
+        if self.left:
+            return
         self._report(self._children.lose_patience(now, out), now, out)
         self._leave_if_broken(now, out)
         if self.left:
             return
+        if now >= self._look_at:
+            busy = self._children.busy()
+            self._look_at = now + LOOK_S if busy else math.inf
+            if busy:
+                out.append(LookAtMemory(busy, self._children.exact_above_bytes()))
         if now >= self._heartbeat_at:
             self._heartbeat_at = now + self._welcome.heartbeat_s
             out.append(ReadUsage(self._children.busy()))
@@ -338,11 +353,7 @@ class AgentCore:
             if asked_at <= before:
                 self._asked[digest] = now
                 out.append(Say(NeedBlob(digest)))
-        stale = [kept for kept in self._kept.values() if kept.sent_at <= before]
-        for kept in stale:
-            kept.sent_at = now
-        if stale:
-            out.append(Say(Results([kept.result for kept in stale])))
+        self._outbox.repeat(before, now, out)
 
     def _beat(self, event: UsageRead, out: list[AgentEffect]) -> None:
         self._seq += 1
@@ -351,15 +362,67 @@ class AgentCore:
             for x in self._waiting
         ]
         held += self._children.held(event.usage)
-        out.append(Say(Heartbeat(self._seq, held, list(self._kept))))
+        out.append(Say(Heartbeat(self._seq, held, self._outbox.keys(), self._heard)))
+
+    def _looked_at_memory(self, event: MemoryRead, now: float, out: list[AgentEffect]) -> None:
+        """Whoever comes near a limit may be gone at the next heartbeat: it is due at once."""
+        looked_at, before = self._looked
+        if self._children.look(event.usage, now, out):
+            self._heartbeat_at = min(self._heartbeat_at, now)
+        self._looked = (now, dict(event.usage))
+        wait_s = self._children.look_after_s(before, min(now - looked_at, LOOK_S))
+        self._look_at = min(self._look_at, now + wait_s)
 
     # --- leaving ----------------------------------------------------------------------------------
 
+    def _out_of_time(self) -> Bye:
+        if self._waiting and not self._children.worked and not self._children.busy():
+            limit = f"its time limit of {self._time.walltime_s:g} s"
+            return Bye(f"{limit} is nearly over before a job could start")
+        return Bye("out of time", int(Departure.OUT_OF_TIME))
+
+    def _keep_the_time_limit(self, now: float, out: list[AgentEffect]) -> None:
+        """Ends what runs while there is time to say so, and leaves before the scheduler comes."""
+        if now >= self._time.cut_at and not self._hurried:
+            text = (
+                f"shortly before the end of its worker's time limit of {self._time.walltime_s:g} s"
+            )
+            self._hurry(self._out_of_time(), Outcome.WALLTIME, text, now, out)
+        if now >= self._time.last_words_at:
+            self._report(self._children.give_up(now, out), now, out)
+            self._leave(self._bye, out)
+
     def _warned(self, signal: int, now: float, out: list[AgentEffect]) -> None:
-        """SIGTERM ends what runs; a softer warning lets it finish."""
-        self._drain(Bye(f"warned by signal {signal}", int(Departure.WARNED)), now, out)
-        if signal == SIGTERM:
-            self._children.stop_all(now, out)
+        """Some signals say that the end is near; after a softer one what runs may finish.
+
+        Whether it is the end of the worker's time they do not say.
+        """
+        bye = Bye(f"warned by signal {signal}", int(Departure.WARNED))
+        soft, self._warnings = set(self._warnings), self._warnings | {signal}
+        if signal not in ENDS_SOON:
+            self._drain(bye, now, out)
+        elif not self._hurried:
+            text = f"by {signal_name(signal)} from the scheduler"
+            text += f" {self._time.age_s(now):.0f} s after the start of its worker"
+            if self._time.nearly_up(now) or soft - ENDS_SOON:
+                self._hurry(bye, Outcome.WALLTIME, text, now, out)
+            else:  # preempted, deleted, or a limit that nobody told of
+                self._hurry(bye, Outcome.DIED, text, now, out, UNCHARGED_TRIES)
+
+    def _hurry(
+        self,
+        bye: Bye,
+        outcome: Outcome,
+        text: str,
+        now: float,
+        out: list[AgentEffect],
+        tries: int = 0,
+    ) -> None:
+        """Ends what runs, and answers for it."""
+        self._hurried = True
+        self._drain(bye, now, out)
+        reason = Reason(outcome, text, None, -1, True, tries, WARNED_END_S)
+        self._children.stop_all(reason, now, out)
 
     def _drain(self, bye: Bye, now: float, out: list[AgentEffect]) -> None:
         if self._draining_since is None:
@@ -374,12 +437,14 @@ class AgentCore:
         if self._children.busy():
             return
         self._draining_since = min(self._draining_since, now)
-        if not self._kept or now >= self._draining_since + self._drain_s:
+        if not self._outbox.keys() or now >= self._draining_since + self._drain_s:
             self._leave(self._bye, out)
 
     @property
     def _drain_s(self) -> float:
         """How long to wait for the last results to be acknowledged: time to say them again."""
+        if self._hurried:
+            return WARNED_DRAIN_S
         beat = self._welcome.heartbeat_s if self._welcome is not None else 0.0
         return max(DRAIN_DEADLINE_S, 3 * beat)
 

@@ -2,59 +2,17 @@
 
 from __future__ import annotations
 
-import enum
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from gridmap.core import memory
+from gridmap.core.child import Child, ChildState, Reason
 from gridmap.core.effects import AgentEffect, GiveLease, KeepDeath, KillChild, StartChild
 from gridmap.core.events import ChildAnswered, ChildDied, Usage
 from gridmap.core.messages import Held, Key, Lease, Outcome, Phase, Result
 
 CHILD_START_FAILURES = 5
 """Children in a row that died before they were ready; then there will be none."""
-
-CHILD_START_S = 60.0
-"""How long a child may take until it is ready; then it is killed, and counts as one that died."""
-
-CHILD_END_S = 30.0
-"""How long a killed child may take to die; then it is given up as if it had."""
-
-
-class ChildState(enum.Enum):
-    """Where a child stands."""
-
-    STARTING = "starting"
-    IDLE = "idle"
-    BUSY = "busy"
-    ENDING = "ending"  # killed, its death is not known yet
-
-
-@dataclass
-class Child:
-    """One process for jobs, which runs one lease at a time."""
-
-    number: int
-    state: ChildState = ChildState.STARTING
-    since: float = 0.0  # when it came to this state, if that has a deadline
-    outcome: int = int(Outcome.CANCELED)  # what it was killed for
-    used: bool = False
-    lease: Lease | None = None
-    position: int = 0  # first job of the lease that has no answer yet
-    given_at: float = 0.0
-
-    def patience(self) -> float:
-        """Returns until when the child may stay in its state."""
-        if self.state is ChildState.STARTING:
-            return self.since + CHILD_START_S
-        return self.since + CHILD_END_S if self.state is ChildState.ENDING else math.inf
-
-    def runs(self, key: Key) -> bool:
-        """Returns whether it is in a lease with jobs of this one."""
-        lease = self.lease
-        if lease is None or self.state is not ChildState.BUSY or lease.attempt != key.attempt:
-            return False
-        return lease.first < key.first + key.count and key.first < lease.first + lease.count
 
 
 class Children:
@@ -69,6 +27,7 @@ class Children:
         self._next = 0
         self._start_failures = 0
         self.longest_s = 0.0  # longest job so far
+        self.worked = False  # a job has ended here
 
     @property
     def broken(self) -> bool:
@@ -88,11 +47,19 @@ class Children:
         held = []
         for child in self._of.values():
             if child.lease is not None:
-                use = usage.get(child.number, Usage())
-                key, phase = child.lease.key, int(Phase.RUNNING)
-                held.append(
-                    Held(*key, phase, use.current, use.rss_bytes, use.cpu_fraction, use.running)
+                use = usage.get(child.number)
+                child.use = use or child.use
+                use = use or Usage()
+                told = Held(
+                    *child.lease.key,
+                    int(Phase.RUNNING),
+                    use.current,
+                    use.rss_bytes,
+                    use.cpu_fraction,
+                    use.running,
+                    memory.least(self._marks(child, use)),
                 )
+                held.append(told)
         return held
 
     # --- starting and giving ----------------------------------------------------------------------
@@ -111,22 +78,29 @@ class Children:
             child.state = ChildState.IDLE
             self._start_failures = 0
 
-    def give(self, child: Child, lease: Lease, now: float, out: list[AgentEffect]) -> bool:
-        """Lets an idle child run a lease; False when it has to make room for a fresh one."""
+    def give(
+        self, child: Child, lease: Lease, now: float, out: list[AgentEffect], early: bool = False
+    ) -> bool:
+        """Lets an idle child run a lease; False when it has to make room for a fresh one.
+
+        :param early: it can have all of the worker's time, if nothing else has run
+        """
         if child.used and not lease.reuse:
-            self._kill(child, Outcome.CANCELED, now, out)
+            self._kill(child, Reason(Outcome.CANCELED), now, out)
             return False
         child.state = ChildState.BUSY
         child.used = True
         child.lease = lease
+        child.first = early and not self.worked
         child.position = lease.first
-        child.given_at = now
+        child.position_at = now
+        child.use, child.near = Usage(), False
         out.append(GiveLease(child.number, lease))
         return True
 
     # --- answers ----------------------------------------------------------------------------------
 
-    def answered(self, event: ChildAnswered) -> list[Result]:
+    def answered(self, event: ChildAnswered, now: float) -> list[Result]:
         """A child said what became of jobs; what it says of others than its own is nonsense."""
         child = self._of.get(event.child)
         if child is None or child.lease is None:
@@ -136,9 +110,11 @@ class Children:
         for item in event.items:
             last = item.first + item.count
             if item.attempt == lease.attempt and child.position <= item.first < last <= stop:
-                child.position = last
+                child.position, child.position_at = last, now
+                child.peak_rss_bytes = max(child.peak_rss_bytes, item.peak_rss_bytes)
                 known.append(item)
                 self.longest_s = max(self.longest_s, item.seconds / item.count)
+                self.worked = True
         return known
 
     def finished(self, number: int, now: float, out: list[AgentEffect]) -> list[Result]:
@@ -153,11 +129,64 @@ class Children:
         missing = lease.first + lease.count - child.position
         if child.state is ChildState.BUSY:
             child.state = ChildState.IDLE
-            if not lease.reuse or missing == lease.count:
-                self._kill(child, Outcome.CANCELED, now, out)
+            if not lease.reuse or missing == lease.count or self._leaves_no_room(child, lease):
+                self._kill(child, Reason(Outcome.CANCELED), now, out)
         if missing <= 0:
             return []
         return [bare(child.position, missing, lease.attempt, Outcome.RETURNED)]
+
+    # --- memory -----------------------------------------------------------------------------------
+
+    def look(self, usage: Mapping[int, Usage], now: float, out: list[AgentEffect]) -> bool:
+        """Takes in what is used; kills whoever uses too much.
+
+        :returns: True when a job has just come near a limit
+        """
+        news = False
+        for number, use in usage.items():
+            child = self._of.get(number)
+            if child is None or child.state is not ChildState.BUSY:
+                continue
+            child.use = use
+            of = self._marks(child, use)
+            near = memory.nearest(of)
+            news = news or (near >= memory.NEAR_FRACTION and not child.near)
+            child.near = near >= (memory.AGAIN_FRACTION if child.near else memory.NEAR_FRACTION)
+            mark = memory.over(of)
+            if mark is not None:
+                text = memory.describe(mark, -1, 0)
+                reason = Reason(Outcome.MEMORY, text, mark, use.current)
+                self._kill(child, reason, now, out)
+        return news
+
+    def look_after_s(self, before: Mapping[int, Usage], gone_s: float) -> float:
+        """Returns when to look at their memory again.
+
+        :param before: what they used `gone_s` ago
+        """
+        waits = [
+            memory.look_after_s(
+                self._marks(child, child.use),
+                self._marks(child, before.get(number, Usage())),
+                gone_s,
+            )
+            for number, child in self._of.items()
+            if child.state is ChildState.BUSY
+        ]
+        return min(waits, default=memory.LOOK_S)
+
+    def exact_above_bytes(self) -> int:
+        """Returns the least of what the jobs that run may use; 0: they may use any."""
+        allowed = [child.lease.max_rss_bytes for child in self._of.values() if child.lease]
+        return min((limit for limit in allowed if limit), default=0)
+
+    def _leaves_no_room(self, child: Child, lease: Lease) -> bool:
+        """Returns whether a child that is done still has so much that the next job might pay."""
+        return 0 < lease.max_rss_bytes < 2 * child.use.rss_bytes
+
+    def _marks(self, child: Child, use: Usage) -> tuple[memory.Mark, ...]:
+        allowed = child.lease.max_rss_bytes if child.lease is not None else 0
+        return memory.marks(use.marks, use.rss_bytes, allowed)
 
     # --- ends -------------------------------------------------------------------------------------
 
@@ -165,17 +194,17 @@ class Children:
         """Kills those that run jobs of this lease."""
         for child in self._of.values():
             if child.runs(key):
-                self._kill(child, outcome, now, out)
+                self._kill(child, Reason(outcome), now, out)
 
-    def stop_all(self, now: float, out: list[AgentEffect]) -> None:
+    def stop_all(self, reason: Reason, now: float, out: list[AgentEffect]) -> None:
         """Kills those that run anything."""
         for child in self._of.values():
             if child.state is ChildState.BUSY:
-                self._kill(child, Outcome.CANCELED, now, out)
+                self._kill(child, reason, now, out)
 
-    def _kill(self, child: Child, outcome: Outcome, now: float, out: list[AgentEffect]) -> None:
-        child.state, child.since, child.outcome = ChildState.ENDING, now, int(outcome)
-        out.append(KillChild(child.number, int(outcome)))
+    def _kill(self, child: Child, reason: Reason, now: float, out: list[AgentEffect]) -> None:
+        child.state, child.since, child.reason = ChildState.ENDING, now, reason
+        out.append(KillChild(child.number, int(reason.outcome)))
 
     def died(self, event: ChildDied, now: float, out: list[AgentEffect]) -> list[Result]:
         """A child is gone."""
@@ -184,9 +213,21 @@ class Children:
             return []
         if child.state is ChildState.STARTING:
             self._start_failures += 1
-        return [] if child.lease is None else self._blame(child, child.lease, event, now, out)
+        if child.lease is None:
+            return []
+        return self._ended(child, child.lease, event, now, out)
 
-    def _blame(
+    def give_up(self, now: float, out: list[AgentEffect]) -> list[Result]:
+        """Answers for all that run anything as if they had died."""
+        results = []
+        for child in list(self._of.values()):
+            if child.lease is not None:
+                outcome = int(child.reason.outcome)
+                died = ChildDied(child.number, child.position, outcome=outcome)
+                results += self.died(died, now, out)
+        return results
+
+    def _ended(
         self, child: Child, lease: Lease, event: ChildDied, now: float, out: list[AgentEffect]
     ) -> list[Result]:
         """A death takes one job with it; what was unanswered around that job goes back."""
@@ -194,13 +235,8 @@ class Children:
         if child.position >= stop:
             return []
         culprit = event.current if child.position <= event.current < stop else child.position
-        outcome = Outcome(event.outcome)
-        seconds = max(0.0, now - child.given_at)
-        blamed = bare(culprit, 1, lease.attempt, outcome)._replace(seconds=seconds)
-        if outcome not in (Outcome.RETURNED, Outcome.CANCELED):
-            blamed = blamed._replace(frames=1)
-            out.append(KeepDeath(blamed, child.number, event.exit_status, event.signal))
-        results = [blamed]
+        results = [self._blame(child, lease, culprit, event, now, out)]
+        self.worked = True
         if culprit > child.position:
             count = culprit - child.position
             results.insert(0, bare(child.position, count, lease.attempt, Outcome.RETURNED))
@@ -208,6 +244,62 @@ class Children:
             count = stop - culprit - 1
             results.append(bare(culprit + 1, count, lease.attempt, Outcome.RETURNED))
         return results
+
+    def _blame(
+        self,
+        child: Child,
+        lease: Lease,
+        culprit: int,
+        event: ChildDied,
+        now: float,
+        out: list[AgentEffect],
+    ) -> Result:
+        """Finds out what the job that a child died in is to be told, and keeps what is known."""
+        killed = child.state is ChildState.ENDING and event.outcome == child.reason.outcome
+        ran_s = max(0.0, (child.since if killed else now) - child.position_at)
+        first = child.first and culprit == lease.first
+        reason = child.reason if killed else Reason(Outcome(event.outcome))
+        text = reason.text
+        if not killed and reason.outcome is Outcome.DIED:
+            reason = self._want_of_memory(child, event) or reason
+            text = reason.text
+        elif reason.only_first:
+            text = f"ended after {ran_s:.1f} s, {reason.text}"
+            if not first or lease.attempt < reason.tries:
+                reason = Reason(Outcome.CANCELED)
+        elif reason.job >= 0 and reason.job != culprit:
+            reason = Reason(Outcome.CANCELED)  # the one that it was killed for has ended meanwhile
+        blamed = bare(culprit, 1, lease.attempt, reason.outcome)._replace(seconds=ran_s)
+        if reason.outcome in (Outcome.RETURNED, Outcome.CANCELED):
+            return blamed
+        blamed = blamed._replace(frames=1)
+        mark = reason.mark or memory.Mark("", 0, 0)
+        out.append(
+            KeepDeath(
+                blamed,
+                child.number,
+                event.exit_status,
+                event.signal,
+                text,
+                child.use.rss_bytes,
+                child.use.cpu_fraction,
+                mark.limit_bytes,
+                mark.limit,
+            )
+        )
+        return blamed
+
+    def _want_of_memory(self, child: Child, event: ChildDied) -> Reason | None:
+        """Returns the reason of a death that nobody else caused, if it was want of memory."""
+        known = {mark.limit: mark for mark in (*event.limits, *child.use.marks)}
+        risen = event.peak_rss_bytes if event.peak_rss_bytes > child.peak_rss_bytes else 0
+        mark = memory.cause_of_death(
+            known.values(), event.exit_status, event.signal, risen, event.killed
+        )
+        if mark is None:
+            return None
+        text = memory.describe(mark, event.exit_status, event.signal)
+        return Reason(Outcome.MEMORY, text, mark)
 
     # --- time -------------------------------------------------------------------------------------
 
@@ -220,10 +312,11 @@ class Children:
         results = []
         for child in [c for c in self._of.values() if now >= c.patience()]:
             if child.state is ChildState.STARTING:
-                self._kill(child, Outcome.CANCELED, now, out)
+                self._kill(child, Reason(Outcome.CANCELED), now, out)
                 self._start_failures += 1
             else:
-                died = ChildDied(child.number, child.position, outcome=child.outcome)
+                outcome = int(child.reason.outcome)
+                died = ChildDied(child.number, child.position, outcome=outcome)
                 results += self.died(died, now, out)
         return results
 
@@ -231,6 +324,7 @@ class Children:
         """The whole machine, or all of this worker, was stopped for so long."""
         for child in self._of.values():
             child.since += seconds
+            child.first = False  # it has not had all of the worker's time
 
 
 def bare(first: int, count: int, attempt: int, outcome: Outcome) -> Result:

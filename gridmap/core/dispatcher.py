@@ -63,6 +63,7 @@ class Dispatcher:
         self._out: list[DispatcherEffect] = []
         self._input_ended = False
         self.ended = False
+        self._handled_at = math.inf
         self.pools = [PoolRecord(number, limit) for number, limit in enumerate(limits)]
         self._leasing = Leasing(policy, self.pools, self._emit, self._halt)
         self.jobs = self._leasing.jobs
@@ -91,6 +92,7 @@ class Dispatcher:
     def handle(self, event: DispatcherEvent, now: float) -> list[DispatcherEffect]:
         """Takes one event; returns what to do, in order."""
         self._out = []
+        self._notice_a_stop(now)
         if isinstance(event, MessageReceived):
             self._message(event, now)
         elif isinstance(event, JobsAdded):
@@ -127,6 +129,14 @@ class Dispatcher:
             deadline = min(deadline, pool.reconsider_at, math.inf if wake is None else wake)
         return deadline
 
+    def _notice_a_stop(self, now: float) -> None:
+        """Time in which this process itself was stopped counts against no worker."""
+        if now - self._handled_at >= self._policy.heartbeat_s:
+            late_s = now - max(self._handled_at, self.next_deadline())
+            if late_s >= self._policy.heartbeat_s:
+                self._force.stood_still(late_s)
+        self._handled_at = now
+
     def summary(self) -> Summary:
         """Returns the run at a glance."""
         up = sum(pool.up for pool in self.pools)
@@ -137,9 +147,13 @@ class Dispatcher:
         """After every event: what has become due, possible or unnecessary."""
         for pool in self.pools:
             self._leasing.wake(pool, now)
+            pool.reconsider_at = math.inf
             if pool.hungry or pool.starving:
                 self._feed(pool, now)
         self._force.keep_time(now, self._input_ended)
+        for pool in self.pools:  # what a worker had that was given up just now
+            if pool.starving and pool.queue.first() is not None:
+                self._feed(pool, now)
         if self._input_ended and self.jobs.unfinished == 0:
             self._finish()
 
@@ -201,7 +215,7 @@ class Dispatcher:
         elif worker is None:
             return
         elif isinstance(message, Heartbeat):
-            self._inbox.heartbeat(worker, message, now)
+            self._inbox.heartbeat(worker, message)
         elif isinstance(message, Credit):
             self._force.credit(worker, message.capacity)
         elif isinstance(message, Bye):

@@ -203,6 +203,9 @@ class KeepDeath:
 
     :param child: -1 where no child had the job
     :param text: what to say of it; "" says how the child ended
+    :param rss_bytes: what its processes had when last measured
+    :param cpu_fraction: what they used of the processors at that time
+    :param limit: the limit on memory that it was near or over, of `limit_bytes`
     """
 
     result: Result
@@ -210,6 +213,10 @@ class KeepDeath:
     exit_status: int
     signal: int
     text: str = ""
+    rss_bytes: int = 0
+    cpu_fraction: float = 0.0
+    limit_bytes: int = 0
+    limit: str = ""
 
 
 @dataclass(frozen=True)
@@ -217,6 +224,18 @@ class ReadUsage:
     """A heartbeat is due: measure these children and answer with UsageRead."""
 
     children: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LookAtMemory:
+    """Measure these children between heartbeats and answer with MemoryRead.
+
+    :param exact_above_bytes: where more seems to be resident, pages that processes share are
+        counted once; 0: nowhere
+    """
+
+    children: tuple[int, ...]
+    exact_above_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -248,6 +267,7 @@ AgentEffect = (
     | DropResult
     | KeepDeath
     | ReadUsage
+    | LookAtMemory
     | Leave
 )
 

@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from gridmap.core.memory import Killed, Mark
 from gridmap.core.messages import FromAgent, Outcome, Result, ToAgent
 from gridmap.core.spec import JobSpec, Span
 from gridmap.core.states import JobState
@@ -215,6 +216,9 @@ class ChildDied:
 
     :param current: number of the job that it was in, -1 when it was in none
     :param outcome: DIED, or what the agent had killed it for
+    :param peak_rss_bytes: largest resident set of the child itself
+    :param limits: those on its memory as they are known from outside
+    :param killed: what the kernel says of ends for want of memory at that time
     """
 
     child: int
@@ -222,20 +226,38 @@ class ChildDied:
     exit_status: int = -1
     signal: int = 0
     outcome: int = int(Outcome.DIED)
+    peak_rss_bytes: int = 0
+    limits: tuple[Mark, ...] = ()
+    killed: Killed = Killed()
 
 
 class Usage(NamedTuple):
-    """What a child and its descendants use."""
+    """What a child and its descendants use.
+
+    :param cpu_fraction: processor time since the last measurement of this kind, in cores
+    :param marks: what is used of each limit on memory, without the user's own
+    """
 
     rss_bytes: int = 0
     cpu_fraction: float = 0.0
     running: bool = True
     current: int = -1
+    marks: tuple[Mark, ...] = ()
 
 
 @dataclass(frozen=True)
 class UsageRead:
     """Measured for a heartbeat that is due.
+
+    :param usage: for each child that runs a job
+    """
+
+    usage: dict[int, Usage] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MemoryRead:
+    """Measured between heartbeats.
 
     :param usage: for each child that runs a job
     """
@@ -273,5 +295,6 @@ AgentEvent = (
     | ChildFinished
     | ChildDied
     | UsageRead
+    | MemoryRead
     | TerminationWarned
 )

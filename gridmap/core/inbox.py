@@ -11,6 +11,7 @@ import math
 from gridmap.core.effects import Deliver, Emit, Note, Sampled, SendMessage
 from gridmap.core.jobs import IN_FLIGHT, UNFINISHED
 from gridmap.core.leasing import Leasing
+from gridmap.core.memory import human
 from gridmap.core.messages import (
     Ack,
     Cancel,
@@ -25,7 +26,7 @@ from gridmap.core.messages import (
     Result,
     Results,
 )
-from gridmap.core.policy import CAUSE_OF, Policy
+from gridmap.core.policy import CAUSE_OF, Policy, is_near
 from gridmap.core.records import LeaseRecord, PoolRecord, WorkerRecord
 from gridmap.core.spec import JobSpec, Span
 from gridmap.core.states import JobState, WorkerState
@@ -168,11 +169,11 @@ class Inbox:
 
     # --- heartbeats -------------------------------------------------------------------------------
 
-    def heartbeat(self, worker: WorkerRecord, message: Heartbeat, now: float) -> None:
+    def heartbeat(self, worker: WorkerRecord, message: Heartbeat) -> None:
         """Compares the worker's inventory with ours: neither side may forget a lease for long.
 
-        Heartbeats that waited somewhere come all at once, and the older ones were written before
-        the lease had arrived: so two that do not know of it count only if they come apart.
+        A heartbeat that was written before the worker could have the lease does not count: many may
+        come at once after a pause of either side, and large arguments take their time.
         """
         self._emit(SendMessage(worker.id, Pulse(message.seq)))
         if message.seq <= worker.seq:
@@ -181,14 +182,18 @@ class Inbox:
         if worker.state is WorkerState.DRAINING:  # the word may have been lost
             self._emit(SendMessage(worker.id, Drain()))
         present = self._held(worker, message.held)
+        self._pools[worker.pool].awaited.discard(worker.id)
         worker.blurred = worker.suspended
         for key in message.unacknowledged:
             lease = worker.lease_of(key[0], key[2])
             if lease is not None:
                 present.add((lease.span.first, lease.attempt))
         for name, lease in list(worker.leases.items()):
-            lease.absent_since = math.inf if name in present else min(lease.absent_since, now)
-            if now - lease.absent_since >= self._policy.heartbeat_s / 2:
+            if name in present:
+                lease.absent = 0
+            elif message.heard > lease.pulse:
+                lease.absent += 1
+            if lease.absent >= 2:
                 self._leasing.void(worker, lease)
         if worker.state is WorkerState.UP:
             self._pools[worker.pool].hungry.setdefault(worker.id)
@@ -221,6 +226,12 @@ class Inbox:
         if not lease.holds(job):
             lease.idle_job = -1
             return
+        last = lease.last or held._replace(rss_bytes=0)
+        near = is_near(held.rss_bytes, held.limit_bytes)
+        if near and not is_near(last.rss_bytes, last.limit_bytes):
+            used, allowed = human(held.rss_bytes), human(held.limit_bytes)
+            text = f"job {job} on {worker.host} has {used} of the {allowed} that it may have"
+            self._emit(Note("warning", text))
         lease.last = held
         if self._jobs[job] is JobState.LEASED:
             self._jobs.move(Span(job, 1), JobState.RUNNING)

@@ -63,10 +63,16 @@ class Leasing:
                 self.jobs.move(span, _J.QUEUED)
 
     def feed(self, pool: PoolRecord, now: float) -> list[WorkerRecord]:
-        """Leases waiting jobs to workers that have room, in turn; returns those that got none."""
+        """Leases waiting jobs to workers that have room, in turn; returns those that got none.
+
+        Where an earlier monitor's workers live, they say first what they hold: its last leases may
+        be unknown here, and their jobs would be run twice.
+        """
+        if pool.awaited and now < pool.awaited_until:
+            pool.reconsider_at = pool.awaited_until
+            return []
         idle = []
         passed: dict[str, None] = {}
-        pool.reconsider_at = math.inf
         while pool.hungry or (pool.starving and pool.queue.first() is not None):
             starved = pool.starving and pool.queue.first() is not None  # theirs is the first turn
             worker_id, _ = (pool.starving if starved else pool.hungry).popitem(last=False)
@@ -87,7 +93,7 @@ class Leasing:
         return idle
 
     def _lease(self, item: Range, worker: WorkerRecord) -> None:
-        lease = LeaseRecord(item.span, item.spec, item.attempt, [item.span])
+        lease = LeaseRecord(item.span, item.spec, item.attempt, [item.span], pulse=worker.seq)
         worker.leases[(item.span.first, item.attempt)] = lease
         worker.idle_since = math.inf
         self.jobs.move(item.span, _J.LEASED)
@@ -220,9 +226,8 @@ class Leasing:
         """A worker has nothing to do: take back what another has not started."""
         for donor_id in list(itertools.islice(pool.loaded, DONORS_LOOKED_AT)):
             donor = pool.workers[donor_id]
-            spare = itertools.islice(
-                reversed(donor.leases.values()), len(donor.leases) - donor.children
-            )
+            most = max(0, len(donor.leases) - donor.children)  # it may have more of them by now
+            spare = itertools.islice(reversed(donor.leases.values()), most)
             lease = next((x for x in spare if not x.recalled), None)
             if lease is not None:
                 lease.recalled = True

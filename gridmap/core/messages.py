@@ -62,6 +62,8 @@ class Lease(NamedTuple):
     `packets` says how the payload frames make up the arguments: for each packet of consecutive
     arguments (skip, take, frames): of the packet's items leave out `skip`, use `take`; it fills
     `frames` frames.  The takes add up to `count`.
+
+    :param max_rss_bytes: a job that uses more memory is ended; 0: any
     """
 
     first: int
@@ -71,6 +73,7 @@ class Lease(NamedTuple):
     context: str
     reuse: bool
     packets: list[tuple[int, int, int]]
+    max_rss_bytes: int = 0
 
     @property
     def key(self) -> Key:
@@ -174,11 +177,16 @@ class NeedBlob:
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """The inventory of an agent: what it holds, and which results nobody acknowledged yet."""
+    """The inventory of an agent: what it holds, and which results nobody acknowledged yet.
+
+    :param heard: the last Pulse that it had heard when it wrote this; -1: none of this monitor's.
+        What the monitor sent before that Pulse has arrived, or was lost
+    """
 
     seq: int
     held: list[Held] = field(default_factory=list)
     unacknowledged: list[Key] = field(default_factory=list)
+    heard: int = -1
 
 
 @dataclass(frozen=True)
@@ -207,7 +215,6 @@ class Welcome:
     heartbeat_s: float
     grace_s: float  # how long to go on without a word from the monitor
     walltime_s: float = 0.0  # the scheduler ends the worker after so long; 0: never
-    max_rss_bytes: int = 0  # a job that uses more memory is ended; 0: any
 
 
 @dataclass(frozen=True)

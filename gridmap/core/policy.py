@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gridmap.core.memory import NEAR_FRACTION
 from gridmap.core.messages import Held, Outcome
 from gridmap.core.spec import JobSpec, RetryRule
 from gridmap.errors import Cause
@@ -24,11 +25,12 @@ CAUSE_OF: dict[Outcome, Cause] = {
 HOPELESS = frozenset({Cause.EXCEPTION, Cause.UNPICKLABLE, Cause.REFUSED, Cause.WALLTIME})
 """Causes that another attempt would only repeat, where it gets no more than this one had."""
 
-NEAR_LIMIT_FRACTION = 0.9
-"""Who used so much of a limit on memory when last seen died of it, if nothing says otherwise."""
-
 WALLTIME_MARGIN = 1.5
 """A job is expected to take at most so many times the longest so far."""
+
+UNCHARGED_TRIES = 3
+"""So often a worker's first job may be ended by a warning signal that does not say why, uncharged;
+it might be a limit on time that nobody knows of."""
 
 SMOOTHING = 0.3
 """Weight of the newest measurement in the mean duration of a function's calls."""
@@ -42,7 +44,6 @@ class Limits:
     :param children: processes for jobs in each worker
     :param polled: the backend has to be asked how its workers are
     :param walltime_s: the scheduler ends a worker after so long; 0: never
-    :param max_rss_bytes: a job that uses more memory is ended; 0: any
     :param more_memory: the pool for jobs of this one that need more memory; -1: there is none
     :param more_time: the same for time
     """
@@ -51,7 +52,6 @@ class Limits:
     children: int = 1
     polled: bool = True
     walltime_s: float = 0.0
-    max_rss_bytes: int = 0
     more_memory: int = -1
     more_time: int = -1
 
@@ -64,7 +64,29 @@ def fits(left_s: float, longest_s: float) -> bool:
 
     Held by tests/core/test_policy.py::test_a_job_starts_only_where_it_fits_before_the_walltime.
     """
-    return longest_s <= 0 or left_s > WALLTIME_MARGIN * longest_s
+    return left_s > WALLTIME_MARGIN * max(0.0, longest_s)
+
+
+def walltime_margin_s(walltime_s: float) -> float:
+    """Returns how long before the end of its time a worker ends what it runs.
+
+    Killing a process and sending its results takes far less than the least of it, an agent that
+    waits for a slow disk or a busy monitor may take longer.
+
+    Held by tests/core/test_policy.py::test_the_margin_before_the_walltime.
+    """
+    return min(walltime_s / 2, max(2.0, min(10.0, walltime_s / 20)))
+
+
+def came_first(waited_s: float, walltime_s: float) -> bool:
+    """Returns whether the first job of a worker had all of its time: no other worker gives more.
+
+    :param waited_s: from the worker's welcome until the job came
+    :param walltime_s: 0: not known
+
+    Held by tests/core/test_policy.py::test_a_first_job_that_came_late_had_less_than_all_the_time.
+    """
+    return waited_s <= (max(1.0, min(10.0, walltime_s / 20)) if walltime_s else 10.0)
 
 
 def likely_cause(
@@ -83,9 +105,15 @@ def likely_cause(
         return cause
     if walltime_s and age_s >= walltime_s:
         return Cause.WALLTIME
-    if limit_bytes and rss_bytes >= NEAR_LIMIT_FRACTION * limit_bytes:
-        return Cause.MEMORY
-    return cause
+    return Cause.MEMORY if is_near(rss_bytes, limit_bytes) else cause
+
+
+def is_near(rss_bytes: int, limit_bytes: int) -> bool:
+    """Returns whether so much memory is near a limit; 0 stands for a limit that is not known.
+
+    Held by tests/core/test_policy.py::test_what_a_lost_worker_probably_died_of.
+    """
+    return limit_bytes > 0 and rss_bytes >= NEAR_FRACTION * limit_bytes
 
 
 @dataclass(frozen=True)

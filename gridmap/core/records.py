@@ -36,7 +36,8 @@ class LeaseRecord:
     spec: JobSpec
     attempt: int
     open: list[Span]
-    absent_since: float = math.inf  # the first of the heartbeats in a row that did not know of it
+    pulse: int = -1  # the last one that the worker was sent before it
+    absent: int = 0  # heartbeats in a row that should have known of it, and did not
     recalled: bool = False
     last: Held | None = None
     idle_job: int = -1
@@ -111,6 +112,16 @@ class WorkerRecord:
     native: NativeStatus = NativeStatus(NativeState.UNKNOWN)
     story: list[str] = field(default_factory=list)
 
+    @property
+    def named(self) -> str:
+        """What to call it in words for people."""
+        return f"worker {self.id} on {self.host}" if self.host else f"worker {self.id}"
+
+    @property
+    def is_of_scheduler(self) -> bool:
+        """True when the scheduler named it; another may only say that it is a worker."""
+        return self.request >= 0 or self.resumed
+
     def move(self, to: WorkerState, why: str) -> None:
         """Takes the worker to a state.
 
@@ -162,6 +173,8 @@ class PoolRecord:
     :param useless: workers in a row that said Hello and left without an answer to any job
     :param deletions: workers that somebody deleted from the scheduler
     :param most: workers that there may be at a time, after some were deleted
+    :param awaited: workers of an earlier monitor that have yet to say what they hold
+    :param awaited_until: how long nothing is leased for that reason
     :param departed: workers that left warned, and until when to ask the scheduler who did it
     """
 
@@ -190,6 +203,8 @@ class PoolRecord:
     deletions: int = 0
     most: float = math.inf
     deleted_text: str = ""  # what the scheduler said of the last of them
+    awaited: set[str] = field(default_factory=set)
+    awaited_until: float = -math.inf
     departed: dict[str, float] = field(default_factory=dict)
     capped: bool = False  # it would have more workers if other pools had fewer
     said: str = ""

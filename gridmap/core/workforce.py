@@ -93,6 +93,9 @@ class Workforce:
             if not self._staffing.expects(hello.pool):
                 self._emit(SendMessage(worker_id, Refuse("not a worker of this run")))
                 return None
+            pool = self._pools[hello.pool]
+            if sum(not w.is_of_scheduler for w in pool.workers.values()) >= pool.requested:
+                return None  # the answer will tell who belongs here
             worker = self._enlist(worker_id, hello.pool)
         if hello.incarnation in worker.past:
             return None  # an old word; whoever reads the answer is another by now
@@ -118,6 +121,8 @@ class Workforce:
     def _admit(self, worker: WorkerRecord, hello: Hello, now: float) -> None:
         pool = self._pools[worker.pool]
         if worker.incarnation != hello.incarnation:
+            if worker.incarnation:  # who starts anew holds nothing
+                pool.awaited.discard(worker.id)
             worker.seq = -1
             worker.idle_since = math.inf
             worker.served, worker.up_since = 0, now
@@ -134,14 +139,8 @@ class Workforce:
             pool.strikes = 0
         self._remind(now + self._policy.silent_after_s, worker)
         policy = self._policy
-        limits = pool.limits
-        welcome = Welcome(
-            self.run,
-            policy.heartbeat_s,
-            policy.grace_s,
-            limits.walltime_s,
-            limits.max_rss_bytes,
-        )
+        walltime_s = pool.limits.walltime_s
+        welcome = Welcome(self.run, policy.heartbeat_s, policy.grace_s, walltime_s)
         self._emit(SendMessage(worker.id, welcome))
 
     def _mismatch(self, hello: Hello) -> str:
@@ -185,7 +184,7 @@ class Workforce:
         self._end(worker, _S.GONE, reason, now, cause)
         if self.closing or (departure == Departure.DRAINED and worker.asked_to_leave):
             return
-        self._emit(Note("info", f"worker {worker.id} on {worker.host} left: {reason}"))
+        self._emit(Note("info", f"{worker.named} left: {reason}"))
         if departure == Departure.OUT_OF_TIME:
             return
         if departure != Departure.WARNED:
@@ -199,7 +198,7 @@ class Workforce:
 
     def gives_back_everything(self, worker: WorkerRecord, now: float) -> None:
         """A worker ran nothing of what it was given, several times."""
-        text = f"worker {worker.id} on {worker.host} gives back whatever it is given"
+        text = f"{worker.named} gives back whatever it is given"
         self.drain(worker, text)
         self._staffing.useless(self._pools[worker.pool], text, now)
 
@@ -217,17 +216,26 @@ class Workforce:
         """Takes note of new workers; those that are not wanted any more are deleted again."""
         asked = self._staffing.answered(event.request, now)
         if asked is None:  # an answer that nobody waits for any more
+            for worker_id in event.workers:
+                if worker_id in self.workers:
+                    self.workers[worker_id].request = event.request
             strangers = tuple(w for w in event.workers if w not in self.workers)
             self._emit(CancelWorkers(strangers))
             return
         pool, count = asked
         pool.submit_failures, pool.submit_failing_since = 0, math.inf
-        if self.closing or pool.unfinished == 0:
-            self._emit(CancelWorkers(event.workers))
-            return
+        wanted = not self.closing and pool.unfinished > 0
+        unwanted = []
         for worker_id in event.workers:
-            worker = self.workers.get(worker_id) or self._enlist(worker_id, pool.number)
-            worker.request = event.request
+            known = self.workers.get(worker_id)
+            if known is None and not wanted:
+                unwanted.append(worker_id)
+                continue
+            (known or self._enlist(worker_id, pool.number)).request = event.request
+        if unwanted:
+            self._emit(CancelWorkers(tuple(unwanted)))
+        if not wanted:
+            return
         if len(event.workers) < count:
             pool.submit_not_before = max(pool.submit_not_before, now + self._policy.poll_most_s)
             pool.gather_at = now
@@ -255,6 +263,9 @@ class Workforce:
             worker.heard_at = now
             self._move(worker, _S.UP, "worked for an earlier monitor of the run")
             self._remind(now + self._policy.silent_after_s, worker)
+            pool = self._pools[known.pool]
+            pool.awaited.add(worker.id)
+            pool.awaited_until = now + 2 * self._policy.heartbeat_s
         self._polling.soon(self._pools[known.pool], now)
         return worker
 
@@ -341,6 +352,14 @@ class Workforce:
             deadline = min(deadline, wanted, unanswered, self._polling.next_deadline(pool))
         return deadline
 
+    def stood_still(self, seconds: float) -> None:
+        """Nobody listened to the workers for so long."""
+        for worker in self.workers.values():
+            if worker.state not in ENDED:
+                worker.heard_at += seconds
+                worker.suspect_since += seconds
+                worker.running_since += seconds
+
     def keep_time(self, now: float, input_ended: bool) -> None:
         """Does what time alone makes necessary."""
         while self._timers and self._timers[0][0] <= now:
@@ -362,7 +381,7 @@ class Workforce:
         if worker.state in COMING:
             if now >= worker.running_since + self._policy.startup_deadline_s:
                 self._hangs(worker, now)
-            elif worker.running_since < math.inf:  # it went back to the queue meanwhile
+            elif worker.running_since < math.inf:  # it went back to the queue, or we stood still
                 self._remind(worker.running_since + self._policy.startup_deadline_s, worker)
         elif worker.suspended:
             self._remind(now + limit, worker)
@@ -379,9 +398,7 @@ class Workforce:
             worker.suspect_since = now
             self._polling.soon(self._pools[worker.pool], now)
             self._remind(now + limit, worker)
-            text = (
-                f"worker {worker.id} on {worker.host} is silent for {now - worker.heard_at:.0f} s"
-            )
+            text = f"{worker.named} is silent for {now - worker.heard_at:.0f} s"
             self._emit(Note("warning", text))
         else:
             if worker.idle_since + self._policy.idle_leave_s <= now:
@@ -396,7 +413,7 @@ class Workforce:
         self._cancel([worker])
 
     def _lost(self, worker: WorkerRecord, now: float) -> None:
-        text = f"worker {worker.id} on {worker.host} was silent for {now - worker.heard_at:.0f} s"
+        text = f"{worker.named} was silent for {now - worker.heard_at:.0f} s"
         self._end(worker, _S.LOST, text, now, Cause.SILENT)
         self._cancel([worker])
 
@@ -464,6 +481,8 @@ class Workforce:
         self._lose(worker, cause, why, now)
 
     def _cancel(self, workers: Sequence[WorkerRecord]) -> None:
+        """Has workers deleted; what only says that it is one may have another job's name."""
+        workers = [worker for worker in workers if worker.is_of_scheduler]
         if workers:
             for worker in workers:
                 worker.canceled = True
@@ -481,6 +500,7 @@ class Workforce:
                 names.pop(worker.id, None)
         if to in ENDED:
             pool.workers.pop(worker.id, None)
+            pool.awaited.discard(worker.id)
             for other in self._pools:
                 if other.capped:  # its turn
                     other.capped, other.gather_at = False, -math.inf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -55,7 +56,8 @@ class RunDirectory:
         if not keep_logs:
             for name in logs:
                 if name and Path(name).parent == self.logs:
-                    Path(name).unlink(missing_ok=True)
+                    with contextlib.suppress(OSError, ValueError):  # a worker may name anything
+                        Path(name).unlink()
         if keep_ledger or (keep_logs and self._has_logs()):
             for entry in self.path.iterdir() if self.path.is_dir() else ():
                 if entry.name == spool.FOLDER:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gridmap.backends.base import Backend, SubmitRequest
-from gridmap.core.messages import Blob, Hello, ToAgent
+from gridmap.core.messages import Blob, Heartbeat, Hello, Refuse, Results, ToAgent, Work
 from gridmap.core.records import ENDED, WorkerRecord
 from gridmap.data import Frame
 from gridmap.errors import WireError
@@ -20,6 +21,13 @@ from gridmap.wire.link import MonitorLink, share
 log = logging.getLogger(__name__)
 
 LINGER_MS = 200
+
+MOST_NAMES = 50_000
+"""Workers that may introduce themselves in one run."""
+
+MOST_UNREAD_BYTES = 256 << 20
+"""Arguments on the way to a worker that has not said yet that it got any of them."""
+
 _POLLIN = 1
 
 MakeRequest = Callable[[int, int], SubmitRequest]
@@ -29,14 +37,25 @@ class ClusterTransport:
     """A scheduler and a socket.
 
     :param request: makes the submission of so many workers of a pool: (pool, count)
+    :param lively_s: who has spoken within so long keeps its name, whoever else claims it
     """
 
-    def __init__(self, run: str, backend: Backend, link: MonitorLink, request: MakeRequest) -> None:
+    def __init__(
+        self,
+        run: str,
+        backend: Backend,
+        link: MonitorLink,
+        request: MakeRequest,
+        lively_s: float = 15.0,
+    ) -> None:
         self._run = run
         self._backend = backend
         self._link = link
         self._request = request
         self._submitter: Submitter | None = None
+        self._lively_s = lively_s
+        self._heard_at: dict[bytes, float] = {}
+        self._unread_bytes: dict[bytes, int] = {}
         self._peer_of: dict[str, bytes] = {}
         self._worker_of: dict[bytes, tuple[str, str]] = {}
         self._known: frozenset[str] = frozenset()
@@ -49,39 +68,76 @@ class ClusterTransport:
 
     def receive(self) -> list[Received]:
         received = []
+        now = time.monotonic()
         for peer, message, frames in self._link.receive():
-            if isinstance(message, Hello):
-                self._introduce(peer, message)
+            if isinstance(message, Hello) and not self._introduce(peer, message, now):
+                continue
             name = self._worker_of.get(peer)
-            if name is not None:
-                received.append(Received(*name, message, frames))
+            if name is None:
+                continue
+            self._heard_at[peer] = now
+            if isinstance(message, Results) or (isinstance(message, Heartbeat) and message.held):
+                self._unread_bytes.pop(peer, None)
+            received.append(Received(*name, message, frames))
         return received
 
-    def _introduce(self, peer: bytes, hello: Hello) -> None:
-        """From now on this peer speaks for the worker that it says it is, and for no other."""
-        if self._worker_of.setdefault(peer, (hello.native_id, hello.incarnation))[0] == (
-            hello.native_id
-        ):
-            before = self._peer_of.get(hello.native_id)
-            if before is not None and before != peer:
-                self._worker_of.pop(before, None)
-            self._worker_of[peer] = (hello.native_id, hello.incarnation)
-            self._peer_of[hello.native_id] = peer
+    def _introduce(self, peer: bytes, hello: Hello, now: float) -> bool:
+        """From now on this peer speaks for the worker that it says it is, and for no other.
+
+        All workers of a run have one key, so a name belongs to who had it first, while it lives.
+        The name of a process that is no more goes to the next one: the scheduler may start a worker
+        anew.  Until then it is not answered, and says Hello again.
+        """
+        name = (hello.native_id, hello.incarnation)
+        if self._worker_of.setdefault(peer, name) != name:
+            return False
+        before = self._peer_of.get(hello.native_id)
+        if before is None:
+            if len(self._peer_of) >= MOST_NAMES:
+                del self._worker_of[peer]
+                return False
+        elif before != peer:
+            if self._worker_of[before][1] != hello.incarnation and self._lives(before, now):
+                del self._worker_of[peer]
+                log.warning("somebody claims to be worker %s, which lives", hello.native_id)
+                return False
+            self._forget(before)
+        self._peer_of[hello.native_id] = peer
+        return True
+
+    def _lives(self, peer: bytes, now: float) -> bool:
+        return now < self._heard_at.get(peer, 0.0) + self._lively_s and self._link.reaches(peer)
+
+    def _forget(self, peer: bytes) -> None:
+        name = self._worker_of.pop(peer, None)
+        if name is not None and self._peer_of.get(name[0]) == peer:
+            del self._peer_of[name[0]]
+        self._heard_at.pop(peer, None)
+        self._unread_bytes.pop(peer, None)
 
     def send(self, worker: str, message: ToAgent, frames: list[Frame], now: float) -> None:
         peer = self._peer_of.get(worker)
         if peer is None:
             return
         payload: Sequence[Payload] = frames
-        if isinstance(message, Blob):  # many ask for the same: their queues share one copy
+        if isinstance(message, Blob) and message.found:
+            # Many ask for the same: their queues share one copy.
             payload = self._shared.setdefault(message.digest, [])
             if not payload:
                 payload.extend(map(share, frames))
+        elif isinstance(message, Work):
+            unread = self._unread_bytes.get(peer, 0)
+            if unread > MOST_UNREAD_BYTES:  # its inventory will tell that it has not got them
+                log.debug("worker %s does not read what it is sent", worker)
+                return
+            self._unread_bytes[peer] = unread + sum(memoryview(frame).nbytes for frame in frames)
         try:
             if not self._link.send(peer, message, payload):
                 log.debug("worker %s cannot be reached", worker)
         except WireError as error:
             log.error("a message to worker %s was not sent: %s", worker, error)
+        if isinstance(message, Refuse):
+            self._forget(peer)
 
     def fds(self) -> Mapping[Any, int]:
         return dict.fromkeys(self._link.sockets(), _POLLIN)
@@ -116,7 +172,11 @@ class ClusterTransport:
 
     def left_behind(self, workers: Mapping[str, WorkerRecord]) -> tuple[str, ...]:
         self._known = frozenset(workers)
-        return tuple(w.id for w in workers.values() if w.state not in ENDED and not w.canceled)
+        return tuple(
+            w.id
+            for w in workers.values()
+            if w.state not in ENDED and not w.canceled and w.is_of_scheduler
+        )
 
     def close(self, deadline_s: float) -> None:
         self._link.close(LINGER_MS)

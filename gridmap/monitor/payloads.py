@@ -40,7 +40,15 @@ class Payloads:
             frames += packet.frames
             at += take
             index += 1
-        lease = Lease(*span, attempt, spec.function, spec.context, spec.reuse, packets)
+        lease = Lease(
+            *span,
+            attempt,
+            spec.function,
+            spec.context,
+            spec.reuse,
+            packets,
+            spec.max_rss_bytes,
+        )
         return lease, frames
 
     def ended(self, span: Span) -> None:

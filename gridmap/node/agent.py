@@ -16,10 +16,11 @@ import logging
 import mmap
 import os
 import select
+import signal
 import socket
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ from gridmap.errors import signal_name
 from gridmap.node.blobs import BlobStore
 from gridmap.node.channel import FINISHED, READY, Answer, Channel, Order
 from gridmap.node.forkserver import Died, Forkserver, Started
+from gridmap.node.memory import Limits
+from gridmap.node.tree import Trees
 from gridmap.node.usage import UsageMeter
 
 logger = logging.getLogger(__name__)
@@ -92,6 +95,7 @@ class AgentRuntime:
         say: Say,
         blobs: BlobStore | None = None,
         logs: Sequence[str | os.PathLike[str]] = (),
+        limits: Limits | None = None,
     ) -> None:
         self._core = core
         self._forkserver = forkserver
@@ -103,7 +107,10 @@ class AgentRuntime:
         self._arguments: dict[Key, list[Frame]] = {}
         self._payloads: dict[Key, list[Frame]] = {}
         self._deaths: dict[int, Died] = {}
-        self._meter = UsageMeter()
+        self._trees = Trees()
+        self._meter = UsageMeter(self._trees)
+        self._watch = UsageMeter(self._trees)  # between heartbeats
+        self._limits = limits or Limits.own()
         self.reason = ""
         self._perform_one: dict[type, Callable[[Any, float], None]] = {
             do.Say: self._do_say,
@@ -114,6 +121,7 @@ class AgentRuntime:
             do.DropResult: self._do_drop_result,
             do.KeepDeath: self._do_keep_death,
             do.ReadUsage: self._do_read_usage,
+            do.LookAtMemory: self._do_look_at_memory,
             do.Leave: self._do_leave,
         }
 
@@ -154,9 +162,9 @@ class AgentRuntime:
             message = Blob(message.digest, found=False)
         self._handle(ev.MonitorSaid(message), now)
 
-    def warn(self, signal: int, now: float) -> None:
+    def warn(self, signum: int, now: float) -> None:
         """Takes a warning from the scheduler that this worker is about to end."""
-        self._handle(ev.TerminationWarned(signal), now)
+        self._handle(ev.TerminationWarned(signum), now)
 
     def unacknowledged(self) -> tuple[list[Result], list[Frame]]:
         """Returns the results that nobody has taken in yet, and their payloads."""
@@ -256,13 +264,19 @@ class AgentRuntime:
         del self._children[news.child]
         self._by_fd.pop(child.fd, None)
         self._meter.forget(child.pid)
+        self._watch.forget(child.pid)
         peak = max(news.peak_rss_bytes, child.peak_rss_bytes)
         self._deaths = {news.child: news._replace(peak_rss_bytes=peak)}
-        current = child.current
+        died = ev.ChildDied(news.child, child.current, news.exit_status, news.signal, child.outcome)
         child.close()
-        self._handle(
-            ev.ChildDied(news.child, current, news.exit_status, news.signal, child.outcome), now
-        )
+        if child.lease is not None and child.outcome == Outcome.DIED:
+            died = replace(
+                died,
+                peak_rss_bytes=news.peak_rss_bytes,
+                limits=self._limits.outside(),
+                killed=self._limits.killed(),
+            )
+        self._handle(died, now)
 
     # --- effects ----------------------------------------------------------------------------------
 
@@ -295,6 +309,7 @@ class AgentRuntime:
         if child is None:
             return  # its death is on the way
         child.lease = Key(*lease.key)
+        self._limits.begin()
         order = Order(
             lease.first,
             lease.count,
@@ -312,6 +327,8 @@ class AgentRuntime:
         child = self._children.get(effect.child)
         if child is not None:
             child.outcome = effect.outcome
+            if child.lease is not None:
+                self._kill_what_it_started(child)
         self._forkserver.kill(effect.child)
 
     def _do_drop_lease(self, effect: do.DropLease, now: float) -> None:
@@ -328,16 +345,59 @@ class AgentRuntime:
             self._log_tail(),
             died.peak_rss_bytes if died is not None else 0,
             effect.text or _how(effect.exit_status, effect.signal),
+            effect.rss_bytes,
+            effect.cpu_fraction,
+            effect.limit_bytes,
+            effect.limit,
         )
         self._payloads[effect.result.key] = pack_death(death)
 
     def _do_read_usage(self, effect: do.ReadUsage, now: float) -> None:
+        self._handle(ev.UsageRead(self._measure(self._meter, effect.children)), now)
+
+    def _do_look_at_memory(self, effect: do.LookAtMemory, now: float) -> None:
+        self._limits.note()
+        exact = effect.exact_above_bytes
+        usage = self._measure(self._watch, effect.children, exact, states=False)
+        self._handle(ev.MemoryRead(usage), now)
+
+    def _measure(
+        self,
+        meter: UsageMeter,
+        children: Sequence[int],
+        exact_above_bytes: int = 0,
+        states: bool = True,
+    ) -> dict[int, ev.Usage]:
         usage = {}
-        for number in effect.children:
+        group = self._limits.group_mark()
+        for number in children:
             child = self._children.get(number)
             if child is not None and child.pid:
-                usage[number] = self._meter.read(child.pid, child.current)
-        self._handle(ev.UsageRead(usage), now)
+                use = meter.read(
+                    child.pid,
+                    child.current,
+                    self._forkserver.pid,
+                    self._other_pids(child),
+                    exact_above_bytes,
+                    states,
+                )
+                if not use.rss_bytes:
+                    continue  # it is gone, and what it used last remains known
+                usage[number] = use._replace(marks=(*use.marks, *group))
+                child.peak_rss_bytes = max(child.peak_rss_bytes, use.rss_bytes)
+        return usage
+
+    def _other_pids(self, child: _Child) -> frozenset[int]:
+        return frozenset(x.pid for x in self._children.values() if x.pid and x is not child)
+
+    def _kill_what_it_started(self, child: _Child) -> None:
+        """Ends those, too, that have left the child's process group."""
+        if not child.pid:
+            return
+        for process in self._trees.of(child.pid, self._forkserver.pid, self._other_pids(child)):
+            if process.pid != child.pid:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(process.pid, signal.SIGKILL)
 
     def _do_leave(self, effect: do.Leave, now: float) -> None:
         self.reason = effect.reason

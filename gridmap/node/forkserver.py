@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import ctypes
 import logging
 import os
 import select
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 _SPAWN, _KILL, _STARTED, _DIED = range(4)
 _MESSAGE = struct.Struct("<Biiiq")  # what, child, pid or exit status, signal, peak rss [bytes]
 _MAX_MESSAGE = 8192
+_PR_SET_CHILD_SUBREAPER = 36
 
 UNSAFE_TO_FORK = ("libgomp", "libiomp", "libomp", "libtbb", "libzmq", "libgrpc", "libcuda")
 """Libraries whose threads do not survive a fork and are not restarted after one."""
@@ -283,6 +285,9 @@ def _be_forkserver(control: socket.socket, agent: int) -> None:
         gc.freeze()  # nothing of the parent's is finalized here
         with contextlib.suppress(OSError):
             os.setsid()
+        # what jobs start stays below this process when its parent ends, and so can be found
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         signal.set_wakeup_fd(-1)
         _leave_descriptors_of_parent(control.fileno())
         _Server(control, agent).run()
@@ -390,18 +395,19 @@ class _Server:
         self._tell(_STARTED, child, pid)
 
     def _reap(self) -> None:
-        while self._children:
+        while True:
             try:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
                 if ended is None:
                     return
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(ended.si_pid, signal.SIGKILL)  # what it started and left behind
+                if ended.si_pid in self._children:
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.killpg(ended.si_pid, signal.SIGKILL)  # what it started and left behind
                 pid, status, usage = os.wait4(ended.si_pid, 0)
             except ChildProcessError:
                 return
             child = self._children.pop(pid, None)
-            if child is None:
+            if child is None:  # an orphan that a job left
                 continue
             code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -1
             signum = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0

@@ -35,6 +35,7 @@ from gridmap.ledger.directory import LEDGER_NAME
 from gridmap.node.agent import AgentRuntime
 from gridmap.node.child import WORKER_VARIABLE
 from gridmap.node.forkserver import Forkserver
+from gridmap.node.tree import age_s, read_process
 
 if TYPE_CHECKING:
     from gridmap.wire.keys import Connection
@@ -42,11 +43,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WELCOME_DEADLINE_S = 60.0
-"""How long to look for a monitor before giving up."""
+WELCOME_FRACTION = 0.5
+"""Of the start-up deadline a worker looks for its monitor so long; then it says why it leaves."""
 
-ADDRESS_TRY_S = 3.0
-"""How long to wait for an answer at one address before the next is tried."""
+EXAMINATION_FRACTION = 0.1
+"""How long, of that time, the last try of all addresses may take."""
 
 REREAD_S = 2.0
 """How often a worker that hears nothing looks whether another monitor has taken over."""
@@ -56,6 +57,9 @@ LINGER_S = 2.0
 
 LEASES_PER_CHILD = 2
 """One runs and one waits, so that no child waits for the network."""
+
+SHEPHERDS = ("sge_shepherd", "slurmstepd")
+"""Names of the process that a scheduler starts for a job, and that starts the job."""
 
 WARNINGS = ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 
@@ -75,6 +79,19 @@ def native_id(environ: Mapping[str, str]) -> str:
     if job:
         return job if task in ("undefined", "") else f"{job}.{task}"
     return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def worker_age_s() -> float:
+    """Returns for how long this worker has been running, as far as the scheduler counts it.
+
+    That is since it started the process above the job, where there is one.
+    """
+    this = read_process(os.getpid())
+    age = 0.0 if this is None else age_s(this)
+    while this is not None and this.parent > 1 and (this := read_process(this.parent)) is not None:
+        if this.name.startswith(SHEPHERDS):
+            return age_s(this)
+    return age
 
 
 def _log_file(fd: int) -> str:
@@ -108,10 +125,11 @@ def serve(
     run_dir: str | os.PathLike[str],
     pool: int,
     children: int = 1,
-    welcome_deadline_s: float = WELCOME_DEADLINE_S,
+    welcome_deadline_s: float | None = None,
 ) -> int:
     """Joins a run and works for it until there is nothing left to do.
 
+    :param welcome_deadline_s: how long to look for the monitor; None: as the run's settings say
     :returns: exit status; 1, with the reason on stderr, when the run could not be joined
     :raises ConnectionFileError: the run directory does not say how to join
     """
@@ -126,6 +144,8 @@ def serve(
 
         connection = read_connection(run_dir)
         hello = make_hello(pool, children)
+        if welcome_deadline_s is None:
+            welcome_deadline_s = WELCOME_FRACTION * connection.startup_deadline_s
         with AgentLink(connection) as link:
             node = Node(link, run_dir, connection, forkserver, hello, welcome_deadline_s)
             try:
@@ -163,13 +183,12 @@ class Node:
         self._reread_at = 0.0
         self._host = hello.host
         self._hello = hello
+        self._welcome_deadline_s = welcome_deadline_s
         self._deadline = time.monotonic() + welcome_deadline_s
         self.welcomed = False
-        self._greeted = False
         self._refused = ""
-        self._tried: list[str] = []
         self._warned: list[int] = []
-        core = AgentCore(hello.children, hello)
+        core = AgentCore(hello.children, hello, worker_age_s())
         logs = dict.fromkeys((hello.log_stdout, hello.log_stderr))
         self._runtime = AgentRuntime(core, forkserver, self._say, logs=list(logs))
         self._wake = self._listen_to_signals()
@@ -191,21 +210,19 @@ class Node:
 
     def run(self) -> int:
         """Works until the core says Leave; returns the exit status."""
-        next_try = self._try_next()
+        self._link.begin()
         while not self._runtime.left:
             now = time.monotonic()
             if not self.welcomed and now >= self._deadline:
                 return self._give_up()
-            if now >= self._look_at() and self._look_for_another(now):
-                next_try = self._try_next()
-            if not self._greeted and now >= next_try:
-                next_try = self._try_next()
-            deadline = self._runtime.next_deadline()
-            if not self._greeted:
-                deadline = min(deadline, next_try)
+            if now >= self._look_at():
+                self._look_for_another(now)
+            self._link.keep_time(now)
+            deadline = min(
+                self._runtime.next_deadline(), self._link.next_deadline(), self._look_at()
+            )
             if not self.welcomed:
                 deadline = min(deadline, self._deadline)
-            deadline = min(deadline, self._look_at())
             if deadline <= now:
                 self._runtime.tick(now)
                 continue
@@ -238,8 +255,8 @@ class Node:
             return self._reread_at
         return max(self._heard_at + self._silence_s if self._link.connected else 0, self._reread_at)
 
-    def _look_for_another(self, now: float) -> bool:
-        """Reads the connection file again; returns whether another monitor has written it."""
+    def _look_for_another(self, now: float) -> None:
+        """Reads the connection file again, and goes to another monitor if one has written it."""
         from gridmap.wire.keys import ConnectionFileError, read_connection
 
         self._reread_at = now + REREAD_S
@@ -247,28 +264,27 @@ class Node:
             connection = read_connection(self._run_dir)
         except ConnectionFileError as error:
             logger.info("no word from the monitor, and %s", error)
-            return False
+            return
         if connection == self._connection:
-            return False
+            return
         logger.info("process %d on %s took the run over", connection.pid, connection.host)
-        self._connection, self._greeted = connection, False
+        self._connection = connection
         self._link.follow(connection)
         self._runtime.monitor_changed(now)
-        return True
-
-    def _try_next(self) -> float:
-        address = self._link.try_next()
-        if address not in self._tried:
-            self._tried.append(address)
-        return time.monotonic() + ADDRESS_TRY_S
 
     def _give_up(self) -> int:
-        tried = ", ".join(self._tried)
-        _say_why(
-            f"no answer from the run {self._connection.run} of {self._connection.host} "
-            f"(process {self._connection.pid}); host {self._host} tried: {tried}. Is the client "
-            "still alive, and may this host open connections to those ports?"
-        )
+        connection, waited_s = self._connection, self._welcome_deadline_s
+        last_s = EXAMINATION_FRACTION * waited_s
+        if self._link.connected:
+            _say_why(
+                f"host {self._host} is connected to the run {connection.run} at "
+                f"{self._link.address}, but its process {connection.pid} on {connection.host} has "
+                f"not answered for {waited_s:.0f} s; is it stopped, or overloaded?"
+            )
+            return 1
+        from gridmap.wire.reach import explain
+
+        _say_why(explain(connection, self._host, self._link.seen(), waited_s, last_s))
         return 1
 
     def _wait(self, timeout_s: float) -> None:
@@ -280,7 +296,12 @@ class Node:
         for fd, events in self._runtime.fds().items():
             out = zmq.POLLOUT if events & select.POLLOUT else 0
             poller.register(fd, zmq.POLLIN | out)
-        for fd, events in poller.poll(max(1, int(min(timeout_s, 3600.0) * 1000 + 0.999))):
+        ready = poller.poll(max(1, int(min(timeout_s, 3600.0) * 1000 + 0.999)))
+        # a signal that the scheduler sends to all processes may end a child, too: whose doing that
+        # was has to be known before its death is
+        while self._warned:
+            self._runtime.warn(self._warned.pop(0), time.monotonic())
+        for fd, events in ready:
             now = time.monotonic()
             if fd == self._wake:
                 with contextlib.suppress(BlockingIOError):
@@ -290,12 +311,10 @@ class Node:
         self._hear()
 
     def _hear(self) -> None:
-        while self._warned:
-            self._runtime.warn(self._warned.pop(0), time.monotonic())
         for message, frames in self._link.receive():
             self._heard_at = time.monotonic()
             if isinstance(message, Welcome):
-                self.welcomed = self._greeted = True
+                self.welcomed = True
                 self._silence_s = 2 * message.heartbeat_s
             elif isinstance(message, Refuse):
                 self._refused = message.reason

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from gridmap.core.events import Usage
+from gridmap.node.memory import address_mark
+from gridmap.node.tree import Process, Trees, age_s, runs, shared_once_bytes
 
 if TYPE_CHECKING:
     import psutil
@@ -42,38 +44,77 @@ def _seconds(process: psutil.Process) -> float:
 
 
 class UsageMeter:
-    """Remembers the last look at each process tree, to tell what was used since then."""
+    """Remembers the last look at each child's processes, to tell what was used since then.
 
-    def __init__(self) -> None:
-        self._last: dict[int, tuple[float, dict[int, float]]] = {}
+    :param trees: finds them; several meters may share one
+    """
 
-    def read(self, pid: int, current: int = -1) -> Usage:
-        """Measures a process and its descendants.
+    def __init__(self, trees: Trees | None = None) -> None:
+        self._trees = trees or Trees()
+        self._last: dict[int, tuple[float, dict[int, Process]]] = {}
+
+    def read(
+        self,
+        pid: int,
+        current: int = -1,
+        reaper: int = 0,
+        others: frozenset[int] = frozenset(),
+        exact_above_bytes: int = 0,
+        states: bool = True,
+    ) -> Usage:
+        """Measures a child and all that it started.
 
         `cpu_fraction` is the processor time since the last look divided by the time gone, in
-        cores; on the first look since each process began.
+        cores; on the first look since the child began.
+
+        :param current: number of the job that it is in
+        :param reaper: the process that inherits orphans; `others` are its other children
+        :param exact_above_bytes: see LookAtMemory
+        :param states: look at each thread's, for `running`
         """
         now = time.monotonic()
-        rss, running, cpu = 0, False, {}
-        wall = time.time()
-        born = wall
-        for process in _tree(pid):
-            with process.oneshot():
-                memory = _ask(process.memory_info, None)
-                rss += memory.rss if memory is not None else 0
-                running = running or _ask(process.status, "") in _BUSY
-                cpu[process.pid] = _seconds(process)
-                if process.pid == pid:
-                    born = _ask(process.create_time, wall)
-        then, before = self._last.get(pid, (now - max(0.0, wall - born), {}))
-        used = sum(max(0.0, seconds - before.get(p, 0.0)) for p, seconds in cpu.items())
-        self._last[pid] = (now, cpu)
+        processes = self._trees.of(pid, reaper, others)
+        if not processes or not processes[0].rss_bytes:  # gone, or about to go
+            return Usage(0, 0.0, False, current)
+        then, before = self._last.get(pid, (now - age_s(processes[0]), {}))
+        self._last[pid] = (now, {p.pid: p for p in processes})
+        rss = sum(p.rss_bytes for p in processes)
+        if 0 < exact_above_bytes < rss and len(processes) > 1:
+            parts = [shared_once_bytes(p.pid) for p in processes]
+            rss = sum(
+                p.rss_bytes if part < 0 else part for p, part in zip(processes, parts, strict=True)
+            )
         gone = now - then
-        return Usage(rss, used / gone if gone > 0 else 0.0, running, current)
+        return Usage(
+            rss,
+            used_since(processes, before) / gone if gone > 0 else 0.0,
+            states and any(runs(p) for p in processes),
+            current,
+            address_mark(pid, max(p.address_bytes for p in processes)),
+        )
 
     def forget(self, pid: int) -> None:
         """Drops what is remembered of a process that ended."""
         self._last.pop(pid, None)
+        self._trees.forget(pid)
+
+
+def used_since(processes: list[Process], before: dict[int, Process]) -> float:
+    """Returns the processor time used since a look, by those too that ended since then.
+
+    Whoever ended has left its time with the parent that waited for it: what it had used before
+    must not be counted again.
+    """
+    own = waited = 0.0
+    known = dict(before)
+    for process in processes:
+        old = known.pop(process.pid, None)
+        if old is not None and old.started != process.started:
+            known[process.pid], old = old, None
+        own += process.own_s - (old.own_s if old else 0.0)
+        waited += process.waited_s - (old.waited_s if old else 0.0)
+    ended = sum(old.own_s + old.waited_s for old in known.values())
+    return own + max(0.0, waited - ended)
 
 
 # --- the historic functions of gridmap.runner -----------------------------------------------------

@@ -3,6 +3,10 @@
 Frame 0 is MessagePack: [protocol, kind, [the message's fields in order]].  The other frames are
 payload and are not looked at.  The same limits and checks hold for both directions, so that a
 message which the other end would drop is refused where it is made.
+
+A payload frame of more than PART_BYTES travels in parts.  Frame 0 is then [protocol, -kind,
+[[sizes of the payload frames], [the message's fields]]].  So no frame on the wire is large, and
+who has not shown a key yet can make the other end take no more than one of them.
 """
 
 from __future__ import annotations
@@ -33,8 +37,27 @@ if TYPE_CHECKING:
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 """A payload frame as it arrives."""
 
-Payload: TypeAlias = "bytes | bytearray | memoryview | zmq.Frame"
-"""A payload frame as it may be sent; a zmq.Frame goes to many peers without being copied."""
+Payload: TypeAlias = "bytes | bytearray | memoryview | zmq.Frame | Shared"
+"""A payload frame as it may be sent."""
+
+Part: TypeAlias = "bytes | bytearray | memoryview | zmq.Frame"
+"""A frame on the wire."""
+
+PART_BYTES = 512 * 1024
+"""Size of the largest frame on the wire."""
+
+
+class Shared:
+    """A payload frame that goes to many peers without being copied for each.
+
+    :param parts: of PART_BYTES each; the last may be smaller
+    """
+
+    __slots__ = ("nbytes", "parts")
+
+    def __init__(self, parts: Sequence[zmq.Frame]) -> None:
+        self.parts = parts
+        self.nbytes = sum(map(len, parts))
 
 
 @dataclass(frozen=True)
@@ -47,10 +70,20 @@ class Limits:
     :param payload_bytes: size of all payload frames of one message together
     """
 
-    head_bytes: int = 4 * 1024**2
+    head_bytes: int = PART_BYTES
     frames: int = 65_536
     frame_bytes: int = 2 * 1024**3
     payload_bytes: int = 8 * 1024**3
+
+    @property
+    def parts(self) -> int:
+        """The most frames that one message can fill on the wire."""
+        return 1 + self.frames + self.payload_bytes // PART_BYTES
+
+    @property
+    def wire_frame_bytes(self) -> int:
+        """The size of the largest frame on the wire."""
+        return max(self.head_bytes, min(self.frame_bytes, PART_BYTES))
 
 
 LIMITS = Limits()
@@ -97,6 +130,7 @@ def _body_type(cls: type[Any]) -> Any:
 
 _ENCODER = msgspec.msgpack.Encoder()
 _HEAD = msgspec.msgpack.Decoder(tuple[int, int, msgspec.Raw])
+_SIZES = msgspec.msgpack.Decoder(tuple[list[int], msgspec.Raw])
 _SHAPES: dict[type[Any], _Shape] = {
     cls: _Shape(kind, _values(cls), CHECKS[cls])
     for table in KINDS.values()
@@ -113,13 +147,11 @@ _READERS: dict[Direction, dict[int, _Reader]] = {
 
 def size_of(frame: Payload) -> int:
     """Returns the size of a payload frame in bytes."""
-    return frame.nbytes if isinstance(frame, memoryview) else len(frame)
+    return frame.nbytes if isinstance(frame, (memoryview, Shared)) else len(frame)
 
 
-def encode(
-    message: Message, frames: Sequence[Payload] = (), limits: Limits = LIMITS
-) -> list[Payload]:
-    """Returns the frames to send: frame 0, then the payload frames untouched.
+def encode(message: Message, frames: Sequence[Payload] = (), limits: Limits = LIMITS) -> list[Part]:
+    """Returns the frames to send: frame 0, then the payload frames, the large ones in parts.
 
     :raises WireError: the message breaks a rule or a limit; the other end would drop it
     """
@@ -128,14 +160,18 @@ def encode(
         raise WireError(f"{type(message).__name__} is no message of the wire")
     try:
         shape.check(message, len(frames))
-        head = _ENCODER.encode((PROTOCOL, shape.kind, shape.values(message)))
+        sizes = [size_of(frame) for frame in frames]
+        whole = max(sizes, default=0) <= PART_BYTES
+        body: Any = shape.values(message)
+        kind = shape.kind if whole else -shape.kind
+        head = _ENCODER.encode((PROTOCOL, kind, body if whole else (sizes, body)))
     except WireError as error:
         raise WireError(f"{type(message).__name__}: {error}") from None
     except (TypeError, ValueError, OverflowError) as error:
         raise WireError(f"{type(message).__name__} cannot be encoded: {error}") from error
     _check_text(message)
-    _check_sizes(len(head), frames, limits)
-    return [head, *frames]
+    _check_sizes(len(head), sizes, limits)
+    return [head, *(part for frame in frames for part in _cut(frame))]
 
 
 @overload
@@ -164,11 +200,18 @@ def decode(
     if not frames:
         raise WireError("no frames")
     head, payload = frames[0], list(frames[1:])
-    _check_sizes(size_of(head), payload, limits)
+    _check_sizes(size_of(head), [], limits)
     try:
         version, kind, body = _HEAD.decode(head)
         if version != PROTOCOL:
             raise WireError(f"protocol {version} is spoken there, {PROTOCOL} here")
+        sizes = [size_of(frame) for frame in payload]
+        if kind < 0:
+            told, body = _SIZES.decode(body)
+            _check_sizes(0, told, limits)
+            payload, kind = _join(told, payload), -kind
+        else:
+            _check_sizes(0, sizes, limits)
         reader = _READERS[direction].get(kind)
         if reader is None:
             raise WireError(f"kind {kind} is no message {direction.value}")
@@ -193,15 +236,49 @@ _TEXTS: dict[type[Any], tuple[str, ...]] = {
 }
 
 
-def _check_sizes(head_bytes: int, payload: Sequence[Payload], limits: Limits) -> None:
+def _cut(frame: Payload) -> Sequence[Part]:
+    """Returns a payload frame as it travels."""
+    if isinstance(frame, Shared):
+        return frame.parts
+    if size_of(frame) <= PART_BYTES:
+        return (frame,)
+    view = memoryview(frame.buffer if hasattr(frame, "buffer") else frame).cast("B")
+    return [view[at : at + PART_BYTES] for at in range(0, view.nbytes, PART_BYTES)]
+
+
+def _join(sizes: Sequence[int], parts: list[Buffer]) -> list[Buffer]:
+    """Returns the payload frames that were cut; lets go of each part when it has been copied."""
+    if sum(max(1, -(-size // PART_BYTES)) for size in sizes) != len(parts):
+        raise WireError(f"{len(parts)} frames are no parts of payload frames of {sizes[:5]} bytes")
+    lengths = [n for size in sizes for n in _lengths(size)]
+    if lengths != [size_of(part) for part in parts]:
+        raise WireError("a part of a payload frame has another size than it should have")
+    frames: list[Buffer] = []
+    parts.reverse()
+    for size in sizes:
+        if size <= PART_BYTES:
+            frames.append(parts.pop())
+            continue
+        frame = bytearray(size)
+        for at in range(0, size, PART_BYTES):
+            frame[at : at + PART_BYTES] = parts.pop()
+        frames.append(frame)
+    return frames
+
+
+def _lengths(size: int) -> list[int]:
+    whole, rest = divmod(size, PART_BYTES)
+    return [PART_BYTES] * whole + ([rest] if rest or not whole else [])
+
+
+def _check_sizes(head_bytes: int, sizes: Sequence[int], limits: Limits) -> None:
     if head_bytes > limits.head_bytes:
         raise WireError(f"frame 0 has {head_bytes} bytes; {limits.head_bytes} are allowed")
-    if len(payload) > limits.frames:
-        raise WireError(f"{len(payload)} payload frames; {limits.frames} are allowed")
+    if len(sizes) > limits.frames:
+        raise WireError(f"{len(sizes)} payload frames; {limits.frames} are allowed")
     total = 0
-    for frame in payload:
-        size = size_of(frame)
-        if size > limits.frame_bytes:
+    for size in sizes:
+        if not 0 <= size <= limits.frame_bytes:
             raise WireError(f"a payload frame of {size} bytes; {limits.frame_bytes} are allowed")
         total += size
     if total > limits.payload_bytes:

@@ -12,6 +12,7 @@ import msgspec
 import zmq
 
 from gridmap.errors import GridMapError
+from gridmap.wire.address import ANY_PORT, split_endpoint
 from gridmap.wire.codec import LIMITS, Limits
 
 CONNECTION_NAME = "connection.json"
@@ -59,6 +60,9 @@ class Connection:
     :param worker_public: the key by which the monitor knows a worker, Z85
     :param python: the client's Python, "3.11"
     :param sys_path: the client's sys.path
+    :param ports: the range of ports that the client was told to use
+    :param announced: the addresses are not the client's own: GRIDMAP_ANNOUNCE names them
+    :param startup_deadline_s: time that a worker has to report
     """
 
     run: str
@@ -74,6 +78,9 @@ class Connection:
     pid: int
     max_frame_bytes: int = LIMITS.frame_bytes
     max_payload_bytes: int = LIMITS.payload_bytes
+    ports: str = ANY_PORT
+    announced: bool = False
+    startup_deadline_s: float = 60.0
 
     @property
     def limits(self) -> Limits:
@@ -184,8 +191,11 @@ def _parse(content: bytes, path: Path) -> Connection:
     keys = (connection.server_public, connection.worker_public, connection.worker_secret)
     if any(len(key) != _KEY_CHARS or not key.isascii() for key in keys):
         raise ConnectionFileError(f"{path} is damaged: a key is not {_KEY_CHARS} characters long")
-    if not all(address.startswith("tcp://") for address in connection.addresses):
-        raise ConnectionFileError(f"{path} is damaged: an address is not tcp://HOST:PORT")
+    for address in connection.addresses:
+        try:
+            split_endpoint(address)
+        except ValueError as error:
+            raise ConnectionFileError(f"{path} is damaged: {error}") from None
     if not connection.addresses:
         raise ConnectionFileError(f"{path} names no address of the monitor")
     return connection

@@ -1,10 +1,10 @@
-"""The two ends of the wire: sockets, encryption, who may come in.
+"""The monitor's end of the wire: sockets, encryption, who may come in.
 
 ::
 
     AgentLink (DEALER) --- TCP, CurveZMQ ---> MonitorLink (ROUTER)
         |  events: connected, lost                |  ZAP: is this key allowed?
-        |                                         |  events: handshakes that failed
+        |  (caller.py)                            |  events: handshakes that failed
 
 Nothing here waits: `receive` takes what is there, `send` hands over or says no.  Each end is used
 by one thread only.  Lost messages are not sent again here; the inventory in an agent's heartbeats
@@ -17,7 +17,8 @@ import contextlib
 import errno
 import hmac
 import logging
-import secrets
+import socket
+import time
 from collections.abc import Sequence
 from types import TracebackType
 
@@ -25,15 +26,20 @@ import zmq
 from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
-from gridmap.core.messages import FromAgent, Hello, ToAgent
-from gridmap.errors import GridMapError, WireError
+from gridmap.core.messages import FromAgent, Pulse, ToAgent
+from gridmap.errors import WireError
 from gridmap.wire import address as addressing
+from gridmap.wire.caller import AgentLink
 from gridmap.wire.codec import LIMITS, Buffer, Limits, Payload, decode, encode
-from gridmap.wire.keys import Connection, RunKeys
+from gridmap.wire.gate import Gate
+from gridmap.wire.keys import RunKeys
 from gridmap.wire.messages import Direction
 from gridmap.wire.sockets import (
+    FOR_EVER_MS,
+    LEAST_LINGER_MS,
     PING_TIMEOUT_MS,
     configure,
+    end,
     ports,
     put,
     readable,
@@ -46,8 +52,14 @@ __all__ = ["AgentLink", "MonitorLink", "share"]
 
 logger = logging.getLogger(__name__)
 
+_FAILED = zmq.Event.HANDSHAKE_FAILED_PROTOCOL | zmq.Event.HANDSHAKE_FAILED_NO_DETAIL
+_OF_GATE = (
+    zmq.Event.LISTENING
+    | zmq.Event.ACCEPTED
+    | zmq.Event.DISCONNECTED
+    | zmq.Event.HANDSHAKE_SUCCEEDED
+)
 _ZAP_DOMAIN = b"gridmap"
-_ROUTING_ID_BYTES = 16
 _MAX_COMPLAINTS = 1000  # peers that are named in the log; later ones are only counted
 
 
@@ -76,6 +88,7 @@ class MonitorLink:
         self._allowed = (z85.decode(keys.workers.public),)
         self._complaints: set[bytes] = set()
         self._closed = False
+        self._gate = Gate()
         self._context = zmq.Context()
         try:
             # Before the first peer can knock: without a handler every key would be let in.
@@ -92,8 +105,7 @@ class MonitorLink:
             self._router.zap_domain = _ZAP_DOMAIN
             self._router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
             # Which of the two it is for a peer without CurveZMQ is a race inside ZeroMQ.
-            failed = zmq.Event.HANDSHAKE_FAILED_PROTOCOL | zmq.Event.HANDSHAKE_FAILED_NO_DETAIL
-            self._events = watch(self._context, self._router, int(failed))
+            self._events = watch(self._context, self._router, int(_FAILED | _OF_GATE))
             self.addresses = self._bind(interface, port)
         except BaseException:
             self._context.destroy(linger=0)
@@ -115,7 +127,7 @@ class MonitorLink:
             return received
         self._answer_strangers()
         for _ in range(limit):
-            parts = take(self._router, self.limits.frames + 2)
+            parts = take(self._router, self.limits.parts + 1)
             if parts is None:
                 break
             peer = bytes(parts[0])
@@ -126,6 +138,15 @@ class MonitorLink:
             else:
                 received.append((peer, message, payload))
         return received
+
+    def reaches(self, peer: bytes) -> bool:
+        """Returns whether there is still a connection by this name."""
+        try:
+            self._router.send(peer, zmq.NOBLOCK | zmq.SNDMORE)
+            self._router.send(encode(Pulse(0))[0], zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            return bool(error.errno == zmq.EAGAIN)  # its queue is full
+        return True
 
     def send(self, peer: bytes, message: ToAgent, frames: Sequence[Payload] = ()) -> bool:
         """Hands a message over for a peer; False when the peer is gone or its queue is full.
@@ -142,8 +163,8 @@ class MonitorLink:
             self._router.disable_monitor()
             self._events.close(0)
             self._zap.close(0)
-            self._router.close(linger_ms)
-            self._context.term()
+            self._router.close(FOR_EVER_MS)
+            end(self._context, max(linger_ms, LEAST_LINGER_MS))
 
     def __enter__(self) -> MonitorLink:
         return self
@@ -184,14 +205,20 @@ class MonitorLink:
                     raise
             else:
                 return int(self._router.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
-        raise addressing.AddressError(f"no free port for {host} in {port}; choose another range")
+        raise addressing.AddressError(_no_port(host, port))
 
     # --- strangers --------------------------------------------------------------------------------
 
     def _answer_strangers(self) -> None:
+        now, seen = time.monotonic(), False
         while readable(self._events):
-            self._events.recv_multipart()
-            self._stranger("a connection that ended before it had shown a key of this run")
+            told = parse_monitor_message(self._events.recv_multipart())
+            event, seen = int(told["event"]), True
+            self._gate.saw(event, int(told["value"]), now)
+            if event & _FAILED:
+                self._stranger("a connection that ended before it had shown a key of this run")
+        if seen:
+            self._gate.look(now)
         while readable(self._zap):
             self._answer(self._zap.recv_multipart())
 
@@ -220,169 +247,11 @@ class MonitorLink:
             logger.warning("dropped a malformed message of %s: %s", peer.hex(), error)
 
 
-class AgentLink:
-    """An agent's end: one connection to the monitor, at one of its addresses.
-
-    A lost connection is made again by itself, at the same address and under a new peer name, since
-    the monitor may not have noticed the loss and would then not hear the old name.  So the last
-    Hello is said again by itself too, first thing on every new connection.
-    """
-
-    def __init__(self, connection: Connection, ping_timeout_ms: int = PING_TIMEOUT_MS) -> None:
-        self.malformed = 0
-        self.address = ""
-        self.limits = connection.limits
-        self._connection = connection
-        self._ping_timeout_ms = ping_timeout_ms
-        self._tried = 0
-        self._hello: Hello | None = None
-        self._established = False
-        self._socket: zmq.Socket[bytes] | None = None
-        self._events: zmq.Socket[bytes] | None = None
-        self._closed = False
-        self._established = False
-        self._context = zmq.Context()
-
-    def connect(self, address: str) -> None:
-        """Leaves the present address, if any, and goes to this one; `sockets` are new then.
-
-        :raises GridMapError: the address is none, or the link is closed
-        """
-        if self._closed:
-            raise GridMapError("the link is closed")
-        self._leave()
-        self.address = address
-        self._socket = self._context.socket(zmq.DEALER)
-        configure(self._socket, self.limits, self._ping_timeout_ms)
-        self._socket.ipv6 = "[" in address
-        self._socket.setsockopt(zmq.RECONNECT_IVL, 100)
-        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 5000)
-        self._socket.setsockopt(zmq.CONNECT_TIMEOUT, 5000)
-        self._socket.curve_serverkey = self._connection.server_public.encode()
-        self._socket.curve_publickey = self._connection.worker_public.encode()
-        self._socket.curve_secretkey = self._connection.worker_secret.encode()
-        events = zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED
-        self._events = watch(self._context, self._socket, int(events))
-        try:
-            self._call()
-        except zmq.ZMQError as error:
-            raise GridMapError(f"cannot connect to {address!r}: {error}") from error
-
-    @property
-    def connected(self) -> bool:
-        """True while there is a connection that was agreed on."""
-        return self._socket is not None and self._established
-
-    def follow(self, connection: Connection) -> None:
-        """Takes another monitor's addresses, keys and limits, for the next `try_next`."""
-        self._connection = connection
-        self.limits = connection.limits
-        self._tried = 0
-
-    def try_next(self) -> str:
-        """Goes to the next address of the connection file, round and round; returns it."""
-        addresses = self._connection.addresses
-        address = addresses[self._tried % len(addresses)]
-        self._tried += 1
-        self.connect(address)
-        return address
-
-    @property
-    def socket(self) -> zmq.Socket[bytes]:
-        """The socket to poll for reading; another one after `connect` and `try_next`."""
-        if self._socket is None:
-            raise GridMapError("the link is not connected")
-        return self._socket
-
-    def sockets(self) -> list[zmq.Socket[bytes]]:
-        """Returns `socket`, and the one that tells at once that the connection is lost."""
-        return [x for x in (self._socket, self._events) if x is not None]
-
-    def receive(self, limit: int = 1000) -> list[tuple[ToAgent, list[Buffer]]]:
-        """Returns what the monitor has sent: (message, payload frames); never waits or raises."""
-        received: list[tuple[ToAgent, list[Buffer]]] = []
-        if self._socket is None:
-            return received
-        for _ in range(limit):
-            parts = take(self._socket, self.limits.frames + 1)
-            if parts is None:
-                break
-            try:
-                message, payload = decode(parts, Direction.TO_AGENT, self.limits)
-            except WireError as error:
-                self.malformed += 1
-                if self.malformed == 1:
-                    logger.warning("dropped a malformed message of the monitor: %s", error)
-            else:
-                received.append((message, payload))
-        # Only now: a new call drops what the old connection has brought.
-        self._notice_loss(complete=len(received) < limit)
-        return received
-
-    def send(self, message: FromAgent, frames: Sequence[Payload] = ()) -> bool:
-        """Hands a message over; False when the queue is full or there is no connection to wait for.
-
-        :raises WireError: the message breaks a rule or a limit
-        """
-        parts = encode(message, frames, self.limits)
-        if self._socket is None:
-            return False
-        if isinstance(message, Hello):
-            self._hello = message
-        return put(self._socket, parts)
-
-    def close(self, linger_ms: int = 0) -> None:
-        """Hangs up; waits at most this long for what was handed over to leave."""
-        if not self._closed:
-            self._closed = True
-            self._leave(linger_ms)
-            self._context.term()
-
-    def __enter__(self) -> AgentLink:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<AgentLink {self.address or 'not connected'}>"
-
-    # --- one connection ---------------------------------------------------------------------------
-
-    def _call(self) -> None:
-        """Dials under a name that nobody has had, and says who this is if that was said before."""
-        socket = self.socket
-        # ROUTER keeps names that begin with a zero byte for itself.
-        socket.routing_id = b"\x01" + secrets.token_bytes(_ROUTING_ID_BYTES - 1)
-        self._established = False
-        socket.connect(self.address)
-        if self._hello is not None:
-            put(socket, encode(self._hello, (), self.limits))
-
-    def _notice_loss(self, complete: bool) -> None:
-        if self._events is None or not complete:
-            return
-        lost = False
-        while readable(self._events):
-            event = parse_monitor_message(self._events.recv_multipart())["event"]
-            if event == zmq.Event.HANDSHAKE_SUCCEEDED:
-                self._established = True
-            elif self._established:
-                lost = True
-        if lost:
-            logger.info("lost the connection to the monitor at %s; calling again", self.address)
-            with contextlib.suppress(zmq.ZMQError):
-                self.socket.disconnect(self.address)
-            self._call()
-
-    def _leave(self, linger_ms: int = 0) -> None:
-        if self._socket is not None and self._events is not None:
-            self._socket.disable_monitor()
-            self._events.close(0)
-            self._socket.close(linger_ms)
-            self._socket = self._events = None
+def _no_port(host: str, port: int | tuple[int, int] | None) -> str:
+    first, last = port if isinstance(port, tuple) else (port, port)
+    which = f"TCP port {first} is" if first == last else f"all TCP ports {first}-{last} are"
+    where = "" if host == "*" else f" at {host}"
+    return (
+        f"{which} taken or forbidden on host {socket.gethostname()}{where}: "
+        "set GRIDMAP_PORTS to a range with a free one"
+    )

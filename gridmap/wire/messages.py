@@ -20,7 +20,14 @@ DIGEST_CHARS = 64
 
 MAX_INT = 2**63 - 1
 MAX_NAME_CHARS = 4096
-MAX_PROSE_CHARS = 256 * 1024
+MAX_ID_CHARS = 256
+MAX_MEASURED = 1e9
+"""Seconds of one attempt, or cores in use; more would spoil a mean."""
+
+MAX_HELD = 10_000
+"""Leases in one inventory."""
+
+MAX_PROSE_CHARS = 64 * 1024
 PROSE_FIELDS = frozenset({"reason"})
 """Text that people read; every other string is a name or a path."""
 
@@ -83,6 +90,11 @@ def _time(value: float, what: str) -> None:
         raise _bad(f"{what} is {value}")
 
 
+def _measured(value: float, what: str) -> None:
+    if not 0 <= value <= MAX_MEASURED:  # nor NaN
+        raise _bad(f"{what} is {value}")
+
+
 def _range(first: int, count: int, attempt: int) -> None:
     if first < 0 or count < 1 or first + count > MAX_INT or not 0 <= attempt <= MAX_INT:
         raise _bad(f"no range of jobs: first {first}, count {count}, attempt {attempt}")
@@ -107,6 +119,8 @@ def _hello(message: m.Hello, frames: int) -> None:
     for name in ("gridmap", "python", "native_id", "incarnation", "host"):
         if not getattr(message, name).isprintable():  # they come into logs
             raise _bad(f"a Hello whose {name} has control characters")
+        if len(getattr(message, name)) > MAX_ID_CHARS:
+            raise _bad(f"a Hello whose {name} is longer than {MAX_ID_CHARS} characters")
     if not 1 <= message.children <= MAX_INT:
         raise _bad(f"an agent with {message.children} children")
     _announced(0, frames)
@@ -124,15 +138,18 @@ def _need_blob(message: m.NeedBlob, frames: int) -> None:
 
 def _heartbeat(message: m.Heartbeat, frames: int) -> None:
     _natural(message.seq, "seq")
+    if len(message.held) > MAX_HELD:
+        raise _bad(f"an inventory of {len(message.held)} leases")
     for held in message.held:
         _range(held.first, held.count, held.attempt)
         _natural(held.rss_bytes, "rss_bytes")
         _natural(held.limit_bytes, "limit_bytes")
         if held.phase not in _PHASES or not -1 <= held.current <= MAX_INT:
             raise _bad(f"a held lease in phase {held.phase}, at job {held.current}")
-        if not math.isfinite(held.cpu_fraction):
-            raise _bad(f"cpu_fraction is {held.cpu_fraction}")
+        _measured(held.cpu_fraction, "cpu_fraction")
     _ranges(message.unacknowledged)
+    if not -1 <= message.heard <= MAX_INT:
+        raise _bad(f"heard is {message.heard}")
     _announced(0, frames)
 
 
@@ -140,7 +157,7 @@ def _results(message: m.Results, frames: int) -> None:
     announced = 0
     for item in message.items:
         _range(item.first, item.count, item.attempt)
-        _time(item.seconds, "seconds")
+        _measured(item.seconds, "seconds")
         _natural(item.peak_rss_bytes, "peak_rss_bytes")
         _natural(item.frames, "frames")
         outcome = item.outcome
@@ -169,7 +186,6 @@ def _welcome(message: m.Welcome, frames: int) -> None:
     _time(message.heartbeat_s, "heartbeat_s")
     _time(message.grace_s, "grace_s")
     _time(message.walltime_s, "walltime_s")
-    _natural(message.max_rss_bytes, "max_rss_bytes")
     if not message.heartbeat_s:
         raise _bad("heartbeat_s is 0")
     _announced(0, frames)
@@ -182,6 +198,7 @@ def _work(message: m.Work, frames: int) -> None:
         _digest(lease.function, "a lease's function")
         if lease.context:
             _digest(lease.context, "a lease's context")
+        _natural(lease.max_rss_bytes, "max_rss_bytes")
         taken = 0
         for skip, take, packet_frames in lease.packets:
             if not 0 <= skip <= MAX_INT or take < 1 or packet_frames < 1:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 import secrets
+import threading
 from collections.abc import Sequence
 
 import zmq
 
-from gridmap.wire.codec import Buffer, Limits, Payload
+from gridmap.wire.codec import PART_BYTES, Buffer, Limits, Part, Shared
 
 QUEUE_MESSAGES = 1000
 """Messages that may wait for one peer, in each direction."""
@@ -16,24 +17,31 @@ QUEUE_MESSAGES = 1000
 BIG_BYTES = 64 * 1024
 """From this size on a received frame is not copied out of ZeroMQ's memory."""
 
+CURVE_BYTES = 64
+"""Room for what CurveZMQ adds to a frame: 33 bytes. Source: ZeroMQ RFC 26."""
+
 HANDSHAKE_MS = 5_000
 """Who has not shown a key by then is hung up on: each costs a file descriptor."""
 
+FOR_EVER_MS = -1
+LEAST_LINGER_MS = 100
+
 PING_EVERY_MS = 15_000
 PING_TIMEOUT_MS = 120_000
-"""Silence after which a connection is dropped.  A ping waits behind the frame that is being sent,
-so this must exceed the time that the largest frame takes."""
+"""Silence after which a connection is dropped.  A ping waits behind what the kernel has taken."""
 
 
-def share(data: Buffer) -> zmq.Frame:
+def share(data: Buffer) -> Shared:
     """Returns a payload frame that is copied now, and not again however many peers it goes to."""
-    return zmq.Frame(data, copy=True)
+    view = memoryview(data).cast("B")
+    starts = range(0, max(1, view.nbytes), PART_BYTES)
+    return Shared([zmq.Frame(view[at : at + PART_BYTES], copy=True) for at in starts])
 
 
 # --- frames ---------------------------------------------------------------------------------------
 
 
-def put(socket: zmq.Socket[bytes], parts: Sequence[Payload]) -> bool:
+def put(socket: zmq.Socket[bytes], parts: Sequence[Part]) -> bool:
     """Hands over all parts or none, without waiting.
 
     Parts are copied once, here: encryption copies them anyway, and the copy-free way of pyzmq needs
@@ -71,6 +79,19 @@ def take(socket: zmq.Socket[bytes], most: int) -> list[Buffer] | None:
     return parts
 
 
+def end(context: zmq.Context[zmq.Socket[bytes]], linger_ms: int) -> None:
+    """Ends a context whose sockets have been closed, lingering; waits at most so long for that.
+
+    What is not over by then ends in a thread of its own, with the last connection: when the other
+    end has read what was sent to it, or is gone.  To cut messages off instead, by a linger that
+    ends, is dangerous: libzmq 4.3 aborts the process when a connection breaks in the moment in
+    which a message of several frames that it is sending is taken from it.
+    """
+    thread = threading.Thread(target=context.term, name="gridmap-hangs-up", daemon=True)
+    thread.start()
+    thread.join(linger_ms / 1000)
+
+
 def readable(socket: zmq.Socket[bytes]) -> bool:
     return bool(int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
@@ -84,7 +105,7 @@ def configure(socket: zmq.Socket[bytes], limits: Limits, ping_timeout_ms: int) -
     for option, value in (
         (zmq.SNDHWM, QUEUE_MESSAGES),
         (zmq.RCVHWM, QUEUE_MESSAGES),
-        (zmq.MAXMSGSIZE, max(limits.frame_bytes, limits.head_bytes)),
+        (zmq.MAXMSGSIZE, limits.wire_frame_bytes + CURVE_BYTES),
         (zmq.HANDSHAKE_IVL, HANDSHAKE_MS),
         (zmq.HEARTBEAT_IVL, min(PING_EVERY_MS, ping_timeout_ms)),
         (zmq.HEARTBEAT_TIMEOUT, ping_timeout_ms),

@@ -18,12 +18,17 @@ from gridmap.core import messages as m
 from gridmap.core.agent import AgentCore
 from gridmap.core.dispatcher import Dispatcher
 from gridmap.core.policy import Limits, Policy
-from gridmap.core.spec import JobSpec, Span
+from gridmap.core.spec import JobSpec, RetryRule, Span
 from gridmap.core.states import JobState, WorkerState
 from gridmap.errors import Cause
 
 LIMIT_S = 50_000.0
+MOST_EVENTS = 200_000
 FLUSH_S = 0.05
+FATES = (
+    *("raise", "poison", "die_once", "stall", "unpicklable", "flaky", "long"),
+    *("hungry", "greedy"),  # need one level of memory more than there is at first, or two
+)
 ALIVE = (ev.NativeState.PENDING, ev.NativeState.RUNNING, ev.NativeState.SUSPENDED)
 
 
@@ -59,6 +64,12 @@ class Plan:
     suspension: float = 0.0
     max_workers: int = 0  # of all pools together
     client_deaths: int = 0  # how often the client is killed; another takes the run over
+    retry: RetryRule = RetryRule()
+    hosts: int = 1
+    memory_levels: int = 1  # pools of which each has more memory than the one before
+    time_levels: int = 1
+    preemption: float = 0.0  # a worker goes back to the queue, and starts anew under its old id
+    clocks: float = 0.0  # they run too fast or too slow, and leap
 
     @classmethod
     def draw(cls, rng: random.Random) -> Plan:
@@ -71,7 +82,7 @@ class Plan:
         fates = {}
         for job in range(jobs):
             if rng.random() < 0.06:
-                fates[job] = rng.choice(["raise", "poison", "die_once", "stall", "unpicklable"])
+                fates[job] = rng.choice(FATES)
         return cls(
             jobs=jobs,
             workers=rng.randint(1, 5),
@@ -101,6 +112,19 @@ class Plan:
             suspension=some(0.2, 0.5),
             client_deaths=rng.choice([0, 0, 0, 1, 1, 2]),
             max_workers=rng.choice([0, 0, 1, 2, 4]),
+            retry=RetryRule(
+                times=rng.choice([-1, -1, -1, 0, 1, 5]),
+                causes=rng.choice([(), (), (), ("died", "silent"), ("memory",)]),
+                backoff_s=rng.choice([-1.0, 0.0, 20.0]),
+                other_host=rng.random() < 0.8,
+                no_memory=rng.random() < 0.3,
+                memory=rng.choice([1.0, 1.0, 2.0]),
+            ),
+            hosts=rng.choice([1, 1, 2, 3]),
+            memory_levels=rng.choice([1, 1, 2, 3]),
+            time_levels=rng.choice([1, 1, 2]),
+            preemption=some(0.2, 0.3),
+            clocks=some(0.2, 0.2),
         )
 
 
@@ -112,7 +136,11 @@ class Node:
     pool: int = 0
     liar: bool = False
     request: int = -1
+    host: str = "host"
+    fast: float = 1.0  # its clock runs so fast
+    ahead_s: float = 0.0
     state: ev.NativeState = ev.NativeState.PENDING
+    why: Cause | None = None  # the scheduler's word on its end
     incarnation: str = ""
     core: AgentCore | None = None
     frozen_until: float = 0.0
@@ -120,6 +148,10 @@ class Node:
     running: dict[int, tuple[m.Lease, int, float]] = field(default_factory=dict)
     generation: Counter[int] = field(default_factory=Counter)
     known: set[m.Key] = field(default_factory=set)
+
+    def clock(self, now: float) -> float:
+        """Returns what its clock shows."""
+        return self.fast * now + self.ahead_s
 
 
 @dataclass
@@ -154,8 +186,7 @@ class Simulation:
             gridmap="1",
         )
         self.policy = policy
-        limit = Limits(self.plan.workers, self.plan.children, walltime_s=self.plan.walltime_s)
-        self.limits = [limit] * self.plan.pools
+        self.limits = [self.limit(number) for number in range(self.pools)]
         self.dispatcher = Dispatcher(policy, self.limits)
         self.client = 0  # number of the one that is alive, or was last
         self.dead = False
@@ -171,6 +202,34 @@ class Simulation:
         self._ticking_at = float("inf")
         self._array = 0
         self._request = -1
+        self.leapt_s = 0.0  # so far the client's clock is ahead
+
+    # --- pools ------------------------------------------------------------------------------------
+
+    @property
+    def pools(self) -> int:
+        return self.plan.pools * self.plan.memory_levels * self.plan.time_levels
+
+    def levels(self, pool: int) -> tuple[int, int]:
+        """Returns how many steps of memory and of time a pool has more than the first ones."""
+        memory, time = divmod(pool // self.plan.pools, self.plan.time_levels)
+        return memory, time
+
+    def walltime(self, pool: int) -> float:
+        return self.plan.walltime_s * 5.0 ** self.levels(pool)[1]
+
+    def limit(self, pool: int) -> Limits:
+        plan = self.plan
+        memory, time = self.levels(pool)
+        return Limits(
+            plan.workers,
+            plan.children,
+            walltime_s=self.walltime(pool),
+            more_memory=pool + plan.pools * plan.time_levels
+            if memory + 1 < plan.memory_levels
+            else -1,
+            more_time=pool + plan.pools if time + 1 < plan.time_levels else -1,
+        )
 
     # --- the heap ---------------------------------------------------------------------------------
 
@@ -186,11 +245,14 @@ class Simulation:
             self.after(
                 self.rng.expovariate(1 / 15), lambda: self.kill_client(self.plan.client_deaths)
             )
+        events = 0
         while self._heap:
             self.now, _, call = heapq.heappop(self._heap)
             if self.now > LIMIT_S:
                 break
             call()
+            events += 1
+            assert events < MOST_EVENTS, f"{self.now:.2f}: nothing but events"
         self.check()
 
     def add(self, left: int) -> None:
@@ -203,7 +265,9 @@ class Simulation:
         count = min(left, self.rng.randint(1, 10))
         pool = self.rng.randrange(self.plan.pools)
         rerunnable = not self.plan.no_rerun
-        spec = JobSpec("f", "c", pool, rerunnable=rerunnable, reuse=self.plan.reuse)
+        spec = JobSpec(
+            "f", "c", pool, rerunnable=rerunnable, reuse=self.plan.reuse, retry=self.plan.retry
+        )
         added = ev.JobsAdded(count, spec)
         self.ledger.parts.append(added)
         self.tell(added)
@@ -217,11 +281,15 @@ class Simulation:
             return
         held = []
         writes: list[Callable[[], None]] = []
-        for effect in self.dispatcher.handle(event, self.now):
+        if self.rng.random() < self.plan.clocks / 100:
+            self.leapt_s += self.rng.choice([5.0, 100.0, 1000.0])
+        for effect in self.dispatcher.handle(event, self.clock):
             worker = self.dispatcher.workers.get(getattr(effect, "worker", ""))
             incarnation = worker.incarnation if worker is not None else ""
             writes.append(lambda e=effect, i=incarnation: self.write(e, i))  # type: ignore[misc]
             waits = isinstance(effect, do.SubmitWorkers)
+            if waits:
+                self.check_max_workers()
             waits = waits or (isinstance(effect, do.Assign) and not effect.spec.rerunnable)
             if isinstance(effect, do.SendMessage) and isinstance(effect.message, m.Ack):
                 waits = True
@@ -237,7 +305,12 @@ class Simulation:
         at = self.dispatcher.next_deadline()
         if at < self._ticking_at:
             self._ticking_at = at
-            self.after(max(0.0, at - self.now), self._tick)
+            self.after(max(0.0, at - self.clock), self._tick)
+
+    @property
+    def clock(self) -> float:
+        """What the client's clock shows."""
+        return self.now + self.leapt_s
 
     def tell_later(self, delay: float, event: ev.DispatcherEvent) -> None:
         """What is on its way to a client is lost when that dies."""
@@ -388,9 +461,6 @@ class Simulation:
 
     def submit(self, effect: do.SubmitWorkers) -> None:
         self._request = effect.request
-        pools = self.dispatcher.pools
-        there = sum(len(pool.workers) + pool.requested for pool in pools)
-        assert not self.plan.max_workers or there <= self.plan.max_workers, f"{there} workers"
         if self.rng.random() < self.plan.submit_failure:
             failed = ev.SubmissionFailed(effect.request, "busy", transient=True)
             self.tell_later(0.1, failed)
@@ -399,7 +469,16 @@ class Simulation:
         ids = tuple(f"{self._array}.{i + 1}" for i in range(effect.count))
         for worker in ids:
             liar = self.rng.random() < self.plan.lies
-            self.nodes[worker] = Node(worker, effect.pool, liar, request=effect.request)
+            wrong = self.rng.random() < self.plan.clocks
+            self.nodes[worker] = Node(
+                worker,
+                effect.pool,
+                liar,
+                request=effect.request,
+                host=f"host{self.rng.randrange(self.plan.hosts)}",
+                fast=self.rng.choice([0.9, 1.1]) if wrong else 1.0,
+                ahead_s=self.rng.choice([0.0, 1e6]) if wrong else 0.0,
+            )
             self.after(self.rng.uniform(0.01, 1), lambda w=worker: self.start(w))
         submitted = ev.WorkersSubmitted(effect.request, ids)
         self.tell_later(self.rng.uniform(0, 0.2), submitted)
@@ -411,7 +490,7 @@ class Simulation:
                 self.tell_later(self.rng.uniform(0, 2), failed)
             return
         told = [w for w in workers if self.rng.random() < 0.8]
-        status = {w: ev.NativeStatus(self.nodes[w].state) for w in told}
+        status = {w: ev.NativeStatus(self.nodes[w].state, cause=self.nodes[w].why) for w in told}
         self.tell_later(self.rng.uniform(0, 2), ev.WorkersPolled(status))
 
     # --- the scheduler ----------------------------------------------------------------------------
@@ -436,8 +515,10 @@ class Simulation:
             return  # hangs before its first word
         self.boot(node)
         if self.plan.walltime_s:
-            failed = ev.NativeState.FAILED
-            self.after(self.plan.walltime_s, lambda: self.vanish(worker, failed))
+            core = node.core
+            self.after(self.walltime(node.pool), lambda: self.time_over(node, core))
+        if self.rng.random() < self.plan.preemption:
+            self.after(self.rng.expovariate(1 / 20), lambda: self.preempt(node))
         if self.rng.random() < self.plan.restart:
             self.after(self.rng.expovariate(1 / 20), lambda: self.restart(node))
         if self.rng.random() < self.plan.terminated:
@@ -452,6 +533,19 @@ class Simulation:
         if self.rng.random() < self.plan.suspension:
             self.after(self.rng.expovariate(1 / 20), lambda: self.suspend(worker))
 
+    def time_over(self, node: Node, core: AgentCore | None) -> None:
+        """The scheduler ends a worker; it may say why."""
+        if node.core is core is not None:
+            node.why = self.rng.choice([None, Cause.WALLTIME])
+            self.vanish(node.worker, ev.NativeState.FAILED)
+
+    def preempt(self, node: Node) -> None:
+        """A worker makes way for another's, and waits for its next turn."""
+        if node.core is not None and node.state is ev.NativeState.RUNNING:
+            self.vanish(node.worker, ev.NativeState.PENDING)
+            node.generation.update(range(1000))
+            self.after(self.rng.choice([0.0, 5.0, 200.0]), lambda: self.start(node.worker))
+
     def boot(self, node: Node) -> None:
         """An agent starts."""
         node.incarnation = f"i{self._order}"
@@ -459,7 +553,7 @@ class Simulation:
         version = "0" if self.rng.random() < self.plan.wrong_version else "1"
         children = self.plan.children
         hello = m.Hello(
-            version, "3", m.PROTOCOL, node.worker, node.incarnation, node.pool, "host", 1,
+            version, "3", m.PROTOCOL, node.worker, node.incarnation, node.pool, node.host, 1,
             children, 2 * children,
         )  # fmt: skip
         node.core = AgentCore(children, hello)
@@ -573,12 +667,15 @@ class Simulation:
             delay = node.frozen_until - self.now + 0.001
             self.after(delay, lambda: self.agent(node, event) if node.core is core else None)
             return
-        for effect in core.handle(event, self.now):
+        if self.rng.random() < self.plan.clocks / 100:
+            node.ahead_s += self.rng.choice([5.0, 100.0, 1000.0])
+        for effect in core.handle(event, node.clock(self.now)):
             self.act(node, core, effect)
         at = core.next_deadline()
         if at < node.ticking_at:
             node.ticking_at = at
-            self.after(max(0.0, at - self.now), lambda: self._agent_tick(node, core))
+            delay = max(0.0, at - node.clock(self.now)) / node.fast
+            self.after(delay, lambda: self._agent_tick(node, core))
 
     def _agent_tick(self, node: Node, core: AgentCore) -> None:
         if node.core is core:
@@ -604,6 +701,10 @@ class Simulation:
         elif isinstance(effect, do.Leave):
             self.after(0.01, lambda: self.vanish(node.worker))
 
+    def needs(self, job: int) -> int:
+        """Returns how many steps of memory more than at first a job needs."""
+        return {"hungry": 1, "greedy": 2}.get(self.fate(job), 0)
+
     def fate(self, job: int) -> str:
         return self.plan.fates.get(job, "")
 
@@ -616,6 +717,8 @@ class Simulation:
             return
         token = node.generation[child]
         seconds = self.rng.choice([0.001, 0.01, 0.5, 5.0, 40.0])
+        if fate == "long" and self.plan.walltime_s:
+            seconds = 2 * self.plan.walltime_s
         self.after(seconds, lambda: self.done(node, child, token, lease, job, ready, seconds))
 
     def done(
@@ -631,6 +734,18 @@ class Simulation:
         outcome = {"raise": m.Outcome.EXCEPTION, "unpicklable": m.Outcome.UNPICKLABLE}.get(
             fate, m.Outcome.VALUE
         )
+        if fate == "flaky" and self.starts[job] <= 2:
+            outcome = m.Outcome.RETRIABLE
+        if self.needs(job) > self.levels(node.pool)[0]:
+            end = self.rng.choice(["killed", "raises", "worker"])
+            if end == "killed":
+                self.child_dies(node, child, int(m.Outcome.MEMORY))
+                return
+            if end == "worker":
+                node.why = Cause.MEMORY
+                self.vanish(node.worker, ev.NativeState.FAILED)
+                return
+            outcome = m.Outcome.NO_MEMORY
         ready.append(m.Result(job, 1, lease.attempt, int(outcome), seconds, 1, 1))
         last = job + 1 == lease.first + lease.count
         if last or seconds > FLUSH_S:
@@ -665,6 +780,7 @@ class Simulation:
                 assert stopped or given_up, f"job {job} was {how} for no reason"
             elif how == "value":
                 assert self.fate(job) not in ("raise", "poison", "stall", "unpicklable")
+                assert self.needs(job) < self.plan.memory_levels
                 assert self.dispatcher.jobs[job] is JobState.COMPLETED
             elif job in self.attempts:
                 self.check_failure(job)
@@ -677,28 +793,45 @@ class Simulation:
     def check_nobody_idles(self) -> None:
         """No worker stands idle while a job waits that it could run."""
         for pool in self.dispatcher.pools:
-            if pool.queue.first() is None or self.ended:
+            first = pool.queue.first()
+            if first is None or self.ended:
+                continue
+            if pool.awaited and self.clock < pool.awaited_until:
                 continue
             up = [w for w in pool.workers.values() if w.state is WorkerState.UP]
-            idle = [w.id for w in up if w.capacity and not w.leases]
-            assert not idle, f"{self.now:.2f}: workers {idle} idle, {pool.queue.first()} waits"
+            kept_from = first.avoid if self.clock < first.avoid_until else None
+            idle = [w.id for w in up if w.capacity and not w.leases and w.host != kept_from]
+            assert not idle, f"{self.now:.2f}: workers {idle} idle, {first} waits"
+
+    def check_max_workers(self) -> None:
+        there = sum(len(pool.workers) + pool.requested for pool in self.dispatcher.pools)
+        assert not self.plan.max_workers or there <= self.plan.max_workers, f"{there} workers"
 
     def check_failure(self, job: int) -> None:
-        cause, attempts = self.causes[job], self.attempts[job]
-        fate = self.fate(job)
+        cause, attempts, plan = self.causes[job], self.attempts[job], self.plan
+        fate, rule = self.fate(job), plan.retry
+        hungry = {"hungry", "greedy"} & set(plan.fates.values())  # they take their neighbours along
+        resubmits = self.policy.num_resubmits if rule.times < 0 else rule.times
+        most = 1 if plan.no_rerun else resubmits + 1
+        assert attempts <= most, f"job {job} failed after {attempts} attempts"
         if cause is Cause.EXCEPTION:
-            assert fate == "raise"
+            # who lies may hit upon the number of an attempt of its own
+            assert fate == "raise" or (fate == "flaky" and attempts == most) or plan.lies
         elif cause is Cause.UNPICKLABLE:
             assert fate == "unpicklable"
         elif cause is Cause.STALLED:
-            assert fate == "stall" or self.plan.agent_freeze
+            assert fate == "stall" or plan.agent_freeze
+        elif cause is Cause.MEMORY:
+            assert hungry
+        elif cause is Cause.WALLTIME:
+            assert plan.walltime_s
         else:
             assert cause in (Cause.DIED, Cause.SILENT, Cause.CANCELED, Cause.PREEMPTED)
-            shaky = self.plan.node_death or self.plan.agent_freeze or self.plan.loss
-            shaky = shaky or self.plan.deletion or self.plan.disk_full or self.plan.mess
-            shaky = shaky or self.plan.restart or self.plan.lies or self.plan.terminated
-            shaky = shaky or self.plan.walltime_s or self.plan.client_deaths
-            shaky = shaky or (self.plan.suspension and self.plan.poll_failure)
+            shaky = plan.node_death or plan.agent_freeze or plan.loss or plan.clocks
+            shaky = shaky or plan.deletion or plan.disk_full or plan.mess or plan.preemption
+            shaky = shaky or plan.restart or plan.lies or plan.terminated
+            shaky = shaky or plan.walltime_s or plan.client_deaths or hungry
+            shaky = shaky or (plan.suspension and plan.poll_failure)
             assert fate in ("poison", "die_once", "stall") or shaky, f"job {job}: {cause}"
-            most = 1 if self.plan.no_rerun else self.policy.num_resubmits + 1
-            assert attempts == most, f"job {job} failed after {attempts} attempts"
+            if not rule.causes:
+                assert attempts == most, f"job {job} failed after {attempts} attempts"

@@ -75,12 +75,16 @@ class Stage:
         return self.said(worker, m.Results([item]), values["incarnation"])
 
     def beat(
-        self, worker: str, *held: m.Held, kept: list[m.Key] | None = None, after_s: float = 0
+        self,
+        worker: str,
+        *held: m.Held,
+        kept: list[m.Key] | None = None,
+        heard: int | None = None,
     ) -> list[Any]:
-        if after_s:
-            self.wait(after_s)
+        """A heartbeat; `heard` stands for the Pulse that answered the one before it."""
         self.seq += 1
-        return self.said(worker, m.Heartbeat(self.seq, list(held), kept or []))
+        known = self.seq - 1 if heard is None else heard
+        return self.said(worker, m.Heartbeat(self.seq, list(held), kept or [], known))
 
     def polled(self, **states: ev.NativeState) -> list[Any]:
         return self.tell(ev.WorkersPolled({w: ev.NativeStatus(s) for w, s in states.items()}))

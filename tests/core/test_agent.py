@@ -9,8 +9,10 @@ import pytest
 from gridmap.core import effects as do
 from gridmap.core import events as ev
 from gridmap.core import messages as m
-from gridmap.core.agent import AgentCore
-from gridmap.core.children import CHILD_END_S, CHILD_START_FAILURES, CHILD_START_S
+from gridmap.core.agent import WARNED_DRAIN_S, WARNED_END_S, AgentCore
+from gridmap.core.child import CHILD_END_S, CHILD_START_S
+from gridmap.core.children import CHILD_START_FAILURES
+from gridmap.core.memory import LOOK_S, Killed, Mark
 from gridmap.core.messages import Outcome
 from tests.core.stage import of
 
@@ -20,11 +22,19 @@ HELLO = m.Hello("1", "3", m.PROTOCOL, "w", "i", 0, "node7", 1, 1, 2)
 class Node:
     """An agent with one child that is ready, and both its blobs."""
 
-    def __init__(self, blobs: tuple[str, ...] = ("f", "c"), ready: bool = True) -> None:
+    def __init__(
+        self,
+        blobs: tuple[str, ...] = ("f", "c"),
+        ready: bool = True,
+        age_s: float = 0.0,
+        max_rss_bytes: int = 0,
+        **welcome: Any,
+    ) -> None:
         self.now = 0.0
-        self.core = AgentCore(1, HELLO)
+        self.max_rss_bytes = max_rss_bytes  # of leases that do not say
+        self.core = AgentCore(1, HELLO, age_s)
         self.tell(ev.Tick())
-        self.hear(m.Welcome("run", 10.0, 300.0))
+        self.hear(m.Welcome("run", 10.0, 300.0, **welcome))
         for digest in blobs:
             self.tell(ev.BlobStored(digest))
         if ready:
@@ -46,13 +56,33 @@ class Node:
         self.now = until
         return effects
 
-    def work(self, first: int = 0, count: int = 1, attempt: int = 0, reuse: bool = True) -> None:
-        lease = m.Lease(first, count, attempt, "f", "c", reuse, [(0, count, 1)])
+    def work(
+        self,
+        first: int = 0,
+        count: int = 1,
+        attempt: int = 0,
+        reuse: bool = True,
+        max_rss_bytes: int = 0,
+    ) -> None:
+        max_rss_bytes = max_rss_bytes or self.max_rss_bytes
+        packets = [(0, count, 1)]
+        lease = m.Lease(first, count, attempt, "f", "c", reuse, packets, max_rss_bytes)
         self.hear(m.Work([lease]))
 
     def answers(self, child: int, first: int, count: int = 1, outcome: int = 0) -> list[Any]:
         item = m.Result(first, count, 0, outcome, 0.1, 1, 1)
         return self.tell(ev.ChildAnswered(child, [item]))
+
+    def ends(self, job: int, child: int = 0) -> list[Any]:
+        """A child runs a lease of one job to its end, and is acknowledged."""
+        effects = self.answers(child, job) + self.tell(ev.ChildFinished(child))
+        return effects + self.hear(m.Ack([m.Key(job, 1, 0)]))
+
+    def dies(self, current: int, **how: Any) -> list[Any]:
+        """The child dies as it was told to, or of itself."""
+        told = of(do.KillChild, self.new)
+        outcome = told[0].outcome if told else int(Outcome.DIED)
+        return self.tell(ev.ChildDied(0, current, **{"signal": 9, "outcome": outcome, **how}))
 
 
 def results(effects: list[Any]) -> list[tuple[int, int, Outcome]]:
@@ -232,8 +262,8 @@ def test_it_does_not_wait_for_ever_for_an_acknowledgment_but_says_it_again() -> 
     assert (0, 1, Outcome.VALUE) in results(effects) and of(do.Leave, effects)
 
 
-@pytest.mark.parametrize(("signal", "kills"), [(15, True), (10, False)])
-def test_sigterm_ends_what_runs_and_a_softer_warning_lets_it_finish(
+@pytest.mark.parametrize(("signal", "kills"), [(15, True), (12, True), (10, False)])
+def test_some_warnings_end_what_runs_and_a_softer_one_lets_it_finish(
     signal: int, kills: bool
 ) -> None:
     node = Node()
@@ -243,8 +273,7 @@ def test_sigterm_ends_what_runs_and_a_softer_warning_lets_it_finish(
     assert results(node.new) == [(1, 1, Outcome.RETURNED)]
     assert bool(of(do.KillChild, node.new)) is kills
     if kills:  # it had started: whoever must not run twice has to know
-        node.tell(ev.ChildDied(0, 0, -1, 9, int(Outcome.CANCELED)))
-        assert results(node.new) == [(0, 1, Outcome.CANCELED)]
+        assert results(node.dies(0)) == [(0, 1, Outcome.CANCELED)]
     else:
         node.answers(0, 0)
         node.tell(ev.ChildFinished(0))
@@ -304,6 +333,294 @@ def test_a_draining_agent_that_was_stopped_waits_for_its_acknowledgments_all_the
     node.now += 100_000
     assert not of(do.Leave, node.tell(ev.Tick()))
     assert of(do.Leave, node.hear(m.Ack([m.Key(0, 1, 0)])))
+
+
+# --- the end of the worker's time -----------------------------------------------------------------
+
+
+def test_a_job_that_had_its_workers_whole_time_is_cut_in_time_and_charged() -> None:
+    node = Node(walltime_s=60.0)  # of which 3 s are kept for last words
+    node.work(0, 3)
+    node.work(3)
+    assert not of(do.KillChild, node.wait(56.9))
+    node.wait(0.1)
+    assert of(do.KillChild, node.new) == [do.KillChild(0, int(Outcome.WALLTIME))]
+    assert results(node.new) == [(3, 1, Outcome.RETURNED)]
+    node.tell(ev.ChildDied(0, 0, -1, 9, int(Outcome.WALLTIME)))
+    assert results(node.new) == [(0, 1, Outcome.WALLTIME), (1, 2, Outcome.RETURNED)]
+    (death,) = of(do.KeepDeath, node.new)
+    assert death.text == (
+        "ended after 57.0 s, shortly before the end of its worker's time limit of 60 s"
+    )
+    keys = [m.Key(3, 1, 0), m.Key(0, 1, 0), m.Key(1, 2, 0)]
+    assert said(node.hear(m.Ack(keys)), m.Bye) == [m.Bye("out of time", m.Departure.OUT_OF_TIME)]
+
+
+def test_a_later_job_that_is_cut_goes_back_uncharged() -> None:
+    node = Node(walltime_s=60.0)
+    node.work(0)
+    node.wait(5.0)
+    node.ends(0)
+    node.work(1)
+    assert of(do.GiveLease, node.new)
+    node.wait(52.0)
+    assert results(node.dies(1)) == [(1, 1, Outcome.CANCELED)]
+    assert not of(do.KeepDeath, node.new)
+
+
+def test_a_job_of_a_chunk_that_is_cut_is_not_its_workers_first() -> None:
+    node = Node(walltime_s=60.0)
+    node.work(0, 5)
+    node.wait(20.0)
+    node.answers(0, 0, 2)
+    node.wait(37.0)
+    assert results(node.dies(2)) == [(2, 1, Outcome.CANCELED), (3, 2, Outcome.RETURNED)]
+
+
+def test_whoever_was_first_but_came_late_had_little_of_the_time() -> None:
+    node = Node(walltime_s=60.0)
+    node.wait(30.0)
+    node.work(0)
+    node.wait(27.0)
+    assert results(node.dies(0)) == [(0, 1, Outcome.CANCELED)]
+
+
+def test_the_time_limit_counts_from_the_start_of_the_worker() -> None:
+    node = Node(age_s=30.0, walltime_s=60.0)
+    node.work(0)
+    assert not of(do.KillChild, node.wait(26.9))
+    assert of(do.KillChild, node.wait(0.2))
+
+
+def test_the_time_limit_goes_on_while_the_worker_is_stopped() -> None:
+    node = Node(walltime_s=60.0)
+    node.work(0)
+    node.now += 58.0
+    assert of(do.KillChild, node.tell(ev.Tick()))
+
+
+def test_a_job_whose_worker_was_stopped_has_not_had_all_of_its_time() -> None:
+    node = Node(walltime_s=60.0)
+    node.work(0)
+    node.now += 30.0  # suspended
+    node.tell(ev.Tick())
+    node.wait(27.0)
+    assert results(node.dies(0)) == [(0, 1, Outcome.CANCELED)]
+
+
+def test_an_idle_worker_leaves_before_its_time_is_over_and_takes_no_job_then() -> None:
+    node = Node(walltime_s=60.0)
+    effects = node.wait(57.0)
+    assert said(effects, m.Bye) == [m.Bye("out of time", m.Departure.OUT_OF_TIME)]
+
+
+def test_a_worker_whose_time_is_over_before_a_job_could_start_is_no_good() -> None:
+    node = Node(blobs=(), walltime_s=60.0)
+    node.work(0)
+    effects = node.wait(57.0) + node.hear(m.Ack([m.Key(0, 1, 0)]))
+    assert results(effects) == [(0, 1, Outcome.RETURNED)]
+    (bye,) = said(effects, m.Bye)
+    assert bye.departure == m.Departure.FAILED and "time limit of 60 s" in bye.reason
+
+
+@pytest.mark.parametrize("acknowledged", [True, False])
+def test_it_leaves_before_the_end_though_a_child_cannot_be_killed(acknowledged: bool) -> None:
+    node = Node(walltime_s=60.0)
+    node.work(0)
+    effects = node.wait(57.0 + WARNED_END_S)
+    assert results(effects) == [(0, 1, Outcome.WALLTIME)]
+    effects = node.hear(m.Ack([m.Key(0, 1, 0)])) if acknowledged else node.wait(0.5)
+    assert of(do.Leave, effects) and node.now <= 58.5
+
+
+def test_a_job_that_is_cut_by_a_warning_near_the_end_of_the_time_is_charged() -> None:
+    node = Node(walltime_s=60.0)
+    node.work(0)
+    node.wait(55.0)
+    node.tell(ev.TerminationWarned(12))
+    assert results(node.dies(0)) == [(0, 1, Outcome.WALLTIME)]
+    text = of(do.KeepDeath, node.new)[0].text
+    assert text == (
+        "ended after 55.0 s, by SIGUSR2 (12) from the scheduler 55 s after the start of its worker"
+    )
+
+
+def test_a_first_job_that_outlives_a_soft_warning_is_charged_for_the_hard_one() -> None:
+    for first in (True, False):  # the limit itself is not known
+        node = Node()
+        if not first:
+            node.work(0)
+            node.wait(20.0)
+            node.ends(0)
+        node.work(1)
+        node.wait(20.0)
+        node.tell(ev.TerminationWarned(10))  # s_rt
+        assert not of(do.KillChild, node.wait(20.0))
+        node.tell(ev.TerminationWarned(12))
+        expected = Outcome.WALLTIME if first else Outcome.CANCELED
+        assert results(node.dies(1)) == [(1, 1, expected)]
+        assert results(node.tell(ev.TerminationWarned(12))) == []  # it comes twice
+
+
+@pytest.mark.parametrize("attempt", [0, 2, 3])
+def test_a_first_job_is_not_ended_by_warnings_for_ever(attempt: int) -> None:
+    node = Node()
+    node.work(0, attempt=attempt)
+    node.wait(20.0)
+    node.tell(ev.TerminationWarned(12))  # preempted, deleted, or a limit that nobody told of
+    expected = Outcome.DIED if attempt == 3 else Outcome.CANCELED
+    assert results(node.dies(0)) == [(0, 1, expected)]
+    if attempt == 3:
+        assert "by SIGUSR2 (12) from the scheduler" in of(do.KeepDeath, node.new)[0].text
+
+
+def test_a_warned_worker_does_not_wait_long_for_what_cannot_be_killed_or_is_not_acknowledged() -> (
+    None
+):
+    node = Node()
+    node.work(0)
+    node.tell(ev.TerminationWarned(15))
+    assert results(node.wait(WARNED_END_S)) == [(0, 1, Outcome.CANCELED)]
+    assert not node.core.left
+    assert of(do.Leave, node.wait(WARNED_DRAIN_S))
+    assert [result.first for result in node.core.unacknowledged()] == [0]
+
+
+def test_a_softly_warned_worker_is_cut_at_the_end_of_its_time() -> None:
+    node = Node(walltime_s=60.0)
+    node.work(0)
+    node.tell(ev.TerminationWarned(10))
+    assert of(do.KillChild, node.wait(57.0))
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+def looks(effects: list[Any]) -> list[do.LookAtMemory]:
+    return of(do.LookAtMemory, effects)
+
+
+def usage(rss: int, *marks: Mark, current: int = 0) -> dict[int, ev.Usage]:
+    return {0: ev.Usage(rss, 0.25, True, current, marks)}
+
+
+def test_a_heartbeat_says_which_pulse_was_the_last_to_be_heard() -> None:
+    node = Node()
+    for seq in (1, 3, 2):
+        node.hear(m.Pulse(seq))
+    assert said(node.tell(ev.UsageRead({})), m.Heartbeat)[0].heard == 3
+    node.tell(ev.MonitorChanged())
+    assert said(node.tell(ev.UsageRead({})), m.Heartbeat)[0].heard == -1, "that was another's"
+
+
+def test_it_looks_at_the_memory_of_whoever_is_busy_and_of_nobody_else() -> None:
+    node = Node(max_rss_bytes=100)
+    assert looks(node.wait(5)) == []
+    node.work(0)
+    assert looks(node.wait(3 * LOOK_S)) == 3 * [do.LookAtMemory((0,), 100)]
+    node.ends(0)
+    assert looks(node.wait(5)) == []
+
+
+def test_it_looks_more_often_while_memory_grows() -> None:
+    node = Node()
+    node.work(0)
+    assert looks(node.wait(LOOK_S))
+    node.tell(ev.MemoryRead(usage(50, Mark("cgroup", 50, 100))))
+    assert looks(node.wait(0.49)) == [] and looks(node.wait(0.02))
+    node.tell(ev.MemoryRead(usage(20, Mark("cgroup", 20, 100))))
+    assert looks(node.wait(0.77)) == [] and looks(node.wait(0.04))
+
+
+def test_whoever_comes_near_a_limit_is_told_of_at_once_and_only_once() -> None:
+    node = Node()
+    node.work(0)
+    assert not of(do.ReadUsage, node.tell(ev.MemoryRead(usage(89, Mark("cgroup", 89, 100)))))
+    near = usage(90, Mark("h_vmem", 10, 200), Mark("cgroup", 90, 100))
+    assert of(do.ReadUsage, node.tell(ev.MemoryRead(near)))
+    (beat,) = said(node.tell(ev.UsageRead(near)), m.Heartbeat)
+    assert (beat.held[0].rss_bytes, beat.held[0].limit_bytes) == (90, 100)
+    for used, news in ((95, False), (81, False), (90, False), (79, False), (90, True)):
+        node.tell(ev.MemoryRead(usage(used, Mark("cgroup", used, 100))))
+        assert bool(of(do.ReadUsage, node.new)) is news
+    assert not of(do.KillChild, node.new)
+
+
+def test_a_job_over_max_rss_is_ended_and_told_why() -> None:
+    node = Node(max_rss_bytes=100 * 1024**2)
+    node.work(0, 3)
+    assert not of(do.KillChild, node.tell(ev.MemoryRead(usage(100 * 1024**2, current=1))))
+    node.tell(ev.MemoryRead(usage(150 * 1024**2, current=1)))
+    assert of(do.KillChild, node.new) == [do.KillChild(0, int(Outcome.MEMORY))]
+    assert results(node.dies(1)) == [
+        (0, 1, Outcome.RETURNED), (1, 1, Outcome.MEMORY), (2, 1, Outcome.RETURNED)
+    ]  # fmt: skip
+    (death,) = of(do.KeepDeath, node.new)
+    assert death.text == "used 150.0 MB of the 100.0 MB that max_rss allows"
+    assert (death.limit, death.limit_bytes) == ("max_rss", 100 * 1024**2)
+    assert (death.rss_bytes, death.cpu_fraction) == (150 * 1024**2, 0.25)
+
+
+def test_each_lease_says_how_much_memory_its_jobs_may_use() -> None:
+    node = Node()
+    node.work(0, max_rss_bytes=200)
+    assert looks(node.wait(LOOK_S)) == [do.LookAtMemory((0,), 200)]
+    (beat,) = said(node.tell(ev.UsageRead(usage(150))), m.Heartbeat)
+    assert beat.held[0].limit_bytes == 200
+    assert not of(do.KillChild, node.tell(ev.MemoryRead(usage(150))))
+    assert of(do.KillChild, node.tell(ev.MemoryRead(usage(201))))
+
+
+def test_a_job_does_not_pay_for_memory_of_the_one_before_it() -> None:
+    node = Node(max_rss_bytes=100)
+    node.work(0, 2)
+    node.tell(ev.MemoryRead(usage(150, current=0)))
+    killed = of(do.KillChild, node.new)
+    node.answers(0, 0)  # it had ended meanwhile
+    node.tell(ev.ChildDied(0, 1, -1, 9, killed[0].outcome))
+    assert results(node.new) == [(1, 1, Outcome.CANCELED)]
+
+
+@pytest.mark.parametrize(("used", "killed"), [(50, False), (51, True)])
+def test_a_child_that_keeps_much_memory_makes_room_for_a_fresh_one(used: int, killed: bool) -> None:
+    node = Node(max_rss_bytes=100)
+    node.work(0)
+    node.tell(ev.MemoryRead(usage(used)))
+    assert bool(of(do.KillChild, node.ends(0))) is killed
+
+
+def test_a_child_that_the_kernel_ended_for_want_of_memory() -> None:
+    limits = (Mark("cgroup", 0, 4 * 1024**3),)
+    for killed, outcome in ((Killed("cgroup"), Outcome.MEMORY), (Killed(), Outcome.DIED)):
+        node = Node()
+        node.work(0)
+        node.tell(ev.MemoryRead(usage(7)))
+        assert results(node.dies(0, limits=limits, killed=killed)) == [(0, 1, outcome)]
+        (death,) = of(do.KeepDeath, node.new)
+        assert (death.rss_bytes, death.cpu_fraction, death.signal) == (7, 0.25, 9)
+        assert death.limit_bytes == (4 * 1024**3 if killed.limit else 0)
+        assert ("want of memory" in death.text) is bool(killed.limit)
+
+
+def test_a_largest_memory_of_an_earlier_job_proves_nothing() -> None:
+    limits = (Mark("h_vmem", 0, 100),)
+    for peak_before, outcome in ((97, Outcome.DIED), (50, Outcome.MEMORY)):
+        node = Node()
+        node.work(0, 2)
+        item = m.Result(0, 1, 0, int(Outcome.VALUE), 0.1, peak_before, 1)
+        node.tell(ev.ChildAnswered(0, [item]))
+        node.dies(1, signal=11, peak_rss_bytes=97, limits=limits)
+        assert results(node.new) == [(1, 1, outcome)]
+
+
+def test_what_a_job_used_last_is_known_of_every_death() -> None:
+    node = Node()
+    node.work(0)
+    node.tell(ev.UsageRead({0: ev.Usage(70, 0.5, True, 0)}))
+    node.hear(m.Cancel([m.Key(0, 1, 0)], int(Outcome.STALLED)))
+    node.dies(0)
+    (death,) = of(do.KeepDeath, node.new)
+    assert (death.rss_bytes, death.cpu_fraction, death.limit) == (70, 0.5, "")
 
 
 # --- another monitor ------------------------------------------------------------------------------

@@ -29,22 +29,22 @@ def test_a_lease_absent_from_two_heartbeats_goes_back_uncharged() -> None:
     stage = running()
     stage.beat("w")
     assert stage.assigned() == [] and stage.state(0) is J.LEASED
-    stage.beat("w", after_s=10)
+    stage.beat("w")
     assert stage.assigned() == [("w", Span(0, 1), 1)]
     for attempt in range(1, 10):  # uncharged: this may go on for ever
-        stage.beat("w")
-        stage.beat("w", after_s=10)
+        for _ in range(3):  # the first was written before the lease, which answered the last one
+            stage.beat("w")
         assert stage.assigned() == [("w", Span(0, 1), attempt + 1)]
 
 
 def test_heartbeats_that_come_all_at_once_were_written_before_the_lease() -> None:
     stage = running()
-    for _ in range(8):  # the client was stopped, or cut off
-        stage.beat("w")
-    stage.beat("w", held(0, phase=0), after_s=10)
-    stage.beat("w", after_s=10)
+    for _ in range(8):  # the client was stopped, or cut off, or the arguments are still on the way
+        stage.beat("w", heard=-1)
+    stage.beat("w", held(0, phase=0))
+    stage.beat("w")
     assert stage.state(0) is J.LEASED and len(of(do.Assign, stage.all)) == 1
-    stage.beat("w", after_s=10)
+    stage.beat("w")
     assert stage.assigned() == [("w", Span(0, 1), 1)]
 
 
@@ -89,7 +89,7 @@ def test_every_result_is_acknowledged_again_when_the_ack_was_lost() -> None:
 def test_first_value_wins_and_a_late_value_is_taken() -> None:
     stage = running()
     stage.beat("w")
-    stage.beat("w", after_s=10)  # attempt 0 is void, attempt 1 is on its way
+    stage.beat("w")  # attempt 0 is void, attempt 1 is on its way
     stage.result("w", 0, attempt=0)
     assert of(do.Deliver, stage.new) == [do.Deliver(Span(0, 1), 0, 0, "w")]
     stage.result("w", 0, attempt=1)
@@ -99,7 +99,7 @@ def test_first_value_wins_and_a_late_value_is_taken() -> None:
 def test_a_late_error_of_an_old_attempt_is_ignored() -> None:
     stage = running()
     stage.beat("w")
-    stage.beat("w", after_s=10)
+    stage.beat("w")
     stage.result("w", 0, Outcome.EXCEPTION, attempt=0)
     assert stage.state(0) is J.LEASED and not of(do.DeliverFailure, stage.new)
     stage.result("w", 0, Outcome.EXCEPTION, attempt=1)
@@ -460,3 +460,15 @@ def test_a_value_tells_how_many_attempts_it_took() -> None:
     stage.wait(1.0)
     stage.result("w", 0, attempt=1)
     assert [e.attempts for e in of(do.Deliver, stage.all)] == [2]
+
+
+def test_a_worker_may_say_that_it_has_more_children_than_it_said_before() -> None:
+    stage = Stage(Limits(2, 3), jobs=5)
+    stage.submit("w", "v")
+    stage.hello("w", children=1, capacity=2)
+    assert len(stage.d.workers["w"].leases) == 2 > stage.d.workers["w"].children
+    stage.hello("w", children=3, capacity=2)
+    stage.hello("v", children=1, capacity=3)
+    for job in (2, 3, 4):
+        stage.result("v", job)
+    assert not stage.d.pools[0].queue.count and not stage.sent(m.Recall)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from gridmap.core.messages import Held
-from gridmap.core.policy import Pace, Policy, fits, likely_cause
+from gridmap.core.policy import (
+    Pace,
+    Policy,
+    came_first,
+    fits,
+    likely_cause,
+    walltime_margin_s,
+)
 from gridmap.core.spec import JobSpec, RetryRule
 from gridmap.errors import Cause
 
@@ -111,3 +118,14 @@ def test_a_job_starts_only_where_it_fits_before_the_walltime() -> None:
     assert fits(left_s=0.1, longest_s=0.0), "the first job of a worker is always tried"
     assert fits(left_s=16.0, longest_s=10.0)
     assert not fits(left_s=15.0, longest_s=10.0)
+    assert not fits(left_s=0.0, longest_s=0.0)
+
+
+def test_the_margin_before_the_walltime() -> None:
+    margins = [walltime_margin_s(s) for s in (0, 2, 10, 40, 100, 200, 86400)]
+    assert margins == [0, 1, 2, 2, 5, 10, 10]
+
+
+def test_a_first_job_that_came_late_had_less_than_all_the_time() -> None:
+    for walltime_s, within_s in ((0, 10), (2, 1), (100, 5), (86400, 10)):
+        assert came_first(within_s, walltime_s) and not came_first(within_s + 0.1, walltime_s)

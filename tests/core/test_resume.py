@@ -135,6 +135,7 @@ def test_a_lease_stays_with_its_worker_and_its_results_count() -> None:
     stage = resumed(4, Limits(1, 1), workers=(worker("w"),), leases=(lease("w", 0, 3),))
     assert [stage.state(job) for job in range(4)] == [J.LEASED] * 3 + [J.QUEUED]
     stage.hello("w")
+    stage.beat("w", held(0, count=3))
     assert stage.assigned() == [("w", Span(3, 1), FIRST)]
     stage.result("w", 0, count=2)
     assert [(e.span, e.worker) for e in of(do.Deliver, stage.new)] == [(Span(0, 2), "w")]
@@ -144,6 +145,31 @@ def test_a_lease_stays_with_its_worker_and_its_results_count() -> None:
     stage.result("w", 3, attempt=FIRST)
     assert stage.d.ended and started(stage) == [3]
     assert not of(do.SubmitWorkers, stage.all)
+
+
+def test_a_lease_that_the_ledger_does_not_know_is_not_given_to_another_meanwhile() -> None:
+    stage = resumed(3, Limits(2, 1), workers=(worker("w"), worker("v")), leases=(lease("w", 0),))
+    assert stage.hello("v") and not stage.assigned(), "w may hold any of them"
+    stage.hello("w")
+    stage.beat("w", held(0), held(1, 2))
+    assert [(e.worker, e.span.first) for e in of(do.Assign, stage.all)] == [("v", 2)]
+    stage.result("w", 1, attempt=2)
+    assert stage.state(1) is J.COMPLETED
+
+
+def test_who_does_not_say_what_it_holds_is_not_waited_for_for_long() -> None:
+    policy = Policy(heartbeat_s=10)
+    stage = resumed(
+        2, Limits(2, 1), policy=policy, workers=(worker("w"), worker("v")), leases=(lease("w", 0),)
+    )
+    stage.hello("v")
+    stage.wait(19)
+    assert not of(do.Assign, stage.all)
+    assert [(e.worker, e.span.first) for e in of(do.Assign, stage.wait(2))] == [("v", 1)]
+    stage = resumed(2, Limits(2, 1), workers=(worker("w"), worker("v")), leases=(lease("w", 0),))
+    stage.hello("v")
+    stage.polled(w=NativeState.FAILED)
+    assert [(a[0], a[1].first) for a in stage.assigned()] == [("v", 1)], "it holds nothing any more"
 
 
 def test_results_count_before_the_worker_has_said_hello_to_this_monitor() -> None:
@@ -189,7 +215,7 @@ def test_a_lease_that_its_worker_does_not_hold_goes_back_uncharged() -> None:
     stage.hello("w")
     stage.beat("w")
     assert started(stage) == []
-    stage.beat("w", after_s=10)
+    stage.beat("w")
     assert stage.assigned() == [("w", Span(0, 1), 1)] and not of(do.Charged, stage.all)
 
 
@@ -212,6 +238,7 @@ def test_leases_of_a_process_before_the_last_one_are_not_waited_for() -> None:
     leases = (lease("w", 0, inc="i"), lease("w", 1, inc="j"))
     stage = resumed(2, workers=(worker("w"),), leases=leases)
     stage.hello("w", "j")
+    stage.said("w", m.Heartbeat(1, [held(1)]), "j")
     assert stage.assigned() == [("w", Span(0, 1), FIRST)]
     assert not of(do.Charged, stage.all)
     stage.result("w", 1, incarnation="j")
@@ -399,6 +426,7 @@ def test_what_must_not_run_twice_fails_with_the_process_that_had_it() -> None:
     policy = Policy(stop_on_failure=False)
     stage = resumed(3, spec=ONCE, policy=policy, workers=(worker("w"),), leases=leases)
     stage.hello("w", "j")
+    stage.said("w", m.Heartbeat(1, [held(1)]), "j")
     stage.result("w", 1, incarnation="j")
     stage.result("w", 2, attempt=FIRST, incarnation="j")
     assert stage.d.ended and started(stage) == [2]

@@ -204,6 +204,15 @@ def test_others_are_not_held_up_by_a_job_that_is_kept_for_another_host() -> None
     assert stage.assigned_to("a") != first and stage.state(first) is J.QUEUED
 
 
+def test_nothing_is_due_for_a_job_that_is_kept_for_nobody() -> None:
+    stage = two_hosts()
+    stage.result("a", 0, Outcome.DIED)
+    stage.wait(1)
+    stage.said("a", m.Bye("", m.Departure.OUT_OF_TIME))
+    stage.wait(100)
+    assert stage.d.next_deadline() > stage.now
+
+
 def test_the_other_host_goes_away() -> None:
     stage = two_hosts()
     stage.result("a", 0, Outcome.DIED)
@@ -248,3 +257,14 @@ def test_a_worker_that_was_cut_by_the_walltime_charges_only_its_first_job() -> N
     stage.wait(41)
     stage.polled(w=ev.NativeState.FAILED)
     assert of(do.DeliverFailure, stage.new)[0].cause is Cause.WALLTIME
+
+
+def test_a_job_that_is_near_its_limit_on_memory_is_spoken_of_once() -> None:
+    stage = Stage(jobs=1)
+    stage.start("w")
+    for used in (50, 95, 96, 40, 92):
+        stage.beat("w", held(0)._replace(rss_bytes=used << 20, limit_bytes=100 << 20))
+    notes = [n.text for n in of(do.Note, stage.all) if "may have" in n.text]
+    assert notes == [
+        f"job 0 on node7 has {used}.0 MB of the 100.0 MB that it may have" for used in (95, 92)
+    ]

@@ -452,3 +452,60 @@ def test_a_pool_without_a_worker_gets_one_when_another_pools_worker_has_left() -
     stage.said("1.1", m.Bye("drained", int(m.Departure.DRAINED)))
     stage.wait(1)
     assert [e.pool for e in of(do.SubmitWorkers, stage.all)] == [0, 1]
+
+
+def test_a_worker_that_came_before_the_schedulers_answer_and_is_done_stays_for_more() -> None:
+    """Its input comes in pieces: nothing is left to be done just when the answer comes."""
+    stage = Stage(Limits(2, 1), jobs=2)
+    request = of(do.SubmitWorkers, stage.wait(1))[0]
+    stage.hello("w", capacity=2)
+    stage.result("w", 0)
+    stage.result("w", 1)
+    effects = stage.tell(ev.WorkersSubmitted(request.request, ("w", "v")))
+    assert [e.workers for e in of(do.CancelWorkers, effects)] == [("v",)]
+    stage.tell(ev.JobsAdded(1, JobSpec("f", "c")))
+    assert stage.assigned() == [("w", Span(2, 1), 0)]
+
+
+def test_time_in_which_the_client_was_stopped_counts_against_no_worker() -> None:
+    stage = Stage(Limits(3, 1), jobs=3)
+    stage.submit("w", "v", "u")
+    stage.hello("w")
+    stage.hello("v")
+    stage.said("v", m.Credit(0))
+    stage.polled(u=NativeState.RUNNING)
+    stage.now += 1000  # no Tick in all that time
+    effects = stage.tell(ev.Tick())
+    states = [stage.d.workers[w].state for w in "wvu"]
+    assert states == [W.UP, W.DRAINING, W.PENDING] and not of(do.CancelWorkers, effects)
+    stage.wait(200)
+    states = [stage.d.workers[w].state for w in "wvu"]
+    assert states == [W.LOST, W.LOST, W.LOST], "now they had their time"
+
+
+# --- workers that nobody asked for ----------------------------------------------------------------
+
+
+def test_no_more_come_before_the_answer_than_were_asked_for() -> None:
+    stage = Stage(Limits(2, 1), jobs=10)
+    stage.wait(1)
+    stage.hello("1.1")
+    stage.hello("7.7")
+    assert stage.hello("8.8") == [] and set(stage.d.workers) == {"1.1", "7.7"}
+    request = of(do.SubmitWorkers, stage.all)[-1]
+    stage.tell(ev.WorkersSubmitted(request.request, ("1.1", "1.2")))
+    assert of(do.SendMessage, stage.hello("1.2"))[0].message == m.Welcome("run", 10.0, 300.0)
+    assert isinstance(of(do.SendMessage, stage.hello("8.8"))[0].message, m.Refuse)
+
+
+def test_the_scheduler_is_not_asked_to_delete_what_it_never_named() -> None:
+    stage = Stage(Limits(2, 1), jobs=10)
+    stage.wait(1)
+    stage.hello("7.7")  # the name of another job, perhaps
+    request = of(do.SubmitWorkers, stage.all)[-1]
+    stage.tell(ev.WorkersSubmitted(request.request, ("1.1", "1.2")))
+    stage.hello("1.1")
+    stage.wait(1000)  # all fall silent
+    canceled = [each for effect in of(do.CancelWorkers, stage.all) for each in effect.workers]
+    assert "1.1" in canceled and "7.7" not in canceled
+    assert stage.d.workers["7.7"].state is WorkerState.LOST

@@ -16,6 +16,7 @@ import gridmap
 import gridmap.conf
 import gridmap.job
 from gridmap import Job, grid_map, process_jobs
+from tests.doors.functions import add, identity
 
 JOB = (
     "f args kwlist=None cleanup=True mem_free='1G' name='gridmap_job' num_slots=1 queue=* "
@@ -76,14 +77,6 @@ def test_names_can_be_imported_from_where_they_always_were() -> None:
     assert isinstance(gridmap.VERSION, tuple)
     assert isinstance(gridmap.conf.DRMAA_PRESENT, bool)
     assert issubclass(gridmap.DRMAANotPresentException, ImportError)
-
-
-def add(*numbers: Any, **more: Any) -> Any:
-    return sum(numbers) + sum(more.values())
-
-
-def identity(x: Any) -> Any:
-    return x
 
 
 ATTRIBUTES = """

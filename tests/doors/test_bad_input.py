@@ -10,6 +10,7 @@ import pytest
 
 import gridmap
 from gridmap import Job, PicklingError, grid_imap, grid_imap_unordered, grid_map, process_jobs
+from tests.doors.functions import identity
 
 THERE = {"local": True, "max_processes": 2}
 
@@ -23,10 +24,6 @@ def nothing_is_started(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureR
         pytest.fail("something was started")
 
     monkeypatch.setattr("gridmap.node.forkserver.Forkserver.make", start)
-
-
-def identity(x: Any) -> Any:
-    return x
 
 
 class Holder:

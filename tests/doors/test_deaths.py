@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
-import resource
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,50 +13,21 @@ import pytest
 
 import gridmap
 from gridmap import Cause, Job, JobDied, JobUnpicklable, grid_map, process_jobs
+from tests.doors.functions import (
+    aborts,
+    exits,
+    fails,
+    forget_cloudpickle,
+    killed,
+    leak,
+    leaves,
+    leaves_with_text,
+    overflows,
+    refuse,
+    segfaults,
+)
 
 THERE = {"local": True, "max_processes": 3}
-
-
-def segfaults() -> None:
-    ctypes.string_at(0)
-
-
-def exits() -> None:
-    os._exit(3)
-
-
-def killed() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def leaves() -> None:
-    sys.exit(4)
-
-
-def leaves_with_text() -> None:
-    sys.exit("I am off")
-
-
-def aborts() -> None:
-    os.abort()
-
-
-def overflows() -> None:
-    threading.stack_size(1 << 16)
-    sys.setrecursionlimit(1 << 30)
-
-    class Deep:
-        def __repr__(self) -> str:
-            return repr(self)
-
-    thread = threading.Thread(target=lambda: repr(Deep()))
-    thread.start()
-    thread.join()
-    os.kill(os.getpid(), signal.SIGSEGV)  # a Python that guards its stack raises instead
-
-
-def fails() -> None:
-    raise ValueError("not dead")
 
 
 DEATHS = {
@@ -134,21 +101,6 @@ def test_an_unguarded_value_error_is_no_death() -> None:
     assert isinstance(error.__cause__, gridmap.RemoteTraceback)
 
 
-def leak() -> str:
-    """Takes every descriptor that its process may have."""
-    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-    sys.kept = []  # type: ignore[attr-defined]
-    with contextlib.suppress(OSError):
-        while True:
-            sys.kept.append(os.open(os.devnull, os.O_RDONLY))  # type: ignore[attr-defined]
-    return "leaked"
-
-
-def forget_cloudpickle() -> str:
-    sys.modules["cloudpickle"] = None  # type: ignore[assignment]
-    return "forgotten"
-
-
 @pytest.mark.parametrize("spoil", [leak, forget_cloudpickle])
 def test_a_process_that_a_job_spoiled_does_not_spoil_the_others(spoil: Callable[[], str]) -> None:
     def number(i: int) -> Callable[[], int]:
@@ -162,7 +114,7 @@ def test_a_process_that_a_job_spoiled_does_not_spoil_the_others(spoil: Callable[
 def test_a_function_that_no_process_can_load_fails_alone() -> None:
     class Unloadable:
         def __reduce__(self) -> tuple[Any, ...]:
-            return _refuse, ()
+            return refuse, ()
 
         def __call__(self) -> None:
             """Never called."""
@@ -171,10 +123,6 @@ def test_a_function_that_no_process_can_load_fails_alone() -> None:
     values = process_jobs(jobs, on_error="return", local=True, max_processes=2)
     assert values[::2] == [0] * 6
     assert all(isinstance(value, JobUnpicklable) for value in values[1::2])
-
-
-def _refuse() -> None:
-    raise LookupError("not here")
 
 
 def test_a_value_that_exits_when_it_is_read_is_a_failure() -> None:

@@ -19,6 +19,7 @@ from gridmap.errors import JobDied, LedgerError, LedgerInUse
 from gridmap.ledger import spool
 from gridmap.resume import Resumption
 from tests.doors.clients import Client, client, until
+from tests.doors.functions import fails_at_first
 
 LOCAL = {"local": True, "max_processes": 2}
 
@@ -138,12 +139,6 @@ def test_an_interrupted_run_keeps_its_values_and_says_so(tmp_path: Path) -> None
         assert isinstance(values[19], gridmap.JobCanceled)
         (one.folder / "go").touch()
         assert gridmap.attach(info.id, again=True).results() == [x * x for x in range(20)]
-
-
-def fails_at_first(x: int) -> int:
-    if x == 3 and not os.path.exists(os.path.join(os.environ["HERE"], "mended")):
-        os._exit(7)
-    return x
 
 
 def test_what_failed_can_run_again(tmp_path: Path) -> None:

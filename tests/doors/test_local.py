@@ -16,30 +16,11 @@ import pytest
 
 import gridmap
 from gridmap import Job, grid_map, process_jobs
+from tests.doors.functions import Careful, Picky, Scaler, cached, odd_ones_fail
 
 HERE = {"local": True, "max_processes": 1}
 THERE = {"local": True, "max_processes": 8}
 BOTH = [HERE, THERE]
-
-
-class Scaler:
-    def __init__(self, factor: int) -> None:
-        self.factor = factor
-
-    def scale(self, x: int) -> int:
-        return self.factor * x
-
-    def __call__(self, x: int) -> int:
-        return self.factor * x
-
-    @staticmethod
-    def triple(x: int) -> int:
-        return 3 * x
-
-
-@functools.lru_cache
-def cached(x: int) -> int:
-    return 3 * x
 
 
 @pytest.mark.parametrize("how", BOTH)
@@ -157,20 +138,6 @@ def test_debugger(tmp_path: Path) -> None:
 # --- errors ---------------------------------------------------------------------------------------
 
 
-class Picky(Exception):
-    """Its arguments are not those of its __init__: pickle's own way fails."""
-
-    def __init__(self, code: int, *, where: str) -> None:
-        super().__init__(f"{code} at {where}")
-        self.code, self.where = code, where
-
-
-class Careful(Exception):
-    def __init__(self, code: int, where: str) -> None:
-        super().__init__(code, where)
-        self.code = code
-
-
 @pytest.mark.parametrize("how", BOTH)
 def test_an_exception_is_raised_as_itself(how: dict[str, Any]) -> None:
     def fails(x: int) -> int:
@@ -228,12 +195,6 @@ def test_an_exception_of_main_keeps_its_type(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=30)
     assert done.stdout.startswith("True (4"), done.stderr
-
-
-def odd_ones_fail(x: int) -> int:
-    if x % 2:
-        raise ValueError(x)
-    return x
 
 
 @pytest.mark.parametrize("how", BOTH)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gridmap import Job, grid_imap, grid_map, process_jobs, submit
+from tests.doors.functions import inverse
 
 BOTH = [{"local": True, "max_processes": 1}, {"local": True, "max_processes": 2}]
 
@@ -17,10 +18,6 @@ BEGIN = re.compile(r"run (\S+) begins: (\d+ jobs|jobs as they are read), backend
 END = re.compile(
     r"run (\S+) ended after \d+\.\d s: (\d+) jobs completed, (\d+) failed, (\d+) canceled"
 )
-
-
-def inverse(x: int) -> float:
-    return 1 / x
 
 
 DOORS: list[Callable[..., Any]] = [

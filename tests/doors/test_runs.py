@@ -16,6 +16,7 @@ import pytest
 import gridmap
 from gridmap import Job, JobCanceled, grid_map, submit
 from tests.doors.clients import until
+from tests.doors.functions import identity, waits
 
 THERE = {"local": True, "max_processes": 2}
 BOTH = [{"local": True, "max_processes": 1}, THERE]
@@ -32,17 +33,6 @@ def nothing_stays() -> Iterator[None]:
 @pytest.fixture
 def gate(tmp_path: Path) -> Path:
     return tmp_path / "gate"
-
-
-def waits(gate: Path, x: int) -> int:
-    end = time.monotonic() + 30
-    while not gate.exists() and time.monotonic() < end:
-        time.sleep(0.005)
-    return x
-
-
-def identity(x: Any) -> Any:
-    return x
 
 
 @pytest.mark.parametrize("how", BOTH)

@@ -15,6 +15,7 @@ import pytest
 
 from gridmap import JobException, PicklingError, grid_imap, grid_imap_unordered
 from tests.doors.clients import until
+from tests.doors.functions import double, odd_ones_fail
 
 HERE = {"local": True, "max_processes": 1}
 THERE = {"local": True, "max_processes": 3}
@@ -32,16 +33,6 @@ class Counted:
         for element in self.elements:
             self.read += 1
             yield element
-
-
-def double(x: int) -> int:
-    return 2 * x
-
-
-def odd_ones_fail(x: int) -> int:
-    if x % 2:
-        raise ValueError(x)
-    return x
 
 
 def monitors() -> list[threading.Thread]:

@@ -13,6 +13,8 @@ from gridmap.core import messages as m
 from gridmap.core.agent import AgentCore
 from gridmap.node.agent import AgentRuntime
 from gridmap.node.forkserver import Forkserver
+from gridmap.node.memory import Limits
+from gridmap.node.tree import read_process
 
 DEADLINE_S = 20.0
 
@@ -33,6 +35,13 @@ def wait_for(condition: Callable[[], Any], deadline_s: float = DEADLINE_S) -> An
         assert time.monotonic() < deadline, "deadline passed"
         time.sleep(0.002)
     return got
+
+
+def own_rss_bytes() -> int:
+    """Returns the memory of this process, which a forked child has too."""
+    process = read_process(os.getpid())
+    assert process is not None
+    return process.rss_bytes
 
 
 class Outcomes:
@@ -63,16 +72,26 @@ class Outcomes:
 class Driver:
     """Gives leases to an agent and collects what becomes of them."""
 
-    def __init__(self, children: int = 1, launch: bool = False, heartbeat_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        children: int = 1,
+        launch: bool = False,
+        heartbeat_s: float = 5.0,
+        limits: Limits | None = None,
+        max_rss_bytes: int = 0,
+        **welcome: Any,
+    ) -> None:
+        self.max_rss_bytes = max_rss_bytes
         self.forkserver = Forkserver.launch() if launch else Forkserver.fork()
         self.outcomes = Outcomes()
         self.said: list[m.Message] = []
         self.blobs: dict[str, list[data.Frame]] = {}
         self.attempt = 1
         hello = m.Hello("1", "3", 1, "1", "i", 0, "host", os.getpid(), children, 2 * children)
-        self.runtime = AgentRuntime(AgentCore(children, hello), self.forkserver, self._say)
+        core = AgentCore(children, hello)
+        self.runtime = AgentRuntime(core, self.forkserver, self._say, limits=limits)
         self._inbox: list[tuple[m.ToAgent, list[data.Frame]]] = []
-        self._inbox.append((m.Welcome("run", heartbeat_s, 60.0), []))
+        self._inbox.append((m.Welcome("run", heartbeat_s, 60.0, **welcome), []))
 
     def __enter__(self) -> Driver:
         return self
@@ -116,6 +135,7 @@ class Driver:
             self.blob([context.encode()]) if context is not None else "",
             reuse,
             [(0, p.count, len(p.frames)) for p in packets],
+            self.max_rss_bytes,
         )
         self._inbox.append((m.Work([lease]), [f for p in packets for f in p.frames]))
         return first + count
@@ -143,6 +163,11 @@ class Driver:
         stop = self.lease(function, elements, **kw)
         self.until(lambda: len(self.outcomes.of) >= stop - kw.get("first", 0))
         return [self.outcomes.of[i] for i in range(kw.get("first", 0), stop)]
+
+    def beats(self) -> list[m.Held]:
+        """Returns what the heartbeats said of the first lease that runs."""
+        beats = [x for x in self.said if isinstance(x, m.Heartbeat) and x.held]
+        return [beat.held[0] for beat in beats if beat.held[0].phase == m.Phase.RUNNING]
 
     def pids(self) -> list[int]:
         return [child.pid for child in self.runtime._children.values() if child.pid]

@@ -35,6 +35,7 @@ class Monitor:
         self.said: list[m.Message] = []
         self.peer = b""
         self.heartbeat_s = 0.5
+        self.walltime_s = 0.0
         run_dir.mkdir(mode=0o700, exist_ok=True)
         told: dict[str, Any] = {
             "run": "r1",
@@ -58,7 +59,10 @@ class Monitor:
             self.peer = peer
             if isinstance(message, m.Hello):
                 self.link.send(
-                    peer, m.Refuse(refuse) if refuse else m.Welcome("r1", self.heartbeat_s, 30.0)
+                    peer,
+                    m.Refuse(refuse)
+                    if refuse
+                    else m.Welcome("r1", self.heartbeat_s, 30.0, self.walltime_s),
                 )
             elif isinstance(message, m.NeedBlob):
                 self.link.send(peer, m.Blob(message.digest), self.blobs[message.digest])
@@ -130,19 +134,93 @@ def test_a_worker_joins_works_and_leaves_when_drained(monitor: Monitor, tmp_path
     assert worker.wait(10) == 0
 
 
-def test_a_warned_worker_gives_its_job_back_and_leaves(monitor: Monitor, tmp_path: Path) -> None:
-    worker = start(tmp_path / "run", tmp_path / "log")
+def lease_a_long_job(monitor: Monitor, log: Path) -> subprocess.Popen[bytes]:
+    """Starts a worker with a job that will not end, and that notes each warning that it hears."""
+
+    def f(_: int) -> None:
+        def heard(number: int, _: Any) -> None:
+            log.with_name("heard").write_text(str(number))
+
+        signal.signal(signal.SIGTERM, heard)
+        sys.stderr.write("last words\n")
+        while True:
+            time.sleep(60)
+
+    worker = start(log.with_name("run"), log)
     monitor.until(lambda: monitor.peer)
-    monitor.lease(time.sleep, [60])
+    monitor.lease(f, [0])
 
     def runs() -> bool:
         beats = [x for x in monitor.said if isinstance(x, m.Heartbeat) and x.held]
         return bool(beats) and beats[-1].held[0].current == 0
 
     monitor.until(runs)
+    return worker
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_warned_worker_gives_its_job_back_and_leaves(
+    monitor: Monitor, tmp_path: Path, signum: int
+) -> None:
+    worker = lease_a_long_job(monitor, tmp_path / "log")
+    began = time.monotonic()
+    worker.send_signal(signum)
+    monitor.until(lambda: isinstance(monitor.said[-1], m.Bye))
+    assert time.monotonic() - began < 1.5, "Grid Engine's least notice is 2 s here"
+    assert monitor.outcomes.of[0][0] is m.Outcome.CANCELED
+    assert worker.wait(10) == 0 and not (tmp_path / "heard").exists()
+
+
+def test_a_warning_that_kills_a_child_too_is_not_held_against_its_job(
+    monitor: Monitor, tmp_path: Path
+) -> None:
+    worker = start(tmp_path / "run", tmp_path / "log")
+    monitor.until(lambda: monitor.peer)
+    pids = tmp_path / "pids"
+
+    def f(_: int) -> None:
+        pids.write_text(f"{os.getpid()} .")
+        time.sleep(60)
+
+    monitor.lease(f, [0])
+    monitor.until(lambda: pids.exists() and pids.read_text().endswith("."))
+    child = int(pids.read_text().split()[0])
+    worker.send_signal(signal.SIGSTOP)  # so that both are there when it looks
+    os.kill(child, signal.SIGTERM)
+    wait_for(lambda: not alive(child))
     worker.send_signal(signal.SIGTERM)
+    worker.send_signal(signal.SIGCONT)
     monitor.until(lambda: isinstance(monitor.said[-1], m.Bye))
     assert monitor.outcomes.of[0][0] is m.Outcome.CANCELED
+    assert worker.wait(10) == 0
+
+
+def test_a_job_is_cut_before_the_scheduler_ends_its_worker(
+    monitor: Monitor, tmp_path: Path
+) -> None:
+    monitor.walltime_s = 6.0
+    began = time.monotonic()
+    worker = lease_a_long_job(monitor, tmp_path / "log")
+    monitor.until(lambda: isinstance(monitor.said[-1], m.Bye))
+    assert 3.0 < time.monotonic() - began < 6.0
+    outcome, death = monitor.outcomes.of[0]
+    assert outcome is m.Outcome.WALLTIME and "last words" in death.log_tail
+    assert death.text.endswith("shortly before the end of its worker's time limit of 6 s")
+    assert death.rss_bytes > 0
+    assert monitor.said[-1] == m.Bye("out of time", int(m.Departure.OUT_OF_TIME))
+    assert worker.wait(10) == 0
+
+
+def test_short_jobs_that_do_not_all_fit_go_back_uncharged(monitor: Monitor, tmp_path: Path) -> None:
+    monitor.walltime_s = 4.0
+    worker = start(tmp_path / "run", tmp_path / "log")
+    monitor.until(lambda: monitor.peer)
+    monitor.lease(time.sleep, [0.2] * 40)
+    monitor.until(lambda: isinstance(monitor.said[-1], m.Bye))
+    kinds = [monitor.outcomes.of[i][0].name for i in range(40)]
+    done, rest = kinds.count("VALUE"), kinds.count("RETURNED")
+    assert 2 <= done <= 20 and rest >= 19 and done + rest + kinds.count("CANCELED") == 40
+    assert kinds.count("CANCELED") <= 1
     assert worker.wait(10) == 0
 
 
@@ -244,7 +322,20 @@ def test_a_worker_that_finds_nobody_says_what_it_tried(monitor: Monitor, tmp_pat
     with log.open("wb") as file:
         command = [sys.executable, "-c", code, str(tmp_path / "run")]
         assert subprocess.run(command, stderr=file, env=environ, timeout=20).returncode == 1
-    assert monitor.link.addresses[0] in log.read_text()
+    said = log.read_text()
+    for address in monitor.link.addresses:
+        assert f"  {address.removeprefix('tcp://')}: refused" in said
+    assert "set GRIDMAP_PORTS, for instance to 50000-50100" in said
+
+
+def test_a_worker_that_is_connected_and_unheard_says_so(monitor: Monitor, tmp_path: Path) -> None:
+    path = tmp_path / "run" / "connection.json"
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps({**told, "startup_deadline_s": 2.0}))
+    worker = start(tmp_path / "run", tmp_path / "log")
+    monitor.until(lambda: monitor.link.receive() and False or worker.poll() is not None)
+    assert worker.returncode == 1
+    assert "is connected to the run r1" in (tmp_path / "log").read_text()
 
 
 def spoiled(run_dir: Path, what: str) -> tuple[Path, str]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import tracemalloc
 import typing
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 import msgspec
 import pytest
+import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,13 +20,14 @@ from gridmap.core import messages as m
 from gridmap.errors import WireError
 from gridmap.wire import codec
 from gridmap.wire.codec import Limits, decode
+from gridmap.wire.link import share
 from gridmap.wire.messages import CHECKS, KINDS, MAX_INT, MAX_NAME_CHARS, MAX_PROSE_CHARS, Direction
 
 DIGEST = "0123456789abcdef" * 4
 
 naturals = st.integers(0, MAX_INT)
 names = st.text(st.characters(exclude_categories=("C", "Z")), max_size=40)  # printable
-finite = st.floats(0, allow_infinity=False)
+finite = st.floats(0, 1e9)
 digests = st.text("0123456789abcdef", min_size=64, max_size=64)
 payloads = st.binary(max_size=30)
 
@@ -92,7 +95,9 @@ EXAMPLES: dict[type[Any], st.SearchStrategy[Any]] = {
     ),
     m.Credit: st.builds(m.Credit, naturals),
     m.NeedBlob: st.builds(m.NeedBlob, digests),
-    m.Heartbeat: st.builds(m.Heartbeat, naturals, st.lists(held(), max_size=3), key_lists),
+    m.Heartbeat: st.builds(
+        m.Heartbeat, naturals, st.lists(held(), max_size=3), key_lists, st.integers(-1, MAX_INT)
+    ),
     m.Results: st.builds(m.Results, st.lists(results(), max_size=4)),
     m.Bye: st.builds(m.Bye, names, naturals),
     m.Welcome: st.builds(
@@ -327,6 +332,11 @@ BAD: dict[str, tuple[Any, int]] = {
     "seconds NaN": (m.Results([RESULT._replace(seconds=math.nan)]), 1),
     "seconds infinite": (m.Results([RESULT._replace(seconds=math.inf)]), 1),
     "seconds negative": (m.Results([RESULT._replace(seconds=-0.1)]), 1),
+    "seconds beyond reason": (m.Results([RESULT._replace(seconds=1.1e9)]), 1),
+    "cpu negative": (m.Heartbeat(0, [HELD._replace(cpu_fraction=-0.1)]), 0),
+    "cpu beyond reason": (m.Heartbeat(0, [HELD._replace(cpu_fraction=1e300)]), 0),
+    "inventory without end": (m.Heartbeat(0, [HELD] * 10_001), 0),
+    "id too long": (replaced(HELLO, native_id="1" * 257), 0),
     "memory negative": (m.Results([RESULT._replace(peak_rss_bytes=-1)]), 1),
     "memory beyond 64 bits": (m.Results([RESULT._replace(peak_rss_bytes=2**63)]), 1),
     "phase": (m.Heartbeat(0, [HELD._replace(phase=7)]), 0),
@@ -335,6 +345,7 @@ BAD: dict[str, tuple[Any, int]] = {
     "unacknowledged": (m.Heartbeat(0, [], [bad_key(count=0)]), 0),
     "held count": (m.Heartbeat(0, [HELD._replace(count=0)]), 0),
     "seq": (m.Heartbeat(-1), 0),
+    "heard": (m.Heartbeat(1, heard=-2), 0),
     "departure": (m.Bye("", -1), 0),
     "digest short": (m.NeedBlob(DIGEST[1:]), 0),
     "digest upper case": (m.NeedBlob(DIGEST.upper()), 0),
@@ -417,10 +428,10 @@ def test_limits_hold_at_both_ends(limits: Limits, payload: list[Any]) -> None:
 
 
 def test_an_inventory_beyond_frame_0_is_refused_and_one_just_below_is_not() -> None:
-    fits = m.Ack([m.Key(2**40, 1, 0)] * 300_000)
+    fits = m.Ack([m.Key(2**40, 1, 0)] * 40_000)
     assert decode(encode(fits, []), Direction.TO_AGENT)[0] == fits
     with pytest.raises(WireError, match="frame 0 has"):
-        encode(m.Ack([m.Key(2**40, 1, 0)] * 400_000), [])
+        encode(m.Ack([m.Key(2**40, 1, 0)] * 50_000), [])
 
 
 @pytest.mark.parametrize("text", ["a\nb", "a\x1b[31mb", "\x00", "\u2028"])
@@ -430,3 +441,70 @@ def test_names_that_would_disturb_a_log_are_refused(text: str) -> None:
             codec.encode(dataclasses.replace(HELLO, **{name: text}))
     with pytest.raises(WireError, match="reason"):
         codec.encode(m.Bye(text))
+
+
+# --- payload frames in parts ----------------------------------------------------------------------
+
+
+def large(*sizes: int) -> tuple[Any, list[bytes]]:
+    """Returns results with payload frames of these sizes."""
+    return m.Results([RESULT._replace(frames=len(sizes))]), [
+        bytes([number + 1]) * size for number, size in enumerate(sizes)
+    ]
+
+
+P = codec.PART_BYTES
+
+
+@pytest.mark.parametrize("sizes", [(P,), (P + 1,), (2 * P,), (0, 2 * P + 5, 7, P), (P + 1, 0)])
+@pytest.mark.parametrize("shared", [False, True])
+def test_large_frames_travel_in_parts(sizes: tuple[int, ...], shared: bool) -> None:
+    message, frames = large(*sizes)
+    sent = encode(message, [share(x) for x in frames] if shared else frames)
+    assert max(map(len, sent)) <= P
+    arrived = [part.bytes if isinstance(part, zmq.Frame) else bytes(part) for part in sent]
+    got, payload = decode(arrived, Direction.TO_MONITOR)
+    assert got == message and [bytes(x) for x in payload] == frames
+
+
+def test_a_frame_of_other_items_than_bytes_travels_in_parts() -> None:
+    message, (frame,) = large(2 * P)
+    arrived = list(encode(message, [memoryview(frame).cast("q")]))
+    assert decode(arrived, Direction.TO_MONITOR)[1] == [frame]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_parts_that_do_not_fit_their_sizes(data: st.DataObject) -> None:
+    message, frames = large(P + 5, 3)
+    head, *parts = encode(message, frames)
+    protocol, kind, (sizes, body) = msgspec.msgpack.decode(head)
+    odd = st.integers(-(2**63), 2**64 - 1) | st.integers(-2, 2 * P)
+    told = data.draw(st.lists(odd | st.sampled_from(sizes), max_size=4))
+    cut = data.draw(st.lists(st.sampled_from([bytes(x) for x in parts] + [b"", b"x"]), max_size=4))
+    head = msgspec.msgpack.encode((protocol, kind, (told, body)))
+    if (told, cut) == (sizes, [bytes(x) for x in parts]):
+        return
+    try:
+        got = decode([head, *cut], Direction.TO_MONITOR)[1]
+    except WireError:
+        return
+    assert [len(x) for x in got] == told and b"".join(map(bytes, got)) == b"".join(cut)
+
+
+def test_sizes_that_are_told_cost_no_memory() -> None:
+    message, frames = large(P + 5)
+    protocol, kind, (_, body) = msgspec.msgpack.decode(encode(message, frames)[0])
+    head = msgspec.msgpack.encode((protocol, kind, ([2**31], body)))
+    tracemalloc.start()
+    with pytest.raises(WireError, match="no parts"):
+        decode([head, b"x"], Direction.TO_MONITOR)
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+
+
+def test_sizes_are_limited_before_they_are_joined() -> None:
+    message, frames = large(P + 5)
+    sent = list(encode(message, frames))
+    with pytest.raises(WireError, match="allowed"):
+        decode(sent, Direction.TO_MONITOR, Limits(frame_bytes=P + 4))
