@@ -77,7 +77,7 @@ def test_agents_stopped_for_long(lab: Lab, stopwatch: Stopwatch) -> None:
 
 
 @row(
-    fault="its host's link goes down for 2 s",
+    fault="its host's link goes down for 2 s (silence counts after 10 s)",
     where="node",
     expected="every value, none computed twice",
     bound_s=20,
