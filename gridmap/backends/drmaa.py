@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from gridmap.backends.base import SubmitRequest
 from gridmap.backends.drmaa_library import load_drmaa
-from gridmap.backends.drmaa_session import GONE_AFTER_S, SESSION, DrmaaSession
+from gridmap.backends.drmaa_session import GONE_AFTER_S, NO_USAGE, SESSION, DrmaaSession
 from gridmap.backends.grid_engine import (
     QueuedTask,
     account_summary,
@@ -78,6 +78,7 @@ class DrmaaBackend:
         self._log_dirs: dict[str, str] = {}
         self._canceled: set[str] = set()
         self._foreign: set[str] = set()
+        self._surely_gone: set[str] = set()
         self._missing_since: dict[str, float] = {}
         self._next_poll = 0
         self._accounting_s = MOST_ACCOUNTING_S
@@ -111,7 +112,8 @@ class DrmaaBackend:
 
         Endings cost no call to the scheduler, asking costs one a worker.
         """
-        answer = self._session.reap(ids)
+        answer = self._session.reap([x for x in ids if x not in self._foreign])
+        self._look_again(answer)
         foreign = self._foreign.intersection(ids)
         if foreign:
             answer.update(self._status_of_foreign(foreign))
@@ -128,6 +130,31 @@ class DrmaaBackend:
             if status.state is NativeState.FAILED and status.exit_status < 0:
                 answer[native_id] = self._explained(native_id, status)
         return answer
+
+    def _look_again(self, answer: dict[str, NativeStatus]) -> None:
+        """Takes over, as foreign, workers that DRMAA calls deleted and that qstat lists.
+
+        When a qmaster has come back from a crash, the library may take jobs that live for gone
+        (measured on Son of Grid Engine 8.1.9). It tells the same of those that were deleted.
+        """
+        gone = {native_id for native_id, status in answer.items() if status == NO_USAGE}
+        gone -= self._canceled | self._surely_gone
+        if not gone or shutil.which("qstat") is None:
+            return
+        try:
+            listed = {task.native_id: task.state for task in self._listed()}
+        except BackendError as error:
+            log.debug("cannot tell whether %s are gone: %s", gone, error)
+            listed = dict.fromkeys(gone, "")
+        for native_id in gone:
+            state = listed.get(native_id)
+            if state is None or "d" in state:
+                self._surely_gone.add(native_id)
+                continue
+            del answer[native_id]
+            if state:
+                log.info("worker %s is not deleted, as DRMAA says: qstat says %s", native_id, state)
+                self._foreign.add(native_id)
 
     def _explained(self, native_id: str, status: NativeStatus) -> NativeStatus:
         """Adds what the accounting says of a worker that did not exit by itself.

@@ -43,6 +43,9 @@ STATES: dict[str, NativeState] = {
     "failed": NativeState.FAILED,
     "undetermined": NativeState.UNKNOWN,
 }
+NO_USAGE = NativeStatus(NativeState.DELETED, "deleted before it started")
+"""How a job ended that the library has no usage of."""
+
 _ENDED = (NativeState.DONE, NativeState.FAILED)
 _TRANSIENT = ("DrmCommunicationException", "TryLaterException")
 
@@ -66,7 +69,7 @@ def status_of_ending(ending: Ending | None) -> NativeStatus:
     nothing.
     """
     if ending is None:
-        return NativeStatus(NativeState.DELETED, "deleted before it started")
+        return NO_USAGE
     after = f" after {float(ending.usage.get('ru_wallclock', 0)):.0f} s"
     if ending.aborted:
         if "start_time" not in ending.usage:

@@ -21,6 +21,7 @@ from gridmap.backends.drmaa import (
 )
 from gridmap.backends.drmaa_session import (
     GONE_AFTER_S,
+    NO_USAGE,
     STATES,
     Ending,
     status_of_ending,
@@ -310,6 +311,36 @@ def test_workers_of_another_session_are_deleted_by_qdel(backend, session, cluste
     backend.status(["7.1"])
     cluster.now += GONE_AFTER_S
     assert backend.status(["7.1"])["7.1"].state is NativeState.DELETED
+
+
+def test_a_worker_that_drmaa_calls_deleted_and_qstat_lists_is_not_deleted(
+    backend, session, cluster
+):
+    own = backend.submit(request(3))
+    session.ended = dict.fromkeys(own, NO_USAGE)
+    cluster.lists(("1", "1", "r"), ("1", "2", "dr"))
+    assert {i: s.state for i, s in backend.status(own).items()} == {
+        "1.1": NativeState.RUNNING,
+        "1.2": NativeState.DELETED,
+        "1.3": NativeState.DELETED,
+    }
+    cluster.lists(("1", "1", "s"))
+    assert backend.status(["1.1"])["1.1"].state is NativeState.SUSPENDED
+    backend.status(["1.2", "1.3"])
+    assert len(cluster.told("asked")) == 3, "those that are gone are looked for once"
+    backend.cancel(["1.1"])
+    assert cluster.told("deleted") == ["1 -t 1-1"]
+
+
+def test_whether_a_worker_is_deleted_stays_open_while_qstat_does_not_answer(
+    backend, session, cluster
+):
+    own = backend.submit(request(1))
+    session.ended = dict.fromkeys(own, NO_USAGE)
+    cluster.refuses()
+    assert backend.status(own) == {"1.1": RUNNING}  # what the session says when it is asked
+    cluster._script("qstat", f"cat {cluster.folder}/listed")
+    assert backend.status(own) == {"1.1": NO_USAGE}
 
 
 def test_the_workers_of_a_run_are_found_by_its_tag(backend, cluster):

@@ -267,6 +267,7 @@ def make_large(size: int) -> Callable[[], bytes]:
     where="scheduler",
     expected="it is waited; every value",
     bound_s=15,
+    speed="slow",
 )
 def test_held(tmp_path: Path, caplog: pytest.LogCaptureFixture, stopwatch: Stopwatch) -> None:
     caplog.set_level(logging.INFO, "gridmap")

@@ -17,6 +17,7 @@ COUNT = 60
     where="client",
     expected="the workers go on; every value, at most one call a worker is made twice",
     bound_s=30,
+    speed="slow",
 )
 def test_client_killed(lab: Lab, stopwatch: Stopwatch) -> None:
     client = lab.at_work(2 * COUNT)
@@ -36,6 +37,7 @@ def test_client_killed(lab: Lab, stopwatch: Stopwatch) -> None:
     where="client",
     expected="every value, none computed twice",
     bound_s=20,
+    speed="slow",
 )
 def test_client_stopped(lab: Lab, stopwatch: Stopwatch) -> None:
     _stopped_for(4, lab, stopwatch)
@@ -151,6 +153,7 @@ def test_client_host_lost(lab: Lab, stopwatch: Stopwatch) -> None:
     where="client",
     expected="it ends; workers are deleted, nothing is left",
     bound_s=5,
+    speed="slow",
 )
 def test_interrupted_twice(lab: Lab, stopwatch: Stopwatch) -> None:
     client = lab.at_work(COUNT, seconds=1)

@@ -41,7 +41,7 @@ def spoil(lab: Lab, host: Host, loss: float, delay_s: float) -> Callable[[], Non
 
 
 @row(
-    fault="5 % of the packets of a node are lost, the others come 20 to 60 ms late",
+    fault="5 % of a node's packets are lost, others 20 to 60 ms late (silence counts after 15 s)",
     where="network",
     expected="every value, none computed twice",
     bound_s=40,
@@ -76,7 +76,7 @@ def test_partition(lab: Lab, stopwatch: Stopwatch) -> None:
 
 
 @row(
-    fault="the client is cut off from all nodes for a minute, less than silence is tolerated",
+    fault="the client is cut off from all nodes for a minute (silence counts after 90 s)",
     where="network",
     expected="no value lost, none computed twice",
     bound_s=130,

@@ -39,6 +39,7 @@ def test_agent_killed(lab: Lab, stopwatch: Stopwatch) -> None:
     where="agent",
     expected="it goes on; every value, none computed twice",
     bound_s=20,
+    speed="slow",
 )
 def test_agent_stopped_and_continued(lab: Lab, stopwatch: Stopwatch) -> None:
     client = lab.at_work(COUNT)
@@ -76,7 +77,7 @@ def test_agents_stopped_for_long(lab: Lab, stopwatch: Stopwatch) -> None:
 
 
 @row(
-    fault="its host's link goes down for 2 s",
+    fault="its host's link goes down for 2 s (silence counts after 10 s)",
     where="node",
     expected="every value, none computed twice",
     bound_s=20,
@@ -137,6 +138,7 @@ def test_power_cut(lab: Lab, stopwatch: Stopwatch) -> None:
     where="node",
     expected="its workers go on; every value, none computed twice",
     bound_s=20,
+    speed="slow",
 )
 def test_execd_killed(lab: Lab, stopwatch: Stopwatch) -> None:
     client = lab.at_work(COUNT)
@@ -234,6 +236,7 @@ def _full(lab: Lab, place: Path, stopwatch: Stopwatch) -> None:
     where="node",
     expected="the workers that are up do the rest; every value",
     bound_s=20,
+    speed="slow",
 )
 def test_logs_gone(lab: Lab, stopwatch: Stopwatch) -> None:
     logs = lab.public_folder("logs")
@@ -251,6 +254,7 @@ def test_logs_gone(lab: Lab, stopwatch: Stopwatch) -> None:
     where="node",
     expected="a worker that finds no run there leaves; every value",
     bound_s=30,
+    speed="slow",
 )
 def test_home_unmounted(lab: Lab, stopwatch: Stopwatch) -> None:
     client = lab.at_work(COUNT)

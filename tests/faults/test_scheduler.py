@@ -29,6 +29,7 @@ def qmaster_back(lab: Lab) -> None:
     where="scheduler",
     expected="the workers go on; every value, none computed twice",
     bound_s=30,
+    speed="slow",
 )
 def test_qmaster_restarted(lab: Lab, stopwatch: Stopwatch) -> None:
     client = lab.at_work(2 * COUNT)
@@ -125,6 +126,7 @@ def test_qmaster_hangs(lab: Lab, stopwatch: Stopwatch) -> None:
     where="scheduler",
     expected="it is said and waited; every value",
     bound_s=20,
+    speed="slow",
 )
 def test_queue_disabled(lab: Lab, stopwatch: Stopwatch) -> None:
     with broken(lab, lambda: lab.sge("qmod", "-e", "all.q")):
@@ -163,6 +165,7 @@ def test_queue_disabled_and_agents_killed(lab: Lab, stopwatch: Stopwatch) -> Non
     where="scheduler",
     expected="every value; what waits is deleted",
     bound_s=20,
+    speed="slow",
 )
 def test_tasks_that_never_start(lab: Lab, stopwatch: Stopwatch) -> None:
     stopwatch.start()
@@ -177,6 +180,7 @@ def test_tasks_that_never_start(lab: Lab, stopwatch: Stopwatch) -> None:
     where="scheduler",
     expected="others come; every value",
     bound_s=30,
+    speed="slow",
 )
 def test_accounting_missing(lab: Lab, stopwatch: Stopwatch) -> None:
     common = Path(os.environ["SGE_ROOT"], os.environ["SGE_CELL"], "common")
