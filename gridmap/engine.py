@@ -185,15 +185,12 @@ class Engine:
                 children = max(1, min(children, self.total))
             return launch_local(children, options.settings.start_method)
         assert directory is not None
-        return launch_on_cluster(
-            self.id,
-            self._plan,
-            options.settings,
-            options.backend,
-            options.max_workers,
-            directory,
-            self._earlier.meet if self._earlier is not None else lambda backend: None,
-        )
+        asked = self.id, self._plan, options.settings, options.backend, options.max_workers
+        if self._earlier is None:
+            return launch_on_cluster(*asked, directory)
+        # there may be workers that need no scheduler, but a monitor, and wait for one so long
+        patience_s = options.settings.grace_s
+        return launch_on_cluster(*asked, directory, self._earlier.meet, patience_s)
 
     def _open_book(self, directory: RunDirectory) -> Book:
         if self._earlier is not None:

@@ -51,17 +51,19 @@ def launch_on_cluster(
     max_workers: int,
     directory: RunDirectory,
     known: Callable[[Backend], None] = lambda backend: None,
+    patience_s: float = 0.0,
 ) -> tuple[list[Limits], Transport]:
     """Connects to the scheduler, opens the run's socket and tells workers where it is.
 
     :param known: takes the backend before it is handed over
+    :param patience_s: how long a scheduler that cannot be reached is asked again
     :raises BackendError: the scheduler does not answer; nothing was started
     :raises AddressError: the interface does not exist, or all ports are taken
     """
     _allow_connections()
     from gridmap.backends.registry import open_backend
     from gridmap.monitor.cluster import ClusterTransport
-    from gridmap.monitor.submitter import open_in_time
+    from gridmap.monitor.submitter import open_patiently
     from gridmap.wire.address import ALL_INTERFACES, OWN_ADDRESSES, announce, parse_ports
     from gridmap.wire.keys import Connection, RunKeys, write_connection
     from gridmap.wire.link import MonitorLink
@@ -80,7 +82,7 @@ def launch_on_cluster(
                 raise
             return backend
 
-        backend = open_in_time(opener)
+        backend = open_patiently(opener, patience_s)
         undo.callback(backend.close)
         keys = RunKeys.generate()
         interface = None if settings.interface == ALL_INTERFACES else settings.interface

@@ -28,6 +28,7 @@ CANCEL_DEADLINE_S = 30.0
 CANCEL_INTERVAL_S = 0.5
 
 OPEN_DEADLINE_S = 60.0
+OPEN_INTERVAL_S = 1.0
 
 Post = Callable[[DispatcherEvent], None]
 
@@ -67,6 +68,26 @@ def open_in_time(opener: Callable[[], Backend], deadline_s: float = OPEN_DEADLIN
     if isinstance(answer, BaseException):
         raise answer
     return answer
+
+
+def open_patiently(opener: Callable[[], Backend], patience_s: float) -> Backend:
+    """Returns the backend that `opener` connects; asks again, for so long, a scheduler that cannot
+    be reached.
+
+    :raises BackendError: it could not be reached in all that time, or it refuses
+    """
+    until = time.monotonic() + patience_s
+    said = False
+    while True:
+        try:
+            return open_in_time(opener)
+        except BackendError as error:
+            if not error.transient or time.monotonic() >= until:
+                raise
+            if not said:
+                said = True
+                log.warning("%s; it is asked again, for %.0f s", error, patience_s)
+        time.sleep(OPEN_INTERVAL_S)
 
 
 def _no_descriptors() -> bool:

@@ -181,6 +181,8 @@ class Node:
         self._heard_at = time.monotonic()
         self._silence_s = math.inf  # after which to look for another monitor
         self._reread_at = 0.0
+        self._called_at = -math.inf
+        self._patience_s = math.inf  # with a connection on which nothing comes
         self._host = hello.host
         self._hello = hello
         self._welcome_deadline_s = welcome_deadline_s
@@ -266,11 +268,25 @@ class Node:
             logger.info("no word from the monitor, and %s", error)
             return
         if connection == self._connection:
+            self._call_again(now)
             return
         logger.info("process %d on %s took the run over", connection.pid, connection.host)
         self._connection = connection
         self._link.follow(connection)
         self._runtime.monitor_changed(now)
+
+    def _call_again(self, now: float) -> None:
+        """Does not trust a connection on which nothing comes: a network that was cut, and is not
+        any more, may take minutes to notice that.
+
+        More patient each time, and for good: it may be large arguments that take so long.
+        """
+        silent_s = now - max(self._heard_at, self._called_at)
+        if self.welcomed and self._link.connected and silent_s >= self._patience_s:
+            logger.info("no word from the monitor for %.0f s; calling it again", silent_s)
+            self._called_at = now
+            self._patience_s *= 2
+            self._link.begin(first=self._link.address)
 
     def _give_up(self) -> int:
         connection, waited_s = self._connection, self._welcome_deadline_s
@@ -316,6 +332,8 @@ class Node:
             if isinstance(message, Welcome):
                 self.welcomed = True
                 self._silence_s = 2 * message.heartbeat_s
+                if self._patience_s == math.inf:
+                    self._patience_s = self._silence_s
             elif isinstance(message, Refuse):
                 self._refused = message.reason
             self._runtime.receive(message, frames, time.monotonic())

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ from gridmap.core.events import (
 )
 from gridmap.core.spec import Resources
 from gridmap.errors import BackendError
-from gridmap.monitor.submitter import Submitter, open_in_time
+from gridmap.monitor.submitter import Submitter, open_in_time, open_patiently
 
 REQUEST = SubmitRequest("tag", "name", ("/bin/python", "a b"), 2, Resources(), "/logs", "/")
 DEADLINE_S = 5.0
@@ -225,3 +226,24 @@ def test_a_refusal_without_descriptors_is_not_the_schedulers_last_word() -> None
             resource.setrlimit(resource.RLIMIT_NOFILE, before)
         (failed,) = events
         assert isinstance(failed, SubmissionFailed) and failed.transient is transient
+
+
+def test_a_scheduler_that_cannot_be_reached_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("gridmap.monitor.submitter.OPEN_INTERVAL_S", 0.01)
+    answers: list[Any] = [BackendError("no qmaster", True), BackendError("no qmaster", True), 7]
+
+    def opener() -> Any:
+        if isinstance(answers[0], BackendError):
+            raise answers.pop(0)
+        return answers[0]
+
+    assert open_patiently(opener, DEADLINE_S) == 7
+    assert caplog.text.count("it is asked again") == 1
+    answers[:] = [BackendError("no qmaster", True)] * 1000
+    with pytest.raises(BackendError, match="no qmaster"):
+        open_patiently(opener, 0.05)
+    answers[:] = [BackendError("not you", False), 7]
+    with pytest.raises(BackendError, match="not you"):
+        open_patiently(opener, DEADLINE_S)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +22,7 @@ import gridmap
 from gridmap import data
 from gridmap.core import messages as m
 from gridmap.node.serve import native_id
-from gridmap.wire.keys import Connection, RunKeys, write_connection
+from gridmap.wire.keys import Connection, RunKeys, read_connection, write_connection
 from gridmap.wire.link import MonitorLink
 from tests.node.driver import DEADLINE_S, Outcomes, alive, wait_for
 
@@ -386,3 +390,67 @@ def test_native_ids() -> None:
     assert native_id({"JOB_ID": "12", "SGE_TASK_ID": "undefined"}) == "12"
     assert native_id({"JOB_ID": "12", "GRIDMAP_NATIVE_ID": "x.7"}) == "x.7"
     assert native_id({"SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "2"}) == "5_2"
+
+
+class Relay:
+    """Passes bytes on to a port; the connections that it has can be cut so that nobody notices."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.calls = 0
+        self._cut: list[threading.Event] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        for event in self._cut:
+            event.set()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near = self._listener.accept()[0]
+                far = socket.create_connection(("127.0.0.1", self._port))
+                self.calls += 1
+                self._cut.append(cut := threading.Event())
+                for one, other in ((near, far), (far, near)):
+                    threading.Thread(target=self._pass, args=(one, other, cut), daemon=True).start()
+
+    @staticmethod
+    def _pass(one: socket.socket, other: socket.socket, cut: threading.Event) -> None:
+        with contextlib.suppress(OSError):
+            while (data := one.recv(65536)) and not cut.is_set():
+                other.sendall(data)
+            if not cut.is_set():
+                other.shutdown(socket.SHUT_WR)
+
+
+def test_a_worker_that_hears_nothing_calls_again(tmp_path: Path) -> None:
+    """As after a network was cut: the connection is dead, and neither end has noticed."""
+    monitor = Monitor(tmp_path / "run")
+    relay = Relay(int(monitor.link.addresses[0].rpartition(":")[2]))
+    connection = read_connection(tmp_path / "run")
+    there = dataclasses.replace(connection, addresses=[f"tcp://127.0.0.1:{relay.port}"])
+    write_connection(tmp_path / "run", there)
+    worker = start(tmp_path / "run", tmp_path / "log")
+    try:
+        monitor.until(lambda: monitor.peer)
+        first, calls = monitor.peer, relay.calls
+        relay.cut()
+        began = time.monotonic()
+        monitor.until(lambda: monitor.peer != first)
+        assert relay.calls > calls and time.monotonic() - began < 8
+        monitor.lease(str, [7])
+        monitor.until(lambda: 0 in monitor.outcomes.of)
+        monitor.link.send(monitor.peer, m.Drain())
+        monitor.until(lambda: isinstance(monitor.said[-1], m.Bye))
+        assert worker.wait(10) == 0
+    finally:
+        worker.kill()
+        worker.wait()
+        relay.close()
+        monitor.link.close()
