@@ -71,6 +71,7 @@ def _stopped_for(seconds: float, lab: Lab, stopwatch: Stopwatch) -> None:
     where="client",
     expected="a warning; every value, none computed twice",
     bound_s=20,
+    speed="slow",
 )
 def test_disk_full(lab: Lab, stopwatch: Stopwatch) -> None:
     client, filler = _on_a_small_disk(lab)

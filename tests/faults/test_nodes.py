@@ -212,6 +212,7 @@ def test_temporary_folder_full(lab: Lab, stopwatch: Stopwatch) -> None:
     where="node",
     expected="every value",
     bound_s=20,
+    speed="slow",
 )
 def test_shared_memory_full(lab: Lab, stopwatch: Stopwatch) -> None:
     _full(lab, Path("/dev/shm"), stopwatch)
