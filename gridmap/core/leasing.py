@@ -29,6 +29,9 @@ from gridmap.errors import Cause
 DONORS_LOOKED_AT = 64
 """Workers looked at when an idle one seeks work that another holds unstarted."""
 
+AVOIDED_LOOKED_AT = 64
+"""Jobs kept for other hosts that are passed over when a worker seeks work."""
+
 _J = JobState
 
 Halt = Callable[[JobState, Cause, str], None]
@@ -112,7 +115,8 @@ class Leasing:
         avoided: list[Range] = []
         taken = None
         while taken is None and (item := queue.first()) is not None:
-            if item.avoid and self._rather_elsewhere(item, pool, worker, now):
+            looks = item.avoid and len(avoided) < AVOIDED_LOOKED_AT
+            if looks and self._rather_elsewhere(item, pool, worker, now):
                 avoided.append(queue.take(item.span.count))
                 continue
             single = item.alone or not item.spec.rerunnable or not item.spec.reuse

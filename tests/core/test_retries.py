@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 from gridmap.core import effects as do
 from gridmap.core import events as ev
 from gridmap.core import messages as m
+from gridmap.core.jobs import Range
 from gridmap.core.messages import Outcome
 from gridmap.core.policy import Limits, Policy
 from gridmap.core.spec import JobSpec, RetryRule, Span
@@ -268,3 +271,20 @@ def test_a_job_that_is_near_its_limit_on_memory_is_spoken_of_once() -> None:
     assert notes == [
         f"job 0 on node7 has {used}.0 MB of the 100.0 MB that it may have" for used in (95, 92)
     ]
+
+
+def test_many_jobs_that_are_kept_for_another_host_cost_little() -> None:
+    stage = Stage(Limits(2, 1), jobs=3000, policy=GOING_ON)
+    stage.submit("a", "b")
+    stage.hello("a", host="one", capacity=1)
+    stage.hello("b", host="two", capacity=1)
+    pool = stage.d.pools[0]
+    pool.queue.clear()
+    for job in range(100, 3000):
+        again = Range(Span(job, 1), JobSpec("f", "c"), 1, True, "one", 1e9)
+        pool.queue.put(again)
+    began = time.perf_counter()
+    for _ in range(20):
+        stage.tell(ev.Tick())
+        pool.hungry["a"] = None
+    assert time.perf_counter() - began < 0.5
