@@ -94,7 +94,11 @@ class ClusterTransport:
         before = self._peer_of.get(hello.native_id)
         if before is None:
             if len(self._peer_of) >= MOST_NAMES:
+                for other in [p for p in self._peer_of.values() if not self._lives(p, now)]:
+                    self._forget(other)
+            if len(self._peer_of) >= MOST_NAMES:
                 del self._worker_of[peer]
+                log.warning("worker %s is one too many: %d are known", name[0], MOST_NAMES)
                 return False
         elif before != peer:
             if self._worker_of[before][1] != hello.incarnation and self._lives(before, now):
