@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import pytest
 
 Test = TypeVar("Test", bound=Callable[..., Any])
-MARGIN_S = 60
+MARGIN_S = 90
 """What a test may take besides: before the fault, and afterwards to see that nothing is left."""
 
 

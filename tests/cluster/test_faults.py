@@ -79,7 +79,7 @@ def test_stack_overflow() -> None:
 @row(
     fault="grows beyond h_vmem, bit by bit",
     where="child",
-    expected="cause memory",
+    expected="its MemoryError, or, where it was killed, cause memory",
     bound_s=30,
     speed="slow",
 )
@@ -90,7 +90,8 @@ def test_out_of_memory() -> None:
             kept.append(bytearray(50_000_000))
 
     error = among_good_ones(swell, h_vmem="2G")
-    assert getattr(error, "cause", None) == "memory", repr(error)
+    killed = getattr(error, "cause", None) == "memory"  # Python may not get as far as to say it
+    assert killed or isinstance(error, MemoryError), repr(error)
 
 
 @row(
