@@ -50,6 +50,7 @@ class Leasing:
         self._emit = emit
         self._halt = halt
         self._charged: dict[int, int] = {}
+        self._grown: set[int] = set()  # jobs that were given more than they began with
         self._pace: dict[str, Pace] = {}
         self.jobs = JobTable()
 
@@ -208,10 +209,18 @@ class Leasing:
     def restore(self, worker: WorkerRecord, known: KnownLease, now: float) -> None:
         """Gives a worker a lease again that it had: what of it still waits."""
         name = (known.span.first, known.attempt)
-        waiting = self.jobs.spans(known.span, frozenset({_J.QUEUED}))
-        if not waiting or name in worker.leases or self.pool_of(known.span) != worker.pool:
+        inside = _within(known.span, len(self.jobs))
+        if known.span.count < 1 or inside != known.span or name in worker.leases:
             return
-        spec = self.jobs.spec(known.span.first)
+        waiting = [  # those of its jobs that were to have more have gone to another pool
+            part
+            for span in self.jobs.spans(known.span, frozenset({_J.QUEUED}))
+            for part in self.jobs.segments(span)
+            if self.jobs.spec(part.first).pool == worker.pool
+        ]
+        if not waiting:
+            return
+        spec = self.jobs.spec(waiting[0].first)
         worker.incarnation = worker.incarnation or known.incarnation
         lease = LeaseRecord(known.span, spec, known.attempt, waiting)
         if worker.incarnation != known.incarnation:  # of a process that is no more
@@ -323,7 +332,7 @@ class Leasing:
         more = self._more(spec, cause)
         if more is not None:
             wish = True
-        elif cause is Cause.MEMORY and spec.retry.memory > 1:
+        elif cause is Cause.MEMORY and job in self._grown:
             wish = False  # it has had all that it may have
         if not self._policy.may_retry(cause, charged, spec, wish):
             self.end(Span(job, 1), _J.FAILED)
@@ -370,6 +379,7 @@ class Leasing:
 
     def _change(self, job: int, before: JobSpec, after: JobSpec) -> None:
         """Gives a job other workers, or other limits."""
+        self._grown.add(job)
         self.jobs.set_spec(job, after)
         self._pools[before.pool].unfinished -= 1
         pool = self._pools[after.pool]

@@ -55,6 +55,7 @@ class ClusterTransport:
         self._submitter: Submitter | None = None
         self._lively_s = lively_s
         self._heard_at: dict[bytes, float] = {}
+        self._claimed: set[str] = set()
         self._unread_bytes: dict[bytes, int] = {}
         self._peer_of: dict[str, bytes] = {}
         self._worker_of: dict[bytes, tuple[str, str]] = {}
@@ -103,7 +104,9 @@ class ClusterTransport:
         elif before != peer:
             if self._worker_of[before][1] != hello.incarnation and self._lives(before, now):
                 del self._worker_of[peer]
-                log.warning("somebody claims to be worker %s, which lives", hello.native_id)
+                level = logging.DEBUG if name[0] in self._claimed else logging.WARNING
+                self._claimed.add(name[0])  # once is enough
+                log.log(level, "somebody claims to be worker %s, which lives", name[0])
                 return False
             self._forget(before)
         self._peer_of[hello.native_id] = peer

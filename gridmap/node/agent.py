@@ -388,7 +388,7 @@ class AgentRuntime:
         return usage
 
     def _other_pids(self, child: _Child) -> frozenset[int]:
-        return frozenset(x.pid for x in self._children.values() if x.pid and x is not child)
+        return frozenset(x.pid for x in self._children.values() if x is not child)  # 0: starting
 
     def _kill_what_it_started(self, child: _Child) -> None:
         """Ends those, too, that have left the child's process group."""

@@ -166,6 +166,8 @@ class AgentLink:
             self._call_at = now + NAMES_S
         if self._to_call:
             self._call_next()
+        elif self._calls:
+            self._call_at = math.inf
 
     def next_deadline(self) -> float:
         """Returns when `keep_time` has something to do."""

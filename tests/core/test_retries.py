@@ -106,6 +106,31 @@ def test_without_a_word_of_growth_memory_is_tried_again_as_it_was() -> None:
     assert stage.state(0) is J.REQUEUED and [p.unfinished for p in stage.d.pools] == [3, 0, 0]
 
 
+def test_where_there_is_nothing_to_grow_memory_is_tried_again_as_it_was() -> None:
+    stage = Stage(jobs=1, spec=spec_of(memory=2.0), policy=GOING_ON)
+    stage.start("w")
+    ends_as(stage, *[Outcome.MEMORY] * 4)
+    assert of(do.DeliverFailure, stage.all)[0].attempts == 4
+
+
+def test_of_a_lease_of_which_one_job_has_moved_the_rest_stays_with_its_worker() -> None:
+    moved = JobSpec("f", "c", 1)
+    stage = Stage(*ladder(), jobs=4)
+    stage.tell(
+        ev.RunResumed(
+            ended=((Span(0, 2), J.COMPLETED),),
+            charged=(ev.KnownCharge(2, 1, moved),),
+            workers=(ev.KnownWorker("w", 0, 0),),
+            leases=(ev.KnownLease("w", "i", Span(1, 3), 0),),
+        )
+    )
+    assert [lease.open for lease in stage.d.workers["w"].leases.values()] == [[Span(3, 1)]]
+    stage.hello("w")
+    stage.beat("w", m.Held(1, 3, 0, 1, 3, 1, 1.0, True))
+    stage.result("w", 3)
+    assert stage.state(3) is J.COMPLETED and stage.state(2) is J.QUEUED
+
+
 def test_max_rss_grows_up_to_its_bound_without_other_workers() -> None:
     spec = spec_of(1000, memory=2.0, memory_most_bytes=3000)
     stage = Stage(jobs=1, spec=spec, policy=GOING_ON)

@@ -405,6 +405,13 @@ def test_results_that_are_said_again_are_kept_once() -> None:
         assert len(agent._outbox) == 2
 
 
+def test_a_lost_monitor_with_one_address_is_called_without_haste() -> None:
+    with AgentLink(connection_to([address := dead_address()])) as agent:
+        agent.begin(first=address)
+        agent.keep_time(agent.next_deadline())
+        assert agent.next_deadline() == math.inf and len(agent.sockets()) == 1
+
+
 def test_a_name_that_nobody_knows_at_first_is_asked_for_again(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
