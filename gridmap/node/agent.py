@@ -310,6 +310,7 @@ class AgentRuntime:
             return  # its death is on the way
         child.lease = Key(*lease.key)
         self._limits.begin()
+        self._trees.begin(child.pid)
         order = Order(
             lease.first,
             lease.count,
