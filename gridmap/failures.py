@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import stat
 from collections.abc import Iterator
 
 from gridmap import data
@@ -122,10 +123,14 @@ def _of_lost_worker(failure: Failure) -> Death:
 
 
 def _tail(log: str) -> str:
-    """Returns the end of a worker's log; "" where it cannot be read here."""
-    with contextlib.suppress(OSError, ValueError), open(log, "rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL_BYTES))
-        return file.read().decode("utf-8", "replace").strip()
+    """Returns the end of a worker's log; "" where it cannot be read here, or is no file."""
+    with contextlib.suppress(OSError, ValueError):
+        fd = os.open(log, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            status = os.fstat(fd)
+            if stat.S_ISREG(status.st_mode):
+                file.seek(max(0, status.st_size - LOG_TAIL_BYTES))
+                return file.read(LOG_TAIL_BYTES).decode("utf-8", "replace").strip()
     return ""
 
 

@@ -16,6 +16,7 @@ PATIENCE_S = 1.0
 """How long a fork waits for each of them at most."""
 
 _all: weakref.WeakSet[Work] = weakref.WeakSet()
+_adding = threading.Lock()
 _held: dict[int, list[threading.Lock]] = {}
 """By thread that forks: what it has to release afterwards, in the parent and in the child."""
 
@@ -26,7 +27,8 @@ class Work:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.thread = 0
-        _all.add(self)
+        with _adding:
+            _all.add(self)
 
     def __enter__(self) -> Work:
         self.thread = threading.get_ident()
@@ -49,7 +51,9 @@ class Work:
 def _before() -> None:
     here = threading.get_ident()
     held = _held[here] = []
-    for work in list(_all):
+    with _adding:
+        known = list(_all)
+    for work in known:
         if work.thread != here and work.lock.acquire(timeout=PATIENCE_S):
             held.append(work.lock)
 
@@ -60,6 +64,8 @@ def _after() -> None:
 
 
 def _after_in_child() -> None:
+    global _adding
+    _adding = threading.Lock()  # another thread may have had it
     _after()
     _all.clear()  # those threads are not here
 

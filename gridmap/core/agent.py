@@ -72,6 +72,9 @@ HELLO_INTERVAL_S = 1.0
 DRAIN_DEADLINE_S = 10.0
 """How long an agent that has nothing left to run waits for its last results to be acknowledged."""
 
+MOST_TOLD = 10_000
+"""Results without an acknowledgement that a heartbeat names; more would not fit into a message."""
+
 LEASES_REMEMBERED = 10_000
 """Leases known to have been here, so that one that arrives twice is not run twice."""
 
@@ -196,7 +199,7 @@ class AgentCore:
             self._drain(Bye("drained", int(Departure.DRAINED)), now, out)
         elif isinstance(message, Refuse):
             self._leave(Bye(f"refused: {message.reason}"), out)
-        elif isinstance(message, Pulse):
+        elif isinstance(message, Pulse) and message.seq > 0:  # 0 only asks whether there is anybody
             self._heard = max(self._heard, message.seq)
 
     def _welcomed(self, message: Welcome, now: float, out: list[AgentEffect]) -> None:
@@ -362,7 +365,8 @@ class AgentCore:
             for x in self._waiting
         ]
         held += self._children.held(event.usage)
-        out.append(Say(Heartbeat(self._seq, held, self._outbox.keys(), self._heard)))
+        unacknowledged = self._outbox.keys()[:MOST_TOLD]
+        out.append(Say(Heartbeat(self._seq, held, unacknowledged, self._heard)))
 
     def _looked_at_memory(self, event: MemoryRead, now: float, out: list[AgentEffect]) -> None:
         """Whoever comes near a limit may be gone at the next heartbeat: it is due at once."""

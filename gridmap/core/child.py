@@ -54,7 +54,8 @@ class Child:
     reason: Reason = field(default_factory=lambda: Reason(Outcome.CANCELED))
     used: bool = False
     lease: Lease | None = None
-    first: bool = False  # the first job of its lease had all of the worker's time
+    first: bool = False  # the first job of its lease is the first that the worker runs
+    early: bool = False  # and came so early that it had all of the worker's time
     position: int = 0  # first job of the lease that has no answer yet
     position_at: float = 0.0  # since when
     use: Usage = Usage()  # when last measured

@@ -10,6 +10,7 @@ from gridmap.core.child import Child, ChildState, Reason
 from gridmap.core.effects import AgentEffect, GiveLease, KeepDeath, KillChild, StartChild
 from gridmap.core.events import ChildAnswered, ChildDied, Usage
 from gridmap.core.messages import Held, Key, Lease, Outcome, Phase, Result
+from gridmap.core.policy import UNCHARGED_TRIES
 
 CHILD_START_FAILURES = 5
 """Children in a row that died before they were ready; then there will be none."""
@@ -91,7 +92,7 @@ class Children:
         child.state = ChildState.BUSY
         child.used = True
         child.lease = lease
-        child.first = early and not self.worked
+        child.first, child.early = not self.worked, early
         child.position = lease.first
         child.position_at = now
         child.use, child.near = Usage(), False
@@ -257,7 +258,9 @@ class Children:
         """Finds out what the job that a child died in is to be told, and keeps what is known."""
         killed = child.state is ChildState.ENDING and event.outcome == child.reason.outcome
         ran_s = max(0.0, (child.since if killed else now) - child.position_at)
+        # with arguments that take long to arrive it never has all of the time
         first = child.first and culprit == lease.first
+        first = first and (child.early or lease.attempt >= UNCHARGED_TRIES)
         reason = child.reason if killed else Reason(Outcome(event.outcome))
         text = reason.text
         if not killed and reason.outcome is Outcome.DIED:
@@ -324,7 +327,7 @@ class Children:
         """The whole machine, or all of this worker, was stopped for so long."""
         for child in self._of.values():
             child.since += seconds
-            child.first = False  # it has not had all of the worker's time
+            child.early = False  # it has not had all of the worker's time
 
 
 def bare(first: int, count: int, attempt: int, outcome: Outcome) -> Result:

@@ -182,10 +182,10 @@ class Dispatcher:
         for known in event.workers:
             self._force.resume(known, known.id in worked, now)
         for lease in reversed(event.leases):  # the last word on a job is the one that counts
-            pool = self._leasing.pool_of(lease.span)
-            if pool is None:
-                continue
             if lease.worker not in self.workers:  # it said Hello before the scheduler's answer
+                pool = self._leasing.pool_of(lease.span)
+                if pool is None:
+                    continue
                 self._force.resume(KnownWorker(lease.worker, pool, -1), True, now)
             self._leasing.restore(self.workers[lease.worker], lease, now)
         for worker in self.workers.values():

@@ -29,6 +29,9 @@ from gridmap.errors import Cause
 DONORS_LOOKED_AT = 64
 """Workers looked at when an idle one seeks work that another holds unstarted."""
 
+AVOIDED_LOOKED_AT = 64
+"""Jobs kept for other hosts that are passed over when a worker seeks work."""
+
 _J = JobState
 
 Halt = Callable[[JobState, Cause, str], None]
@@ -47,6 +50,7 @@ class Leasing:
         self._emit = emit
         self._halt = halt
         self._charged: dict[int, int] = {}
+        self._grown: set[int] = set()  # jobs that were given more than they began with
         self._pace: dict[str, Pace] = {}
         self.jobs = JobTable()
 
@@ -112,7 +116,8 @@ class Leasing:
         avoided: list[Range] = []
         taken = None
         while taken is None and (item := queue.first()) is not None:
-            if item.avoid and self._rather_elsewhere(item, pool, worker, now):
+            looks = item.avoid and len(avoided) < AVOIDED_LOOKED_AT
+            if looks and self._rather_elsewhere(item, pool, worker, now):
                 avoided.append(queue.take(item.span.count))
                 continue
             single = item.alone or not item.spec.rerunnable or not item.spec.reuse
@@ -204,10 +209,18 @@ class Leasing:
     def restore(self, worker: WorkerRecord, known: KnownLease, now: float) -> None:
         """Gives a worker a lease again that it had: what of it still waits."""
         name = (known.span.first, known.attempt)
-        waiting = self.jobs.spans(known.span, frozenset({_J.QUEUED}))
-        if not waiting or name in worker.leases or self.pool_of(known.span) != worker.pool:
+        inside = _within(known.span, len(self.jobs))
+        if known.span.count < 1 or inside != known.span or name in worker.leases:
             return
-        spec = self.jobs.spec(known.span.first)
+        waiting = [  # those of its jobs that were to have more have gone to another pool
+            part
+            for span in self.jobs.spans(known.span, frozenset({_J.QUEUED}))
+            for part in self.jobs.segments(span)
+            if self.jobs.spec(part.first).pool == worker.pool
+        ]
+        if not waiting:
+            return
+        spec = self.jobs.spec(waiting[0].first)
         worker.incarnation = worker.incarnation or known.incarnation
         lease = LeaseRecord(known.span, spec, known.attempt, waiting)
         if worker.incarnation != known.incarnation:  # of a process that is no more
@@ -319,7 +332,7 @@ class Leasing:
         more = self._more(spec, cause)
         if more is not None:
             wish = True
-        elif cause is Cause.MEMORY and spec.retry.memory > 1:
+        elif cause is Cause.MEMORY and job in self._grown:
             wish = False  # it has had all that it may have
         if not self._policy.may_retry(cause, charged, spec, wish):
             self.end(Span(job, 1), _J.FAILED)
@@ -366,6 +379,7 @@ class Leasing:
 
     def _change(self, job: int, before: JobSpec, after: JobSpec) -> None:
         """Gives a job other workers, or other limits."""
+        self._grown.add(job)
         self.jobs.set_spec(job, after)
         self._pools[before.pool].unfinished -= 1
         pool = self._pools[after.pool]

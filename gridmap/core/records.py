@@ -171,8 +171,7 @@ class PoolRecord:
     :param loaded: ids of workers that hold more than they run
     :param strikes: workers in a row that ended or hung before they said Hello
     :param useless: workers in a row that said Hello and left without an answer to any job
-    :param deletions: workers that somebody deleted from the scheduler
-    :param most: workers that there may be at a time, after some were deleted
+    :param most: workers that there may be at a time, after somebody deleted some
     :param awaited: workers of an earlier monitor that have yet to say what they hold
     :param awaited_until: how long nothing is leased for that reason
     :param departed: workers that left warned, and until when to ask the scheduler who did it
@@ -200,7 +199,6 @@ class PoolRecord:
     asked_at: float = math.inf  # when the request was made that has no answer yet
     strikes: int = 0
     useless: int = 0
-    deletions: int = 0
     most: float = math.inf
     deleted_text: str = ""  # what the scheduler said of the last of them
     awaited: set[str] = field(default_factory=set)

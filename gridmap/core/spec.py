@@ -92,6 +92,7 @@ class JobSpec:
     :param rerunnable: may be run twice (POSIX 1003.2d)
     :param reuse: a child may run several jobs, one after the other
     :param max_rss_bytes: a job that uses more memory is ended; 0: any
+    :param retry: what to do about an attempt that failed
     """
 
     function: str

@@ -153,7 +153,6 @@ class Staffing:
         if worker.canceled:
             return
         pool = self._pools[worker.pool]
-        pool.deletions += 1
         pool.most = min(pool.most, pool.up + pool.coming + pool.requested)
         pool.deleted_text = f"{worker.id}: {text}"
         pool.gather_at = min(pool.gather_at, now)

@@ -114,7 +114,7 @@ class Facts:
     """All that a ledger tells of a run.
 
     :param open_requests: submissions whose answer it does not know: (request, pool, count)
-    :param charged: for each job that failed and was to run again, the what was charged
+    :param charged: for each job that failed and was to run again, what was charged
     :param ended: the run was over: every job of it had ended
     """
 

@@ -55,6 +55,7 @@ class ClusterTransport:
         self._submitter: Submitter | None = None
         self._lively_s = lively_s
         self._heard_at: dict[bytes, float] = {}
+        self._claimed: set[str] = set()
         self._unread_bytes: dict[bytes, int] = {}
         self._peer_of: dict[str, bytes] = {}
         self._worker_of: dict[bytes, tuple[str, str]] = {}
@@ -94,12 +95,18 @@ class ClusterTransport:
         before = self._peer_of.get(hello.native_id)
         if before is None:
             if len(self._peer_of) >= MOST_NAMES:
+                for other in [p for p in self._peer_of.values() if not self._lives(p, now)]:
+                    self._forget(other)
+            if len(self._peer_of) >= MOST_NAMES:
                 del self._worker_of[peer]
+                log.warning("worker %s is one too many: %d are known", name[0], MOST_NAMES)
                 return False
         elif before != peer:
             if self._worker_of[before][1] != hello.incarnation and self._lives(before, now):
                 del self._worker_of[peer]
-                log.warning("somebody claims to be worker %s, which lives", hello.native_id)
+                level = logging.DEBUG if name[0] in self._claimed else logging.WARNING
+                self._claimed.add(name[0])  # once is enough
+                log.log(level, "somebody claims to be worker %s, which lives", name[0])
                 return False
             self._forget(before)
         self._peer_of[hello.native_id] = peer

@@ -310,6 +310,7 @@ class AgentRuntime:
             return  # its death is on the way
         child.lease = Key(*lease.key)
         self._limits.begin()
+        self._trees.begin(child.pid)
         order = Order(
             lease.first,
             lease.count,
@@ -388,7 +389,7 @@ class AgentRuntime:
         return usage
 
     def _other_pids(self, child: _Child) -> frozenset[int]:
-        return frozenset(x.pid for x in self._children.values() if x.pid and x is not child)
+        return frozenset(x.pid for x in self._children.values() if x is not child)  # 0: starting
 
     def _kill_what_it_started(self, child: _Child) -> None:
         """Ends those, too, that have left the child's process group."""

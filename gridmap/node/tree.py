@@ -133,6 +133,13 @@ class Trees:
     def __init__(self) -> None:
         self._seen: dict[int, set[tuple[int, float]]] = {}  # by the pid of the child
         self._kin: dict[int, set[int]] = {}  # its groups and sessions
+        self._since: dict[int, float] = {}  # when it began what it does now
+
+    def begin(self, root: int) -> None:
+        """From now on a child does something else: what it left on purpose is not its any more."""
+        self.forget(root)
+        if _proc():
+            self._since[root] = time.clock_gettime(time.CLOCK_BOOTTIME) - 1 / CLOCK_TICKS_PER_S
 
     def of(self, root: int, reaper: int = 0, others: frozenset[int] = frozenset()) -> list[Process]:
         """Returns a child and all that it started; [] when it is gone.
@@ -145,6 +152,7 @@ class Trees:
             return list(_by_psutil(root)) if not _proc() else []
         found = {root: first}
         self._descend(first, found)
+        since = self._since.get(root, first.started)
         seen = self._seen.setdefault(root, set())
         kin = self._kin.setdefault(root, {root})
         if reaper:
@@ -155,7 +163,7 @@ class Trees:
                         (orphan.pid, orphan.started) in seen
                         or orphan.group in kin
                         or orphan.session in kin
-                        or (not others and orphan.started >= first.started)
+                        or (not others and orphan.started >= since)
                     ):
                         found[pid] = orphan
                         self._descend(orphan, found)
@@ -169,6 +177,7 @@ class Trees:
         """Drops what is remembered of a child that ended."""
         self._seen.pop(root, None)
         self._kin.pop(root, None)
+        self._since.pop(root, None)
 
     @staticmethod
     def _descend(process: Process, found: dict[int, Process]) -> None:

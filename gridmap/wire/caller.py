@@ -29,7 +29,7 @@ from types import TracebackType
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from gridmap.core.messages import FromAgent, Heartbeat, Hello, ToAgent
+from gridmap.core.messages import FromAgent, Heartbeat, Hello, Key, Results, ToAgent
 from gridmap.errors import GridMapError, WireError
 from gridmap.wire.address import numeric
 from gridmap.wire.codec import Buffer, Part, Payload, decode, encode
@@ -52,6 +52,9 @@ logger = logging.getLogger(__name__)
 
 STAGGER_S = 0.25
 """How long one address may take before the next is called, too."""
+
+NAMES_S = 2.0
+"""When to ask again for addresses of names that nobody knew."""
 
 RETURN_S = 2.0
 """How long only the address that worked is called when its connection is lost."""
@@ -114,6 +117,7 @@ class AgentLink:
         self._ping_timeout_ms = ping_timeout_ms
         self._hello: Hello | None = None
         self._outbox: deque[list[Part]] = deque()
+        self._kept: set[tuple[Key, ...]] = set()  # of the results in there
         self._seen: dict[str, set[zmq.Event]] = {}
         self._to_call: deque[str] = deque()
         self._call_at = math.inf
@@ -136,7 +140,9 @@ class AgentLink:
         others = [address for address in self._numeric() if address != first]
         self._to_call = deque([first, *others] if first else others)
         self._call_next()
-        if first:
+        if not self._calls:  # the name service may know the names later
+            self._call_at = time.monotonic() + NAMES_S
+        elif first:
             self._call_at = time.monotonic() + RETURN_S
 
     def follow(self, connection: Connection) -> None:
@@ -147,13 +153,21 @@ class AgentLink:
         self._connection = connection
         self.limits = connection.limits
         self._outbox.clear()
+        self._kept.clear()
         self._seen.clear()
         self.begin()
 
     def keep_time(self, now: float) -> None:
         """Calls the next address if it is due."""
-        if now >= self._call_at:
+        if now < self._call_at:
+            return
+        if not self._to_call and not self._calls:
+            self._to_call = deque(self._numeric())
+            self._call_at = now + NAMES_S
+        if self._to_call:
             self._call_next()
+        elif self._calls:
+            self._call_at = math.inf
 
     def next_deadline(self) -> float:
         """Returns when `keep_time` has something to do."""
@@ -231,12 +245,14 @@ class AgentLink:
         """Hands over what was kept; returns whether that was all."""
         while self._outbox and put(chosen.socket, self._outbox[0]):
             self._outbox.popleft()
+        if not self._outbox:
+            self._kept.clear()
         return not self._outbox
 
     def _leave(self, linger_ms: int = 0) -> None:
         for call in self._calls:
-            talks = linger_ms > 0 and call is self._chosen and not call.lost()
-            call.close(FOR_EVER_MS if talks else linger_ms)
+            talks = call is self._chosen and not call.lost()
+            call.close(FOR_EVER_MS if talks else linger_ms)  # see sockets.end
         self._calls = []
         self._chosen = None
 
@@ -287,6 +303,11 @@ class AgentLink:
             return True  # every connection begins with it
         if isinstance(message, Heartbeat) or len(self._outbox) >= QUEUE_MESSAGES:
             return False
+        if isinstance(message, Results):
+            keys = tuple(item.key for item in message.items)
+            if keys in self._kept:
+                return True  # said again, since nobody has answered
+            self._kept.add(keys)
         self._outbox.append(parts)
         return True
 

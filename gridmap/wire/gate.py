@@ -81,9 +81,10 @@ class Gate:
         try:
             for descriptor in self._listeners:
                 _filter(descriptor, shut)
-        except OSError as error:  # a kernel without filters
+        except OSError as error:
+            # a kernel without filters; who could shut it can open it, if not now then later
             logger.debug("cannot hold strangers off: %s", error)
-            self._useless = True
+            self._useless = shut
             return
         if shut:
             logger.debug("%d connections without a key; others wait", self.strangers)

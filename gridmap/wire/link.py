@@ -217,7 +217,7 @@ class MonitorLink:
             self._gate.saw(event, int(told["value"]), now)
             if event & _FAILED:
                 self._stranger("a connection that ended before it had shown a key of this run")
-        if seen:
+        if seen or self._gate.shut:
             self._gate.look(now)
         while readable(self._zap):
             self._answer(self._zap.recv_multipart())

@@ -42,7 +42,11 @@ def examine(endpoints: Iterable[str], timeout_s: float) -> dict[str, str]:
         for endpoint in endpoints:
             host, port = split_endpoint(endpoint)
             told[endpoint] = _SILENT
-            sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+            try:
+                sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+            except OSError as error:
+                told[endpoint] = _words(error.errno or errno.EAFNOSUPPORT)
+                continue
             sock.setblocking(False)
             code = sock.connect_ex((host, port))
             if code == errno.EINPROGRESS:

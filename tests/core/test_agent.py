@@ -513,6 +513,19 @@ def test_a_heartbeat_says_which_pulse_was_the_last_to_be_heard() -> None:
     assert said(node.tell(ev.UsageRead({})), m.Heartbeat)[0].heard == -1, "that was another's"
 
 
+def test_who_comes_late_on_every_worker_is_not_tried_for_ever() -> None:
+    """Its arguments take long to arrive, so it never has all of a worker's time."""
+    outcomes = []
+    for attempt in range(5):
+        node = Node(walltime_s=3600.0)
+        node.wait(30)
+        node.work(0, attempt=attempt)
+        node.wait(3600 - 30 - 10)
+        node.tell(ev.ChildDied(0, 0, -1, 9, int(Outcome.WALLTIME)))
+        outcomes.append(results(node.new)[0][2])
+    assert outcomes == [Outcome.CANCELED] * 3 + [Outcome.WALLTIME] * 2
+
+
 def test_it_looks_at_the_memory_of_whoever_is_busy_and_of_nobody_else() -> None:
     node = Node(max_rss_bytes=100)
     assert looks(node.wait(5)) == []

@@ -492,10 +492,11 @@ def test_nonsense_in_what_an_earlier_monitor_left_does_no_harm(told: dict[str, A
     assert all(e.request >= 0 for e in of(do.SubmitWorkers, stage.all))
 
 
-def test_a_lease_of_jobs_of_two_pools_is_none() -> None:
+def test_of_a_lease_a_worker_keeps_what_is_of_its_own_pool() -> None:
     stage = Stage(Limits(1, 1), Limits(1, 1))
     stage.tell(ev.JobsAdded(2, SPEC, FIRST))
     stage.tell(ev.JobsAdded(2, JobSpec("f", "c", pool=1), FIRST))
     leases = (lease("w", 0, 4), lease("v", 0, 2))
     stage.tell(ev.RunResumed(workers=(worker("w"), worker("v", pool=1)), leases=leases))
-    assert [stage.state(job) for job in range(4)] == [J.QUEUED] * 4
+    assert [stage.state(job) for job in range(4)] == [J.LEASED] * 2 + [J.QUEUED] * 2
+    assert not stage.d.workers["v"].leases

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 from gridmap.core import effects as do
 from gridmap.core import events as ev
 from gridmap.core import messages as m
+from gridmap.core.jobs import Range
 from gridmap.core.messages import Outcome
 from gridmap.core.policy import Limits, Policy
 from gridmap.core.spec import JobSpec, RetryRule, Span
@@ -101,6 +104,31 @@ def test_who_has_had_all_the_memory_that_there_is_for_it_fails() -> None:
 def test_without_a_word_of_growth_memory_is_tried_again_as_it_was() -> None:
     stage = grown(Outcome.MEMORY)
     assert stage.state(0) is J.REQUEUED and [p.unfinished for p in stage.d.pools] == [3, 0, 0]
+
+
+def test_where_there_is_nothing_to_grow_memory_is_tried_again_as_it_was() -> None:
+    stage = Stage(jobs=1, spec=spec_of(memory=2.0), policy=GOING_ON)
+    stage.start("w")
+    ends_as(stage, *[Outcome.MEMORY] * 4)
+    assert of(do.DeliverFailure, stage.all)[0].attempts == 4
+
+
+def test_of_a_lease_of_which_one_job_has_moved_the_rest_stays_with_its_worker() -> None:
+    moved = JobSpec("f", "c", 1)
+    stage = Stage(*ladder(), jobs=4)
+    stage.tell(
+        ev.RunResumed(
+            ended=((Span(0, 2), J.COMPLETED),),
+            charged=(ev.KnownCharge(2, 1, moved),),
+            workers=(ev.KnownWorker("w", 0, 0),),
+            leases=(ev.KnownLease("w", "i", Span(1, 3), 0),),
+        )
+    )
+    assert [lease.open for lease in stage.d.workers["w"].leases.values()] == [[Span(3, 1)]]
+    stage.hello("w")
+    stage.beat("w", m.Held(1, 3, 0, 1, 3, 1, 1.0, True))
+    stage.result("w", 3)
+    assert stage.state(3) is J.COMPLETED and stage.state(2) is J.QUEUED
 
 
 def test_max_rss_grows_up_to_its_bound_without_other_workers() -> None:
@@ -268,3 +296,20 @@ def test_a_job_that_is_near_its_limit_on_memory_is_spoken_of_once() -> None:
     assert notes == [
         f"job 0 on node7 has {used}.0 MB of the 100.0 MB that it may have" for used in (95, 92)
     ]
+
+
+def test_many_jobs_that_are_kept_for_another_host_cost_little() -> None:
+    stage = Stage(Limits(2, 1), jobs=3000, policy=GOING_ON)
+    stage.submit("a", "b")
+    stage.hello("a", host="one", capacity=1)
+    stage.hello("b", host="two", capacity=1)
+    pool = stage.d.pools[0]
+    pool.queue.clear()
+    for job in range(100, 3000):
+        again = Range(Span(job, 1), JobSpec("f", "c"), 1, True, "one", 1e9)
+        pool.queue.put(again)
+    began = time.perf_counter()
+    for _ in range(20):
+        stage.tell(ev.Tick())
+        pool.hungry["a"] = None
+    assert time.perf_counter() - began < 0.5

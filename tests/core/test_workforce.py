@@ -106,7 +106,7 @@ def test_a_deletion_that_the_worker_survived_to_say_goodbye_counts_too() -> None
     effects = stage.wait(1.5)
     assert ("w" in of(do.PollWorkers, effects)[0].workers) and not of(do.SubmitWorkers, effects)
     stage.polled(w=NativeState.DELETED)
-    assert stage.d.pools[0].deletions == 1
+    assert stage.d.pools[0].most == 0
     assert not of(do.SubmitWorkers, stage.wait(10)) and stage.d.ended
 
 

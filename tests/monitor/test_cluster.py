@@ -157,6 +157,21 @@ def test_names_are_limited(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(wire.heard(m.Hello)) == 3 == len(wire.transport._peer_of)
 
 
+def test_the_names_of_workers_that_have_gone_are_free(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "MOST_NAMES", 2)
+    for number in range(2):
+        wire.hello(f"1.{number}")
+    wire.until(lambda: len(wire.heard(m.Hello)) == 2)
+    for agent in wire.agents:
+        agent.close()
+    wire.agents.clear()
+    wire.transport._heard_at = dict.fromkeys(wire.transport._heard_at, -100.0)
+    wire.hello("2.1")
+    wire.until(lambda: len(wire.heard(m.Hello)) == 3)
+
+
 def test_blobs_that_are_not_there_are_not_remembered(wire: Wire) -> None:
     wire.hello("1.1")
     wire.until(lambda: wire.heard(m.Hello))

@@ -401,6 +401,7 @@ class Relay:
         self.port = self._listener.getsockname()[1]
         self.calls = 0
         self._cut: list[threading.Event] = []
+        self._ends: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
@@ -408,13 +409,17 @@ class Relay:
             event.set()
 
     def close(self) -> None:
-        self._listener.close()
+        for end in (self._listener, *self._ends):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)  # wakes whoever waits for it
+            end.close()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 near = self._listener.accept()[0]
                 far = socket.create_connection(("127.0.0.1", self._port))
+                self._ends += [near, far]
                 self.calls += 1
                 self._cut.append(cut := threading.Event())
                 for one, other in ((near, far), (far, near)):

@@ -89,17 +89,24 @@ def test_a_process_that_lost_its_parent_counts(
         assert death.peak_rss_bytes > more and death.cpu_fraction > 0.2
 
 
-def test_what_a_job_left_on_purpose_stays_and_is_nobody_elses(tmp_path: Path, strays: Any) -> None:
+@pytest.mark.parametrize("reuse", [False, True])
+def test_what_a_job_left_on_purpose_stays_and_is_nobody_elses(
+    reuse: bool, tmp_path: Path, strays: Any
+) -> None:
     place, less = str(tmp_path / "pid"), own_rss_bytes() + 60 * MB
 
     def leave(_: int) -> None:
-        if os.fork() == 0:
+        first = os.fork()
+        if first == 0:
             os.setsid()
-            ballast(place, spin=False)
+            if os.fork() == 0:
+                ballast(place, spin=False)
+            os._exit(0)
+        os.waitpid(first, 0)
         wait_for(lambda: Path(place).exists() and Path(place).read_text())
 
     with Driver(heartbeat_s=0.2) as node:
-        assert node.run(leave, [0], reuse=False)[0][0] is m.Outcome.VALUE
+        assert node.run(leave, [0], reuse=reuse)[0][0] is m.Outcome.VALUE
         node.lease(time.sleep, [60], first=1)
         node.until(lambda: len([h for h in node.beats() if h.first == 1]) >= 3)
         held = node.beats()[-1]

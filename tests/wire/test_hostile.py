@@ -374,6 +374,28 @@ def test_malformed_messages_and_floods_of_who_has_the_key(
 # --- the gate by itself ---------------------------------------------------------------------------
 
 
+def test_a_gate_that_could_not_be_opened_is_opened_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(10)
+    fails = [False]
+
+    def filters(descriptor: int, drop: bool) -> None:
+        if fails[0]:
+            raise OSError(24, "too many open files")
+
+    monkeypatch.setattr("gridmap.wire.gate._filter", filters)
+    gate.saw(zmq.Event.LISTENING, 5, 0.0)
+    for descriptor in range(100, 120):
+        gate.saw(zmq.Event.ACCEPTED, descriptor, 1.0)
+    gate.look(1.0)
+    assert gate.shut
+    fails[0] = True
+    gate.look(100.0)
+    assert gate.shut
+    fails[0] = False
+    gate.look(101.0)
+    assert not gate.shut
+
+
 def test_the_gate_counts_who_has_no_key() -> None:
     gate = Gate(10)
     with tcp.create_server(("127.0.0.1", 0)) as server:

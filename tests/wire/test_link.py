@@ -395,6 +395,43 @@ def test_whichever_address_answers_is_kept(hub: Hub) -> None:
         assert len(agent.sockets()) == 2  # the other calls have ended
 
 
+def test_results_that_are_said_again_are_kept_once() -> None:
+    result = m.Result(0, 1, 0, 0, 0.1, 1, 1)
+    with AgentLink(connection_to([dead_address()])) as agent:
+        agent.begin()
+        for _ in range(10):
+            assert agent.send(m.Results([result]), [b"x" * 1000])
+        assert agent.send(m.Results([result._replace(first=1)]), [b"y"])
+        assert len(agent._outbox) == 2
+
+
+def test_a_lost_monitor_with_one_address_is_called_without_haste() -> None:
+    with AgentLink(connection_to([address := dead_address()])) as agent:
+        agent.begin(first=address)
+        agent.keep_time(agent.next_deadline())
+        assert agent.next_deadline() == math.inf and len(agent.sockets()) == 1
+
+
+def test_a_name_that_nobody_knows_at_first_is_asked_for_again(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gridmap.wire.caller.NAMES_S", 0.05)
+    known: list[str] = []
+    monkeypatch.setattr("gridmap.wire.address.resolve", lambda name: list(known))
+    port = hub.monitor.addresses[0].rpartition(":")[2]
+    agent = AgentLink(connection_to([f"tcp://login1:{port}"]))
+    hub.told[agent] = []
+    agent.begin()
+    agent.send(HELLO)
+    assert not agent.connected and agent.next_deadline() < time.monotonic() + 1
+    known.append("127.0.0.1")
+    deadline = time.monotonic() + 5
+    while not agent.connected and time.monotonic() < deadline:
+        agent.keep_time(time.monotonic())
+        hub.turn()
+    assert agent.connected
+
+
 def test_addresses_are_called_one_after_the_other(hub: Hub) -> None:
     agent = AgentLink(connection_to([dead_address(), dead_address(), hub.monitor.addresses[0]]))
     hub.told[agent] = []
