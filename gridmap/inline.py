@@ -62,8 +62,8 @@ def _call(job: Job, num_resubmits: int) -> Exception | None:
         finally:
             job.timestamp = time.time()
         job.num_resubmits += 1
-        time.sleep(min(pause_s, max(retry.backoff_s, retry.backoff_most_s)))
-        pause_s *= 2
+        time.sleep(min(pause_s, retry.longest_pause_s))
+        pause_s = min(2 * pause_s, retry.longest_pause_s)
 
 
 @contextlib.contextmanager

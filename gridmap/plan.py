@@ -63,13 +63,15 @@ class Plan:
     pools: list[PoolSpec] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._wanted = list(dict.fromkeys((one.resources, one.retry) for one in self.segments))
+        wanted = {(one.resources, one.retry.growth): one.retry for one in self.segments}
+        self._wanted = list(wanted)
         if not self.pools:
-            self.pools = ladder(self._wanted, self.num_resubmits)
+            asked = [(resources, retry) for (resources, _), retry in wanted.items()]
+            self.pools = ladder(asked, self.num_resubmits)
 
     def pool_of(self, segment: Segment) -> int:
         """Returns the number of the pool whose workers run these jobs first."""
-        return self._wanted.index((segment.resources, segment.retry))
+        return self._wanted.index((segment.resources, segment.retry.growth))
 
 
 class Part(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass, replace
@@ -17,6 +18,12 @@ CAUSES = ("died", "memory", "walltime", "silent", "stalled", "preempted", "cance
 MOST_STEPS = 16
 """So often a request is raised at most."""
 
+USUAL_PAUSE_S = 30.0
+"""Longest pause between two tries where nothing else was asked for."""
+
+MOST_PAUSE_S = 1e8
+MOST_FACTOR = 1e6
+
 _MEMORY = re.compile(r"(h_vmem|s_vmem|h_rss|s_rss|h_data|s_data|mem_free|virtual_free)=(.+)")
 _TIME = re.compile(r"([hs]_rt)=(.+)")
 
@@ -27,7 +34,8 @@ class Retry:
 
     :param times: how often at most; NUM_RESUBMITS when not given
     :param backoff_s: seconds until the second try; doubled before each further one
-    :param backoff_most_s: longest of these pauses
+    :param backoff_most_s: longest of these pauses; 30, or `backoff_s` if that is more, when not
+        given
     :param other_host: prefer another host than that of the last try, where there is one
     :param memory: after a death for want of memory, ask for so many times as much
         (`h_vmem`, `mem_free`, `max_rss`); 1: the same again
@@ -44,7 +52,7 @@ class Retry:
     times: int | None = None
     _: KW_ONLY
     backoff_s: float = 0.1
-    backoff_most_s: float = 30.0
+    backoff_most_s: float | None = None
     other_host: bool = True
     memory: float = 1.0
     memory_most: str | int | None = None
@@ -53,28 +61,27 @@ class Retry:
     causes: Iterable[str] | None = None
 
     def __post_init__(self) -> None:
-        least = {"backoff_s": 0, "backoff_most_s": 0, "memory": 1, "time": 1}
-        for name, low in least.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise TypeError(f"Retry: {name} is a number, not {value!r}")
-            if not low <= value < float("inf"):
-                raise ValueError(f"Retry: {name} is {value}; it must be {low} or more")
         if self.times is not None:
-            if isinstance(self.times, bool) or not isinstance(self.times, int):
-                raise TypeError(f"Retry: times is a whole number, not {self.times!r}")
-            if self.times < 0:
-                raise ValueError(f"Retry: times is {self.times}; it must be 0 or more")
+            object.__setattr__(self, "times", _whole("times", self.times))
+        _number("backoff_s", self.backoff_s, 0, MOST_PAUSE_S)
+        if self.backoff_most_s is None:
+            object.__setattr__(self, "backoff_most_s", max(USUAL_PAUSE_S, self.backoff_s))
+        _number("backoff_most_s", self.backoff_most_s, self.backoff_s, MOST_PAUSE_S)
+        _number("memory", self.memory, 1, MOST_FACTOR)
+        _number("time", self.time, 1, MOST_FACTOR)
+        if not isinstance(self.other_host, bool):
+            raise TypeError(f"Retry: other_host is True or False, not {self.other_host!r}")
         if self.memory_most is not None:
-            memory_bytes("memory_most", self.memory_most)
-        walltime_s(self.time_most)
-        if isinstance(self.causes, str):
-            raise TypeError(f"Retry: causes are a list of names, not the text {self.causes!r}")
+            memory_bytes("Retry: memory_most", self.memory_most)
+        if self.time_most is not None and not walltime_s(self.time_most, "Retry: time_most"):
+            raise ValueError(f"Retry: time_most is {self.time_most!r}; it must be a length of time")
         object.__setattr__(self, "causes", self._checked_causes())
 
     def _checked_causes(self) -> tuple[str, ...] | None:
         if self.causes is None:
             return None
+        if isinstance(self.causes, str) or not isinstance(self.causes, Iterable):
+            raise TypeError(f"Retry: causes are a list of names, not {self.causes!r}")
         causes = tuple(str(cause) for cause in self.causes)
         for cause in causes:
             if cause not in CAUSES:
@@ -97,12 +104,25 @@ class Retry:
             times=-1 if self.times is None else self.times,
             causes=tuple(causes or ()),
             backoff_s=float(self.backoff_s),
-            backoff_most_s=float(self.backoff_most_s),
-            other_host=bool(self.other_host),
-            no_memory=issubclass(MemoryError, retry_on),
+            backoff_most_s=float(self.longest_pause_s),
+            other_host=self.other_host,
+            no_memory=any(each in MemoryError.__mro__ for each in retry_on),
             memory=float(self.memory),
             memory_most_bytes=self._memory_most_bytes,
         )
+
+    @property
+    def longest_pause_s(self) -> float:
+        """Returns the longest pause between two tries."""
+        assert self.backoff_most_s is not None
+        return self.backoff_most_s
+
+    @property
+    def growth(self) -> tuple[object, ...]:
+        """Returns what makes its jobs need pools of workers that others do not need."""
+        if self.memory <= 1 and self.time <= 1:
+            return ()
+        return self.times, self.memory, self.memory_most, self.time, self.time_most
 
     @property
     def _memory_most_bytes(self) -> int:
@@ -113,41 +133,61 @@ class Retry:
         if self.memory <= 1:
             return resources
 
-        def more(text: str) -> str:
-            return _more_memory(text, self.memory, self._memory_most_bytes)
+        def more(name: str, text: str) -> str:
+            return _more_memory(name, text, self.memory, self._memory_most_bytes)
 
         extra = tuple(
-            f"{found[1]}={more(found[2])}" if (found := _MEMORY.fullmatch(request)) else request
-            for request in resources.extra
+            f"{found[1]}={more(*found.groups())}" if (found := _MEMORY.fullmatch(one)) else one
+            for one in resources.extra
         )
-        h_vmem, mem_free = more(resources.h_vmem), more(resources.mem_free)
+        h_vmem = more("h_vmem", resources.h_vmem)
+        mem_free = more("mem_free", resources.mem_free)
         return replace(resources, h_vmem=h_vmem, mem_free=mem_free, extra=extra)
 
     def more_time(self, resources: Resources) -> Resources:
         """Returns what to ask for after a death for want of time."""
         if self.time <= 1:
             return resources
-        most = walltime_s(self.time_most) or float("inf")
+        most = walltime_s(self.time_most, "time_most") or float("inf")
 
-        def more(text: str) -> str:
-            now = walltime_s(text)
+        def more(name: str, text: str) -> str:
+            now = walltime_s(text, name)
             wanted = 0.0 if now is None else min(now * self.time, most)
             return text if now is None or wanted <= now else f"{wanted:.0f}"
 
         extra = tuple(
-            f"{found[1]}={more(found[2])}" if (found := _TIME.fullmatch(request)) else request
-            for request in resources.extra
+            f"{found[1]}={more(*found.groups())}" if (found := _TIME.fullmatch(one)) else one
+            for one in resources.extra
         )
-        h_rt = more(resources.h_rt)
+        h_rt = more("h_rt", resources.h_rt)
         return replace(resources, h_rt=h_rt, walltime_s=walltime_s(h_rt), extra=extra)
 
 
-def _more_memory(text: str, factor: float, most_bytes: int) -> str:
+def _more_memory(name: str, text: str, factor: float, most_bytes: int) -> str:
     if not text:
         return text
-    now = memory_bytes("memory", text)
+    now = memory_bytes(name, text)
     wanted = min(int(now * factor), most_bytes or int(now * factor))
     return memory_text(wanted) if wanted > now else text
+
+
+def _number(name: str, value: object, least: float, most: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"Retry: {name} is a number, not {value!r}")
+    if not least <= value <= most:
+        raise ValueError(f"Retry: {name} is {value!r:.20}; it must be from {least:g} to {most:g}")
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        number = operator.index(value)  # NumPy's whole numbers are some, too
+    except TypeError:
+        number = -1
+    if isinstance(value, bool) or (number < 0 and not isinstance(value, int)):
+        raise TypeError(f"Retry: {name} is a whole number, not {value!r}")
+    if number < 0:
+        raise ValueError(f"Retry: {name} is {number}; it must be 0 or more")
+    return number
 
 
 def as_retry(given: Any) -> Retry:
@@ -159,9 +199,9 @@ def as_retry(given: Any) -> Retry:
         return Retry()
     if isinstance(given, Retry):
         return given
-    if isinstance(given, int) and not isinstance(given, bool):
-        return Retry(given)
-    raise TypeError(f"retry is a gridmap.Retry or a number of tries, not {given!r}")
+    if isinstance(given, bool) or not hasattr(given, "__index__"):
+        raise TypeError(f"retry is a gridmap.Retry or a number of tries, not {given!r}")
+    return Retry(given)
 
 
 def as_exceptions(given: Any) -> tuple[type[BaseException], ...]:
@@ -172,11 +212,11 @@ def as_exceptions(given: Any) -> tuple[type[BaseException], ...]:
     classes = (given,) if isinstance(given, type) else given
     if classes is None:
         return ()
-    if not isinstance(classes, Iterable):
+    if isinstance(classes, str) or not isinstance(classes, Iterable):
         raise TypeError(f"retry_on is a tuple of exceptions, not {given!r}")
     found = tuple(classes)
     for each in found:
-        if not isinstance(each, type) or not issubclass(each, Exception):
+        if not isinstance(each, type) or Exception not in each.__mro__:
             raise TypeError(f"retry_on: {each!r} is no class of exceptions")
     return found
 
@@ -184,16 +224,16 @@ def as_exceptions(given: Any) -> tuple[type[BaseException], ...]:
 def ladder(wanted: Iterable[tuple[Resources, Retry]], times: int) -> list[PoolSpec]:
     """Returns the pools of workers that jobs may need, the pools for the wanted ones first.
 
-    :param wanted: what jobs ask for, and what to do when that was too little; each pair once
+    :param wanted: what jobs ask for, and what to do when that was too little; each once
     :param times: how often a job is tried again where its Retry does not say
     """
     pools: list[PoolSpec] = []
     retries: list[Retry] = []
     steps: list[int] = []
-    known: dict[tuple[Resources, Retry], int] = {}
+    known: dict[tuple[object, ...], int] = {}
 
     def number(resources: Resources, retry: Retry, left: int) -> int:
-        key = resources, retry
+        key = resources, retry.growth
         if key not in known:
             known[key] = len(pools)
             pools.append(PoolSpec(resources))

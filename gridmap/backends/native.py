@@ -71,12 +71,13 @@ def checked_validation_level(level: str) -> str:
     return level
 
 
-def walltime_s(h_rt: str | int | float | None) -> float | None:
+def walltime_s(h_rt: str | int | float | None, what: str = "h_rt") -> float | None:
     """Returns a time limit in seconds; None for no limit.
 
     Grid Engine takes seconds (also octal with a leading 0, or hexadecimal with 0x), and
     hours:minutes:seconds of which each may be left out ("1::1").
 
+    :param what: its name, for the error
     :raises ValueError: Grid Engine would refuse it
     Source: sge_types(1) "time_specifier"; tried on Son of Grid Engine 8.1.9
     """
@@ -95,7 +96,7 @@ def walltime_s(h_rt: str | int | float | None) -> float | None:
         return float(int(text, 8))
     if _PLAIN_SECONDS.fullmatch(text):
         return float(text)
-    raise ValueError(f"h_rt is {h_rt!r}; it must be seconds or hours:minutes:seconds")
+    raise ValueError(f"{what} is {h_rt!r}; it must be seconds or hours:minutes:seconds")
 
 
 _MEMORY = re.compile(r"(0[xX][0-9a-fA-F]+|\d+(?:\.\d*)?)([kKmMgGtT]?)", re.ASCII)
@@ -112,8 +113,9 @@ def memory_bytes(what: str, amount: str | int) -> int:
     :raises ValueError: Grid Engine would refuse it, or it is nothing
     Source: sge_types(1) "memory_specifier"
     """
-    found = _MEMORY.fullmatch(str(amount).strip())
-    if isinstance(amount, bool) or found is None:
+    whole = hasattr(amount, "__index__") and not isinstance(amount, bool)
+    found = _MEMORY.fullmatch(str(amount).strip()) if whole or isinstance(amount, str) else None
+    if found is None:
         raise ValueError(f'{what} is {amount!r}; it must be an amount of memory, such as "4G"')
     number, unit = found.groups()
     count = int(number, 16) if number[:2] in ("0x", "0X") else float(number)

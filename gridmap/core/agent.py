@@ -300,7 +300,7 @@ class AgentCore:
             lease = next((x for x in self._waiting if self._has_blobs(x)), None)
             if lease is None:
                 return
-            early = self._time.gives_all(self._taken.get(lease.key, now))
+            early = self._time.gives_all(self._taken.get(lease.key, now), now)
             if self._children.give(child, lease, now, out, early):
                 self._waiting.remove(lease)
                 self._look_at = min(self._look_at, now + LOOK_S)

@@ -86,7 +86,7 @@ class Children:
 
         :param early: it can have all of the worker's time, if nothing else has run
         """
-        if child.used and not lease.reuse:
+        if child.used and (not lease.reuse or self._leaves_no_room(child, lease)):
             self._kill(child, Reason(Outcome.CANCELED), now, out)
             return False
         child.state = ChildState.BUSY
@@ -183,7 +183,8 @@ class Children:
 
     def _leaves_no_room(self, child: Child, lease: Lease) -> bool:
         """Returns whether a child that is done still has so much that the next job might pay."""
-        return 0 < lease.max_rss_bytes < 2 * child.use.rss_bytes
+        had = max(child.use.rss_bytes, child.peak_rss_bytes)
+        return 0 < lease.max_rss_bytes < 2 * had
 
     def _marks(self, child: Child, use: Usage) -> tuple[memory.Mark, ...]:
         allowed = child.lease.max_rss_bytes if child.lease is not None else 0
@@ -284,7 +285,7 @@ class Children:
                 event.exit_status,
                 event.signal,
                 text,
-                child.use.rss_bytes,
+                max(child.use.rss_bytes, mark.used_bytes if mark.limit == memory.MAX_RSS else 0),
                 child.use.cpu_fraction,
                 mark.limit_bytes,
                 mark.limit,

@@ -114,11 +114,13 @@ class DeliverEnd:
 class Charged:
     """A job failed and is to run again; so many attempts count against it.
 
+    :param attempt: number of the try that failed
     :param spec: what it is given for the next one, where that is not what it had
     """
 
     job: int
     attempts: int
+    attempt: int
     spec: JobSpec | None = None
 
 

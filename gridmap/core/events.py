@@ -56,11 +56,13 @@ class KnownLease(NamedTuple):
 class KnownCharge(NamedTuple):
     """Attempts that an earlier monitor of the run charged against a job that has not ended.
 
+    :param attempt: number of the last try that failed
     :param spec: what the job was given for its next try, where that is not what it began with
     """
 
     job: int
     attempts: int
+    attempt: int = -1
     spec: JobSpec | None = None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from gridmap.core.effects import (
@@ -50,6 +50,7 @@ class Leasing:
         self._emit = emit
         self._halt = halt
         self._charged: dict[int, int] = {}
+        self._failed_at: dict[int, int] = {}  # under an earlier monitor: number of the last try
         self._grown: set[int] = set()  # jobs that were given more than they began with
         self._pace: dict[str, Pace] = {}
         self.jobs = JobTable()
@@ -159,9 +160,10 @@ class Leasing:
             if state in FINAL_JOB_STATES and inside.count > 0:
                 for part in self.jobs.spans(inside, UNFINISHED):
                     self.end(part, state)
-        for job, attempts, spec in charged:
+        for job, attempts, attempt, spec in charged:
             if attempts > 0 and 0 <= job < len(self.jobs):
                 self._charged[job] = attempts
+                self._failed_at[job] = attempt
                 known = spec is not None and 0 <= spec.pool < len(self._pools)
                 if spec is not None and known and self.jobs[job] in UNFINISHED:
                     self._change(job, self.jobs.spec(job), spec)
@@ -212,11 +214,10 @@ class Leasing:
         inside = _within(known.span, len(self.jobs))
         if known.span.count < 1 or inside != known.span or name in worker.leases:
             return
-        waiting = [  # those of its jobs that were to have more have gone to another pool
+        waiting = [
             part
             for span in self.jobs.spans(known.span, frozenset({_J.QUEUED}))
-            for part in self.jobs.segments(span)
-            if self.jobs.spec(part.first).pool == worker.pool
+            for part in self._left_to(worker, span, known.attempt)
         ]
         if not waiting:
             return
@@ -232,6 +233,17 @@ class Leasing:
         worker.leases[name] = lease
         for span in waiting:
             self.jobs.move(span, _J.LEASED)
+
+    def _left_to(self, worker: WorkerRecord, span: Span, attempt: int) -> Iterator[Span]:
+        """Yields the jobs of a lease of an earlier monitor that may still be with its worker: not
+        those that have failed there, which may have gone to another pool."""
+        at = span.first
+        for job in [*range(span.first, span.stop), span.stop]:
+            over = job == span.stop or self._failed_at.get(job, -1) >= attempt
+            if over or self.jobs.spec(job).pool != worker.pool:
+                if job > at:
+                    yield Span(at, job - at)
+                at = job + 1
 
     # --- taking back ------------------------------------------------------------------------------
 
@@ -345,7 +357,7 @@ class Leasing:
         self.jobs.move(Span(job, 1), _J.REQUEUED)
         if more is not None:
             self._change(job, spec, more)
-        self._emit(Charged(job, charged, more))
+        self._emit(Charged(job, charged, lease.attempt, more))
         self._again(job, more or spec, lease.attempt + 1, charged, worker.host, now)
         most = self._policy.resubmits(spec)
         say = f"job {job} ({cause}) on {worker.host}: resubmission {charged} of {most}"

@@ -75,7 +75,7 @@ def walltime_margin_s(walltime_s: float) -> float:
 
     Held by tests/core/test_policy.py::test_the_margin_before_the_walltime.
     """
-    return min(walltime_s / 2, max(2.0, min(10.0, walltime_s / 20)))
+    return min(walltime_s / 4, max(2.0, min(10.0, walltime_s / 20)))
 
 
 def came_first(waited_s: float, walltime_s: float) -> bool:
@@ -150,7 +150,7 @@ class Policy:
         """
         first_s = self.backoff_first_s if rule.backoff_s < 0 else rule.backoff_s
         most_s = self.backoff_most_s if rule.backoff_most_s < 0 else rule.backoff_most_s
-        return float(min(first_s * 2.0 ** min(max(0, tries - 1), 60), max(first_s, most_s)))
+        return float(min(first_s * 2.0 ** min(max(0, tries - 1), 60), most_s))
 
     def may_retry(
         self, cause: Cause, charged: int, spec: JobSpec, wish: bool | None = None

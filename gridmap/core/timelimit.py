@@ -57,7 +57,10 @@ class TimeLimit:
         """Returns how long the worker has been running."""
         return 0.0 if self._began_at is None else now - self._began_at
 
-    def gives_all(self, arrived_at: float) -> bool:
-        """Returns whether a first job that came at this time can have all of the worker's."""
+    def gives_all(self, arrived_at: float, now: float) -> bool:
+        """Returns whether a first job that came at this time can have all of the worker's.
+
+        On a worker that lives for seconds, its own start may take most of them.
+        """
         waited_s = 0.0 if self._welcomed_at is None else arrived_at - self._welcomed_at
-        return came_first(waited_s, self.walltime_s)
+        return came_first(waited_s, self.walltime_s) and self.cut_at - now >= self.walltime_s / 2

@@ -59,7 +59,7 @@ CREATE TABLE failures (job INTEGER PRIMARY KEY, cause TEXT, outcome INTEGER, att
     at INTEGER, sizes BLOB);
 CREATE TABLE ends (first INTEGER, count INTEGER, state INTEGER, cause TEXT, text TEXT,
     refused INTEGER);
-CREATE TABLE charges (job INTEGER PRIMARY KEY, attempts INTEGER, spec BLOB);
+CREATE TABLE charges (job INTEGER PRIMARY KEY, attempts INTEGER, attempt INTEGER, spec BLOB);
 """
 
 _CLOSE_DEADLINE_S = 10.0
@@ -187,12 +187,12 @@ class Book:
         values = (*fact.span, int(fact.state), str(fact.cause), fact.text, int(fact.refused))
         self._add("INSERT INTO ends VALUES (?, ?, ?, ?, ?, ?)", values)
 
-    def charged(self, job: int, attempts: int, spec: JobSpec | None = None) -> None:
-        """A job failed, and will run again, with what `spec` gives it."""
+    def charged(self, job: int, attempts: int, attempt: int, spec: JobSpec | None = None) -> None:
+        """A job failed in its try of this number, and will run again, with what `spec` gives it."""
         self._add(
-            "INSERT INTO charges VALUES (?, ?, ?) ON CONFLICT (job) DO UPDATE SET "
-            "attempts = excluded.attempts, spec = coalesce(excluded.spec, spec)",
-            (job, attempts, None if spec is None else msgspec.msgpack.encode(spec)),
+            "INSERT INTO charges VALUES (?, ?, ?, ?) ON CONFLICT (job) DO UPDATE SET attempts = "
+            "excluded.attempts, attempt = excluded.attempt, spec = coalesce(excluded.spec, spec)",
+            (job, attempts, attempt, None if spec is None else msgspec.msgpack.encode(spec)),
         )
 
     def run_again(self) -> None:
@@ -420,7 +420,7 @@ def _read(connection: sqlite3.Connection, payload: memoryview) -> Facts:
     for first, count, state, cause, text, refused in rows("SELECT * FROM ends ORDER BY rowid"):
         span = Span(first, count)
         facts.ends.append(EndFact(span, JobState(state), Cause(cause), text, bool(refused)))
-    for job, attempts, packed in rows("SELECT * FROM charges"):
+    for job, attempts, attempt, packed in rows("SELECT * FROM charges"):
         spec = None if packed is None else msgspec.msgpack.decode(packed, type=JobSpec)
-        facts.charged[job] = KnownCharge(job, attempts, spec)
+        facts.charged[job] = KnownCharge(job, attempts, attempt, spec)
     return facts

@@ -70,7 +70,7 @@ class Recorder:
         if waits:
             self._held.append(effect)
         elif isinstance(effect, do.Charged):
-            self._book.charged(effect.job, effect.attempts, effect.spec)
+            self._book.charged(effect.job, effect.attempts, effect.attempt, effect.spec)
         elif isinstance(effect, do.RunEnded):
             self._book.run_ended()
         return waits

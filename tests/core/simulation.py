@@ -348,7 +348,9 @@ class Simulation:
         elif isinstance(effect, do.Charged):
             before = ledger.charged.get(effect.job)
             spec = effect.spec or (before.spec if before is not None else None)
-            ledger.charged[effect.job] = ev.KnownCharge(effect.job, effect.attempts, spec)
+            ledger.charged[effect.job] = ev.KnownCharge(
+                effect.job, effect.attempts, effect.attempt, spec
+            )
         elif isinstance(effect, do.SubmitWorkers):
             ledger.requests[effect.request] = (-1, effect.pool)
         elif isinstance(effect, do.Deliver):

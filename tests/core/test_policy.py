@@ -27,7 +27,7 @@ def test_backoff_doubles_up_to_its_bound() -> None:
     assert [POLICY.backoff_s(n) for n in (0, 1, 2, 3, 12, 10_000)] == [0.1, 0.1, 0.2, 0.4, 30, 30]
     rule = RetryRule(backoff_s=5.0, backoff_most_s=12.0)
     assert [POLICY.backoff_s(n, rule) for n in (1, 2, 3, 4)] == [5, 10, 12, 12]
-    assert POLICY.backoff_s(1, RetryRule(backoff_s=60.0)) == 60
+    assert POLICY.backoff_s(1, RetryRule(backoff_s=60.0)) == 30
 
 
 RULE = RetryRule()
@@ -123,7 +123,7 @@ def test_a_job_starts_only_where_it_fits_before_the_walltime() -> None:
 
 def test_the_margin_before_the_walltime() -> None:
     margins = [walltime_margin_s(s) for s in (0, 2, 10, 40, 100, 200, 86400)]
-    assert margins == [0, 1, 2, 2, 5, 10, 10]
+    assert margins == [0, 0.5, 2, 2, 5, 10, 10]
 
 
 def test_a_first_job_that_came_late_had_less_than_all_the_time() -> None:

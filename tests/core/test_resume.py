@@ -100,6 +100,17 @@ def test_a_value_tells_the_attempts_of_both_monitors() -> None:
     assert of(do.Deliver, stage.new)[0].attempts == 3
 
 
+def test_a_job_that_had_failed_on_its_worker_is_not_there_any_more() -> None:
+    stage = resumed(
+        3,
+        Limits(1, 1),
+        workers=(worker("w"),),
+        leases=(lease("w", 0, 3),),
+        charged=(ev.KnownCharge(1, 1, 0),),
+    )
+    assert [stage.state(job) for job in range(3)] == [J.LEASED, J.QUEUED, J.LEASED]
+
+
 def test_a_job_that_was_charged_gets_no_company() -> None:
     stage = resumed(64, charged=(ev.KnownCharge(40, 1),))
     stage.start("w")
@@ -225,7 +236,7 @@ def test_a_lease_that_its_worker_does_not_hold_goes_back_uncharged() -> None:
 def test_a_worker_that_was_started_anew_has_lost_its_leases() -> None:
     stage = resumed(2, workers=(worker("w"),), leases=(lease("w", 0, 2),))
     stage.hello("w", "j")
-    assert of(do.Charged, stage.new) == [do.Charged(0, 1)]
+    assert of(do.Charged, stage.new) == [do.Charged(0, 1, 0)]
     assert stage.assigned() == [("w", Span(1, 1), 1)]
     stage.result("w", 1, attempt=1, incarnation="j")
     stage.wait(1)
@@ -275,7 +286,7 @@ def test_of_what_a_lost_worker_had_the_oldest_was_running_and_is_charged() -> No
     leases = (lease("w", 0), lease("w", 1, attempt=1), lease("w", 2, attempt=2))
     stage = resumed(3, workers=(worker("w"),), leases=leases)
     stage.polled(w=NativeState.FAILED)
-    assert of(do.Charged, stage.all) == [do.Charged(0, 1)]
+    assert of(do.Charged, stage.all) == [do.Charged(0, 1, 0)]
 
 
 def test_the_scheduler_s_silence_about_a_worker_takes_nothing_from_it() -> None:
@@ -473,7 +484,7 @@ def finishes(stage: Stage, jobs: int) -> None:
         {"workers": (worker("w", pool=7),), "leases": (lease("w", 0),)},
         {"leases": (lease("nobody", 0), lease("", 1))},
         {"charged": tuple(ev.KnownCharge(*x) for x in ((-1, 3), (99, 3), (0, -5)))},
-        {"charged": (ev.KnownCharge(0, 1, JobSpec("f", "c", 9)), ev.KnownCharge(9, 1, SPEC))},
+        {"charged": (ev.KnownCharge(0, 1, 0, JobSpec("f", "c", 9)), ev.KnownCharge(9, 1, 0, SPEC))},
         {"ended": ((Span(4, 9), J.COMPLETED), (Span(-3, 2), J.FAILED), (Span(1, 0), J.FAILED))},
         {"ended": ((Span(3, 9), J.COMPLETED), (Span(-1, 2), J.COMPLETED))},
         {"ended": ((Span(0, 2), J.COMPLETED), (Span(1, 1), J.COMPLETED))},

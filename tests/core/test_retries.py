@@ -119,7 +119,7 @@ def test_of_a_lease_of_which_one_job_has_moved_the_rest_stays_with_its_worker() 
     stage.tell(
         ev.RunResumed(
             ended=((Span(0, 2), J.COMPLETED),),
-            charged=(ev.KnownCharge(2, 1, moved),),
+            charged=(ev.KnownCharge(2, 1, 0, moved),),
             workers=(ev.KnownWorker("w", 0, 0),),
             leases=(ev.KnownLease("w", "i", Span(1, 3), 0),),
         )
@@ -170,7 +170,7 @@ def test_a_late_value_for_jobs_of_which_one_has_moved_counts_in_both_pools() -> 
 def test_what_a_job_was_given_survives_its_monitor() -> None:
     moved = JobSpec("f", "c", 1, max_rss_bytes=5)
     stage = Stage(*ladder(), jobs=3)
-    stage.tell(ev.RunResumed(charged=(ev.KnownCharge(1, 2, moved),)))
+    stage.tell(ev.RunResumed(charged=(ev.KnownCharge(1, 2, 1, moved),)))
     assert [p.unfinished for p in stage.d.pools] == [2, 1, 0]
     stage.wait(1)
     for request in of(do.SubmitWorkers, stage.all):

@@ -372,7 +372,7 @@ def test_what_a_worker_left_stays_while_the_ledger_cannot_take_it(tmp_path: Path
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1, before[1]))
     try:
-        earlier.book.charged(1, 1)
+        earlier.book.charged(1, 1, 0)
         earlier.book.flush(lambda: earlier._spool_is_in(left))
         assert earlier.book.close()
     finally:

@@ -73,8 +73,8 @@ def test_every_fact_is_read_as_it_was_written(tmp_path: Path) -> None:
     ledger.answered(0, 1, ["7.1", "7.2"])
     ledger.requested(1, 0, 9)
     ledger.leased(lease)
-    ledger.charged(4, 1)
-    ledger.charged(4, 2)
+    ledger.charged(4, 1, 0)
+    ledger.charged(4, 2, 3)
     ledger.values(values)
     ledger.failed(failure)
     ledger.ended(end)
@@ -91,7 +91,7 @@ def test_every_fact_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert facts.values == [values]
     assert facts.failures == [failure]
     assert facts.ends == [end]
-    assert facts.charged == {4: KnownCharge(4, 2)}
+    assert facts.charged == {4: KnownCharge(4, 2, 3)}
 
 
 def test_it_is_private(tmp_path: Path) -> None:

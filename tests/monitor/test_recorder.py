@@ -280,7 +280,7 @@ def test_the_ledger_has_values_failures_ends_and_charges(tmp_path: Path) -> None
     (failure,) = facts.failures
     assert (failure.job, failure.cause, failure.outcome) == (1, Cause.EXCEPTION, Outcome.EXCEPTION)
     assert (failure.attempts, failure.worker, failure.frames) == (1, "7.1", [b"exception"])
-    assert facts.charged == {2: ev.KnownCharge(2, 1)}
+    assert facts.charged == {2: ev.KnownCharge(2, 1, 0)}
     (end,) = facts.ends
     assert (end.span, end.state, end.text) == (Span(4, 1), JobState.CANCELED, "enough")
     assert [x.span.first for x in facts.leases] == [0, 1, 2, 3]
