@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -87,6 +88,7 @@ class Engine:
         self._exhausted = earlier is not None
         self._read_out: list[RunDirectory] = []  # to be removed when all values have been read
         self._old = 0  # deliveries to come that an earlier client may have had
+        self._pid = os.getpid()
 
     # --- starting ---------------------------------------------------------------------------------
 
@@ -208,11 +210,23 @@ class Engine:
 
     # --- what comes back --------------------------------------------------------------------------
 
+    def check_process(self) -> None:
+        """Sees to it that nobody waits for a run that goes on in another process.
+
+        :raises GridMapError: this process is a fork of that one
+        """
+        if os.getpid() != self._pid and not self.sink.ended:
+            raise GridMapError(
+                f"run {self.id} belongs to process {self._pid}, of which this one is a fork: only "
+                "that one can ask how it is or take its values"
+            )
+
     def take(self, timeout_s: float | None = None) -> Iterator[Batch] | None:
         """Returns what has ended since the last call; None when nothing more will.
 
         :param timeout_s: how long to wait for something; None: until there is something
         """
+        self.check_process()
         items = self.sink.take(timeout_s)
         if not items and self.sink.drained:
             if self.sink.error is not None:
@@ -256,13 +270,16 @@ class Engine:
     def _asked(self, pool: int) -> Resources:
         """Returns what the workers of a pool had been asked for."""
         pools = self._plan.pools
-        on_cluster = self.options.backend != LOCAL and pool < len(pools)
-        return pools[pool].resources if on_cluster else Resources()
+        if self.options.backend == LOCAL or pool >= len(pools):
+            return Resources()
+        asked = pools[pool].resources
+        return asked if self.options.settings.use_mem_free else replace(asked, mem_free="")
 
     # --- the end ----------------------------------------------------------------------------------
 
     def status(self) -> RunStatus:
         """Returns the run at a glance."""
+        self.check_process()
         if self._monitor is None and self._earlier is not None and self._earlier.over:
             completed, failed = map(self._earlier.count, (JobState.COMPLETED, JobState.FAILED))
             canceled = self.total - completed - failed

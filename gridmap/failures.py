@@ -40,7 +40,7 @@ _ADVICE = {
     Cause.SILENT: "see whether the host is up, or raise MAX_TIME_BETWEEN_HEARTBEATS",
 }
 LOG_TAIL_BYTES = 4096
-_ASKED = ("h_vmem", "mem_free", "h_rt")
+_ASKED = ("h_vmem", "mem_free")
 
 
 @contextlib.contextmanager
@@ -62,7 +62,11 @@ def exception_of_failure(failure: Failure, name: str, asked: Resources) -> BaseE
     :param asked: what its worker had been asked for
     """
     if failure.outcome in (Outcome.EXCEPTION, Outcome.RETRIABLE):
-        return data.unpack_exception(failure.frames)
+        error = data.unpack_exception(failure.frames)
+        if isinstance(error, JobException) and error.job is None:  # it stands for one of the user's
+            error.job, error.name, error.attempts = failure.job, name, failure.attempts
+            error.host = failure.place.host
+        return error
     if failure.outcome is Outcome.NO_MEMORY:
         error = data.unpack_exception(failure.frames)
         _add_note(
@@ -78,6 +82,8 @@ def exception_of_failure(failure: Failure, name: str, asked: Resources) -> BaseE
         text = death.text or _how(death)
     else:
         death = _of_lost_worker(failure)
+        if failure.place.worker and not text.startswith("worker"):
+            text = f"its worker {failure.place.worker} {text}"
     where = f" on {failure.place.host}" if failure.place.host else ""
     tries = "attempt" if failure.attempts == 1 else "attempts"
     suggestion = _suggestion(failure.cause, death, asked)
@@ -143,9 +149,11 @@ def _suggestion(cause: Cause, death: Death, asked: Resources) -> str:
         return f"{now}ask for more time (h_rt), or let it grow by retry=gridmap.Retry(time=2)"
     if death.limit == "max_rss":
         return "raise max_rss, or let it grow by retry=gridmap.Retry(memory=2)"
-    wanted = ", ".join(f"{x}={value}" for x in _ASKED[:2] if (value := getattr(asked, x)))
+    wanted = ", ".join(f"{x}={value}" for x in _ASKED if (value := getattr(asked, x)))
     allowed = f"allowed {human(death.limit_bytes)}, " if death.limit_bytes else ""
     had = f"had {human(death.rss_bytes)}" if death.rss_bytes else "it was too little"
+    if not wanted and not death.limit_bytes and not death.rss_bytes:
+        return "ask for more memory (h_vmem, mem_free); on this machine, see whether it has more"
     return (
         f"{f'asked for {wanted}, ' if wanted else ''}{allowed}{had}: ask for more memory (h_vmem, "
         "mem_free), or let it grow by retry=gridmap.Retry(memory=2)"

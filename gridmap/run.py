@@ -88,6 +88,7 @@ class Run:
 
     def _gather(self, timeout_s: float | None) -> bool:
         """Takes what has ended; returns whether that is all. One thread does it at a time."""
+        self._engine.check_process()  # in a fork, a thread that is not there may be at it
         deadline = None if timeout_s is None else time.monotonic() + max(0.0, timeout_s)
         if not self._taking.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s)):
             return False  # another thread is at it

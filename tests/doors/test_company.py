@@ -326,3 +326,33 @@ open("values", "w").write(repr(values))
         assert one.ended(20) == 0
         assert one.file("values") == "[1, 2]"
         one.left_nothing()
+
+
+def test_a_fork_is_told_at_once_that_the_run_is_not_its_own(tmp_path: Path) -> None:
+    text = """
+import os, time, warnings
+import gridmap
+warnings.simplefilter("ignore")
+
+def waits(x):
+    while not os.path.exists("gate"):
+        time.sleep(0.005)
+    return x
+
+run = gridmap.submit([gridmap.Job(waits, [i]) for i in range(2)], local=True, max_processes=2)
+stream = gridmap.grid_imap(abs, iter([1, 2]), local=True, max_processes=2)
+next(stream)
+pid = os.fork()
+if pid == 0:
+    for call in (run.results, run.wait, run.status):
+        try:
+            call()
+        except gridmap.GridMapError as error:
+            print("belongs to process %d" % os.getppid() in str(error), flush=True)
+    run.cancel()
+    os._exit(0)
+os.waitpid(pid, 0)
+open("gate", "w").close()
+print(run.results(), list(stream))
+"""
+    assert outcome(tmp_path, text) == "True\nTrue\nTrue\n[0, 1] [2]\n"
