@@ -35,6 +35,7 @@ from gridmap.core.records import PoolRecord, WorkerRecord
 from gridmap.core.spec import Span
 from gridmap.core.staffing import Staffing
 from gridmap.core.states import JobState
+from gridmap.core.takeover import Takeover
 from gridmap.core.workforce import Workforce
 from gridmap.errors import Cause
 
@@ -80,7 +81,10 @@ class Dispatcher:
             give_up,
         )
         self._force.run = run
-        self._inbox = Inbox(policy, self.pools, self._leasing, self._force, self._emit)
+        self._takeover = Takeover(self._leasing, self.pools)
+        self._inbox = Inbox(
+            policy, self.pools, self._leasing, self._takeover, self._force, self._emit
+        )
 
     @property
     def workers(self) -> dict[str, WorkerRecord]:
@@ -176,21 +180,21 @@ class Dispatcher:
 
     def _resume(self, event: RunResumed, now: float) -> None:
         """Takes over from an earlier monitor; what its workers hold stays with them for now."""
-        self._leasing.resume(event.ended, event.charged)
+        self._takeover.take_in(event.ended, event.charged)
         self._staffing.resume(event.next_request)
         worked = {lease.worker for lease in event.leases}
         for known in event.workers:
             self._force.resume(known, known.id in worked, now)
         for lease in reversed(event.leases):  # the last word on a job is the one that counts
             if lease.worker not in self.workers:  # it said Hello before the scheduler's answer
-                pool = self._leasing.pool_of(lease.span)
+                pool = self._takeover.pool_of(lease.span)
                 if pool is None:
                     continue
                 self._force.resume(KnownWorker(lease.worker, pool, -1), True, now)
-            self._leasing.restore(self.workers[lease.worker], lease, now)
+            self._takeover.restore(self.workers[lease.worker], lease, now)
         for worker in self.workers.values():
             worker.leases = dict(reversed(worker.leases.items()))  # the oldest is the first
-        self._leasing.requeue()
+        self._takeover.requeue()
 
     def _feed(self, pool: PoolRecord, now: float) -> None:
         """Leases what waits; those who get nothing leave in time if no more is to come."""

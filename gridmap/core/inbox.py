@@ -30,6 +30,7 @@ from gridmap.core.policy import CAUSE_OF, Policy, is_near
 from gridmap.core.records import LeaseRecord, PoolRecord, WorkerRecord
 from gridmap.core.spec import JobSpec, Span
 from gridmap.core.states import JobState, WorkerState
+from gridmap.core.takeover import Takeover
 from gridmap.core.workforce import Workforce
 from gridmap.errors import Cause
 
@@ -47,12 +48,14 @@ class Inbox:
         policy: Policy,
         pools: list[PoolRecord],
         leasing: Leasing,
+        takeover: Takeover,
         force: Workforce,
         emit: Emit,
     ) -> None:
         self._policy = policy
         self._pools = pools
         self._leasing = leasing
+        self._takeover = takeover
         self._jobs = leasing.jobs
         self._force = force
         self._emit = emit
@@ -73,7 +76,7 @@ class Inbox:
         span = Span(item.first, item.count)
         lease = lease or worker.former_lease_of(item.first, item.attempt)
         if lease is None:
-            lease, late = self._leasing.adopt(worker, span, item.attempt), False
+            lease, late = self._takeover.adopt(worker, span, item.attempt), False
         if lease is None or item.count < 1 or not lease.covers(span):
             return
         if item.outcome not in _OUTCOMES or (late and item.outcome != Outcome.VALUE):
@@ -203,7 +206,7 @@ class Inbox:
         present: set[tuple[int, int]] = set()
         strangers: set[Key] = set()
         for held in inventory:
-            lease = worker.lease_of(held.first, held.attempt) or self._leasing.adopt(
+            lease = worker.lease_of(held.first, held.attempt) or self._takeover.adopt(
                 worker, Span(held.first, held.count), held.attempt
             )
             if lease is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from gridmap.core.effects import (
@@ -17,13 +17,12 @@ from gridmap.core.effects import (
     Note,
     SendMessage,
 )
-from gridmap.core.events import KnownCharge, KnownLease
 from gridmap.core.jobs import IN_FLIGHT, UNFINISHED, WAITING, JobTable, Range
 from gridmap.core.messages import Cancel, Recall
 from gridmap.core.policy import Pace, Policy, likely_cause
 from gridmap.core.records import LeaseRecord, PoolRecord, WorkerRecord
 from gridmap.core.spec import JobSpec, Span
-from gridmap.core.states import FINAL_JOB_STATES, JobState, WorkerState
+from gridmap.core.states import JobState, WorkerState
 from gridmap.errors import Cause
 
 DONORS_LOOKED_AT = 64
@@ -49,8 +48,7 @@ class Leasing:
         self._pools = pools
         self._emit = emit
         self._halt = halt
-        self._charged: dict[int, int] = {}
-        self._failed_at: dict[int, int] = {}  # under an earlier monitor: number of the last try
+        self.charged: dict[int, int] = {}
         self._grown: set[int] = set()  # jobs that were given more than they began with
         self._pace: dict[str, Pace] = {}
         self.jobs = JobTable()
@@ -59,7 +57,7 @@ class Leasing:
 
     def attempts(self, span: Span) -> int:
         """Returns how often the first of these jobs was tried; one that failed once is alone."""
-        return self._charged.get(span.first, 0) + 1
+        return self.charged.get(span.first, 0) + 1
 
     def wake(self, pool: PoolRecord, now: float) -> None:
         """Queues the jobs that have backed off long enough."""
@@ -150,100 +148,6 @@ class Leasing:
     def pace(self, function: str) -> Pace:
         """Returns how long the calls of a function take."""
         return self._pace.setdefault(function, Pace())
-
-    def resume(
-        self, ended: Iterable[tuple[Span, JobState]], charged: Iterable[KnownCharge]
-    ) -> None:
-        """Takes in which jobs ended under an earlier monitor of the run, and what it charged."""
-        for span, state in ended:
-            inside = _within(span, len(self.jobs))
-            if state in FINAL_JOB_STATES and inside.count > 0:
-                for part in self.jobs.spans(inside, UNFINISHED):
-                    self.end(part, state)
-        for job, attempts, attempt, spec in charged:
-            if attempts > 0 and 0 <= job < len(self.jobs):
-                self._charged[job] = attempts
-                self._failed_at[job] = attempt
-                known = spec is not None and 0 <= spec.pool < len(self._pools)
-                if spec is not None and known and self.jobs[job] in UNFINISHED:
-                    self._change(job, self.jobs.spec(job), spec)
-
-    def pool_of(self, span: Span) -> int | None:
-        """Returns the pool of these jobs; None where they cannot make up a lease."""
-        if span.count < 1 or _within(span, len(self.jobs)) != span:
-            return None
-        return self.jobs.spec(span.first).pool if list(self.jobs.segments(span)) == [span] else None
-
-    def requeue(self) -> None:
-        """Leaves in the queues what waits and no more; who was charged waits alone."""
-        charged = sorted(self._charged)
-        for pool in self._pools:
-            items = []
-            while (item := pool.queue.first()) is not None:
-                items.append(pool.queue.take(item.span.count))
-            for item in items:
-                for span in self.jobs.spans(item.span, frozenset({_J.QUEUED})):
-                    between = charged[
-                        bisect_left(charged, span.first) : bisect_left(charged, span.stop)
-                    ]
-                    at = span.first
-                    for job in [*between, span.stop]:
-                        if job > at:
-                            pool.queue.put(replace(item, span=Span(at, job - at)))
-                        if job < span.stop:
-                            spec = self.jobs.spec(job)
-                            one = replace(item, span=Span(job, 1), spec=spec, alone=True)
-                            self._pools[spec.pool].queue.put(one)
-                        at = job + 1
-
-    def adopt(self, worker: WorkerRecord, span: Span, attempt: int) -> LeaseRecord | None:
-        """Leaves jobs that wait to the worker that an earlier monitor gave them to, if they all
-        do."""
-        if not worker.resumed or self.pool_of(span) != worker.pool:
-            return None
-        if self.jobs.spans(span, frozenset({_J.QUEUED})) != [span]:
-            return None
-        lease = LeaseRecord(span, self.jobs.spec(span.first), attempt, [span])
-        worker.leases[(span.first, attempt)] = lease
-        self.jobs.move(span, _J.LEASED)
-        return lease
-
-    def restore(self, worker: WorkerRecord, known: KnownLease, now: float) -> None:
-        """Gives a worker a lease again that it had: what of it still waits."""
-        name = (known.span.first, known.attempt)
-        inside = _within(known.span, len(self.jobs))
-        if known.span.count < 1 or inside != known.span or name in worker.leases:
-            return
-        waiting = [
-            part
-            for span in self.jobs.spans(known.span, frozenset({_J.QUEUED}))
-            for part in self._left_to(worker, span, known.attempt)
-        ]
-        if not waiting:
-            return
-        spec = self.jobs.spec(waiting[0].first)
-        worker.incarnation = worker.incarnation or known.incarnation
-        lease = LeaseRecord(known.span, spec, known.attempt, waiting)
-        if worker.incarnation != known.incarnation:  # of a process that is no more
-            if not spec.rerunnable:
-                text = f"worker {worker.id} was started anew"
-                for job in (job for s in waiting for job in range(s.first, s.stop)):
-                    self.attempt_failed(job, lease, Cause.DIED, -1, worker, text, now)
-            return
-        worker.leases[name] = lease
-        for span in waiting:
-            self.jobs.move(span, _J.LEASED)
-
-    def _left_to(self, worker: WorkerRecord, span: Span, attempt: int) -> Iterator[Span]:
-        """Yields the jobs of a lease of an earlier monitor that may still be with its worker: not
-        those that have failed there, which may have gone to another pool."""
-        at = span.first
-        for job in [*range(span.first, span.stop), span.stop]:
-            over = job == span.stop or self._failed_at.get(job, -1) >= attempt
-            if over or self.jobs.spec(job).pool != worker.pool:
-                if job > at:
-                    yield Span(at, job - at)
-                at = job + 1
 
     # --- taking back ------------------------------------------------------------------------------
 
@@ -339,7 +243,7 @@ class Leasing:
         :param wish: whether its user wants another try after this very failure; None: that is a
             matter of the cause
         """
-        charged = self._charged[job] = self._charged.get(job, 0) + 1
+        charged = self.charged[job] = self.charged.get(job, 0) + 1
         spec = self.jobs.spec(job)
         more = self._more(spec, cause)
         if more is not None:
@@ -356,7 +260,7 @@ class Leasing:
             return
         self.jobs.move(Span(job, 1), _J.REQUEUED)
         if more is not None:
-            self._change(job, spec, more)
+            self.change(job, spec, more)
         self._emit(Charged(job, charged, lease.attempt, more))
         self._again(job, more or spec, lease.attempt + 1, charged, worker.host, now)
         most = self._policy.resubmits(spec)
@@ -389,7 +293,7 @@ class Leasing:
         more = replace(spec, pool=pool, max_rss_bytes=max(rss, spec.max_rss_bytes))
         return more if more != spec else None
 
-    def _change(self, job: int, before: JobSpec, after: JobSpec) -> None:
+    def change(self, job: int, before: JobSpec, after: JobSpec) -> None:
         """Gives a job other workers, or other limits."""
         self._grown.add(job)
         self.jobs.set_spec(job, after)
@@ -418,7 +322,7 @@ class Leasing:
         self, spans: Iterable[Span], workers: Iterable[WorkerRecord], state: JobState, text: str
     ) -> None:
         """Ends those of these jobs that have not ended, and stops their leases."""
-        inside = (_within(span, len(self.jobs)) for span in spans)
+        inside = (span.within(len(self.jobs)) for span in spans)
         wanted = sorted(span for span in inside if span.count > 0)
         self._stop_leases(wanted, workers)
         for span in wanted:
@@ -435,8 +339,3 @@ class Leasing:
                     keys.append(lease.key)
             if keys:
                 self._emit(SendMessage(worker.id, Cancel(keys)))
-
-
-def _within(span: Span, count: int) -> Span:
-    first = max(0, span.first)
-    return Span(first, min(span.stop, count) - first)

@@ -17,6 +17,11 @@ class Span(NamedTuple):
         """One past the last job number."""
         return self.first + self.count
 
+    def within(self, count: int) -> Span:
+        """Returns what of it lies among so many jobs; its count may be less than nothing."""
+        first = max(0, self.first)
+        return Span(first, min(self.stop, count) - first)
+
 
 @dataclass(frozen=True)
 class Resources:
