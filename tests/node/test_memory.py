@@ -75,7 +75,7 @@ def test_what_a_jobs_processes_use_counts_and_they_end_with_it(tmp_path: Path) -
         time.sleep(60)
 
     # the fork has all of its parent's memory, and shares it
-    with Driver(max_rss_bytes=2 * own_rss_bytes() + 100 * MB) as node:
+    with Driver(max_rss_bytes=own_rss_bytes() + 150 * MB) as node:
         assert node.run(job, [0])[0][0] is Outcome.MEMORY
         wait_for(lambda: not alive(int(place.read_text())))
 
