@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Sequence
 
@@ -21,10 +20,11 @@ from gridmap.core.events import (
     WorkersPolled,
     WorkersSubmitted,
 )
-from gridmap.core.messages import PROTOCOL, Bye, Departure, Drain, Hello, Refuse, Welcome
+from gridmap.core.messages import Bye, Departure, Drain, Hello, Refuse, Welcome
 from gridmap.core.policy import Policy
 from gridmap.core.polling import Polling
-from gridmap.core.records import COMING, ENDED, LIVE, GiveUp, Lose, PoolRecord, WorkerRecord
+from gridmap.core.records import COMING, ENDED, GiveUp, Lose, PoolRecord, WorkerRecord
+from gridmap.core.roster import Roster, why_not
 from gridmap.core.staffing import Staffing
 from gridmap.core.states import WorkerState
 from gridmap.errors import Cause
@@ -64,9 +64,8 @@ class Workforce:
         self._give_up = give_up
         self._staffing = staffing
         self._polling = polling
-        self._timers: list[tuple[float, int, str]] = []
-        self._order = 0
-        self.workers: dict[str, WorkerRecord] = {}
+        self._roster = Roster(pools, emit, lose)
+        self.workers = self._roster.workers
         self.run = ""
         self.closing = False
 
@@ -79,7 +78,7 @@ class Workforce:
             return None
         worker.heard_at = now
         if worker.state is _S.SUSPECT:
-            self._move(worker, _S.UP, "spoke again")
+            self._roster.move(worker, _S.UP, "spoke again")
             self._pools[worker.pool].hungry[worker.id] = None
         return worker
 
@@ -96,10 +95,10 @@ class Workforce:
             pool = self._pools[hello.pool]
             if sum(not w.is_of_scheduler for w in pool.workers.values()) >= pool.requested:
                 return None  # the answer will tell who belongs here
-            worker = self._enlist(worker_id, hello.pool)
+            worker = self._roster.enlist(worker_id, hello.pool)
         if hello.incarnation in worker.past:
             return None  # an old word; whoever reads the answer is another by now
-        mismatch = self._mismatch(hello) or _nonsense(hello, worker)
+        mismatch = why_not(hello, worker, self._policy)
         if mismatch:
             self._refuse(worker, mismatch, now)
             return None
@@ -133,34 +132,20 @@ class Workforce:
         worker.log_stdout, worker.log_stderr = hello.log_stdout, hello.log_stderr
         worker.heard_at = now
         if worker.state is not _S.DRAINING:
-            self._move(worker, _S.UP, f"Hello from {hello.host}")
+            self._roster.move(worker, _S.UP, f"Hello from {hello.host}")
             pool.workers[worker.id] = worker
             pool.hungry[worker.id] = None
             pool.strikes = 0
-        self._remind(now + self._policy.silent_after_s, worker)
+        self._roster.remind(now + self._policy.silent_after_s, worker)
         policy = self._policy
         walltime_s = pool.limits.walltime_s
         welcome = Welcome(self.run, policy.heartbeat_s, policy.grace_s, walltime_s)
         self._emit(SendMessage(worker.id, welcome))
 
-    def _mismatch(self, hello: Hello) -> str:
-        policy = self._policy
-        if hello.protocol != PROTOCOL or (policy.gridmap and hello.gridmap != policy.gridmap):
-            return (
-                f"gridmap {hello.gridmap} (protocol {hello.protocol}) runs on {hello.host}, but "
-                f"the client has {policy.gridmap} (protocol {PROTOCOL}): install the same there"
-            )
-        if policy.python and hello.python != policy.python:
-            return (
-                f"Python {hello.python} runs on {hello.host}, but the client has {policy.python}: "
-                "functions cannot travel between them; use the same interpreter on both"
-            )
-        return ""
-
     def _refuse(self, worker: WorkerRecord, text: str, now: float) -> None:
         self._emit(SendMessage(worker.id, Refuse(text)))
         if worker.state in COMING:
-            self._move(worker, _S.GONE, "refused")
+            self._roster.move(worker, _S.GONE, "refused")
             pool = self._pools[worker.pool]
             if pool.up == 0:
                 self._give_up(pool, Cause.REFUSED, text, False, now)
@@ -181,7 +166,7 @@ class Workforce:
         pool = self._pools[worker.pool]
         reason, departure = bye.reason, bye.departure
         cause = Cause.PREEMPTED if departure in _PEACEFUL else Cause.DIED
-        self._end(worker, _S.GONE, reason, now, cause)
+        self._roster.end(worker, _S.GONE, reason, now, cause)
         if self.closing or (departure == Departure.DRAINED and worker.asked_to_leave):
             return
         self._emit(Note("info", f"{worker.named} left: {reason}"))
@@ -206,8 +191,8 @@ class Workforce:
         text = f"worker {worker.id} {why}"
         self._emit(SendMessage(worker.id, Refuse(text)))
         if worker.state not in ENDED:
-            self._end(worker, _S.GONE, text, now)
-        self._cancel([worker])
+            self._roster.end(worker, _S.GONE, text, now)
+        self._roster.cancel([worker])
         self._staffing.useless(self._pools[worker.pool], text, now)
 
     # --- what the scheduler says ------------------------------------------------------------------
@@ -231,7 +216,7 @@ class Workforce:
             if known is None and not wanted:
                 unwanted.append(worker_id)
                 continue
-            (known or self._enlist(worker_id, pool.number)).request = event.request
+            (known or self._roster.enlist(worker_id, pool.number)).request = event.request
         if unwanted:
             self._emit(CancelWorkers(tuple(unwanted)))
         if not wanted:
@@ -241,14 +226,6 @@ class Workforce:
             pool.gather_at = now
         self._polling.soon(pool, now)
 
-    def _enlist(self, worker_id: str, pool_number: int) -> WorkerRecord:
-        worker = WorkerRecord(worker_id, pool_number)
-        self.workers[worker_id] = worker
-        pool = self._pools[pool_number]
-        pool.workers[worker_id] = worker
-        pool.coming += 1
-        return worker
-
     def resume(self, known: KnownWorker, worked: bool, now: float) -> WorkerRecord | None:
         """Expects a worker of an earlier monitor; whether it lives, it or the scheduler will say.
 
@@ -256,13 +233,13 @@ class Workforce:
         """
         if known.id in self.workers or not 0 <= known.pool < len(self._pools):
             return None
-        worker = self._enlist(known.id, known.pool)
+        worker = self._roster.enlist(known.id, known.pool)
         worker.request = known.request
         worker.resumed = True
         if worked:
             worker.heard_at = now
-            self._move(worker, _S.UP, "worked for an earlier monitor of the run")
-            self._remind(now + self._policy.silent_after_s, worker)
+            self._roster.move(worker, _S.UP, "worked for an earlier monitor of the run")
+            self._roster.remind(now + self._policy.silent_after_s, worker)
             pool = self._pools[known.pool]
             pool.awaited.add(worker.id)
             pool.awaited_until = now + 2 * self._policy.heartbeat_s
@@ -295,7 +272,7 @@ class Workforce:
         if suspended:
             worker.blurred = True
             if worker.state is _S.UP:
-                self._move(worker, _S.SUSPECT, "suspended by the scheduler")
+                self._roster.move(worker, _S.SUSPECT, "suspended by the scheduler")
             text = f"worker {worker.id} is suspended by the scheduler; waiting"
         else:
             text = f"worker {worker.id} is not suspended any more"
@@ -311,10 +288,10 @@ class Workforce:
             self._staffing.deleted(worker, status.text or "deleted", now)
 
     def _seen(self, worker: WorkerRecord, status: NativeStatus, now: float) -> None:
-        self._move(worker, _S.PENDING, f"the scheduler says {status.state.value}")
+        self._roster.move(worker, _S.PENDING, f"the scheduler says {status.state.value}")
         if status.state is NativeState.RUNNING and worker.running_since == math.inf:
             worker.running_since = now
-            self._remind(now + self._policy.startup_deadline_s, worker)
+            self._roster.remind(now + self._policy.startup_deadline_s, worker)
         elif status.state is not NativeState.RUNNING:  # back in the queue
             worker.running_since = math.inf
 
@@ -322,7 +299,7 @@ class Workforce:
         """The scheduler is done with a worker; find out why if it never worked."""
         coming = worker.state in COMING
         text = status.text or f"the scheduler says {status.state.value}"
-        self._end(worker, _S.GONE, text, now, _cause(status))
+        self._roster.end(worker, _S.GONE, text, now, _cause(status))
         if status.state is NativeState.DELETED:
             self._staffing.deleted(worker, text, now)
         if worker.resumed:  # it may have ended long ago, in peace
@@ -345,7 +322,7 @@ class Workforce:
 
     def next_deadline(self) -> float:
         """Returns when `keep_time` has something to do at the latest."""
-        deadline = self._timers[0][0] if self._timers else math.inf
+        deadline = self._roster.next_reminder()
         for pool in self._pools:
             wanted = max(pool.gather_at, pool.submit_not_before)
             unanswered = pool.asked_at + self._policy.submit_deadline_s
@@ -362,13 +339,8 @@ class Workforce:
 
     def keep_time(self, now: float, input_ended: bool) -> None:
         """Does what time alone makes necessary."""
-        while self._timers and self._timers[0][0] <= now:
-            at, _, worker_id = heapq.heappop(self._timers)
-            worker = self.workers[worker_id]
-            if at == worker.reminder_at:
-                worker.reminder_at = math.inf
-                if worker.state not in ENDED:
-                    self._look_at(worker, now)
+        for worker in self._roster.due(now):
+            self._look_at(worker, now)
         for pool in self._pools:
             if now >= max(pool.gather_at, pool.submit_not_before):
                 pool.gather_at = math.inf
@@ -382,46 +354,46 @@ class Workforce:
             if now >= worker.running_since + self._policy.startup_deadline_s:
                 self._hangs(worker, now)
             elif worker.running_since < math.inf:  # it went back to the queue, or we stood still
-                self._remind(worker.running_since + self._policy.startup_deadline_s, worker)
+                self._roster.remind(worker.running_since + self._policy.startup_deadline_s, worker)
         elif worker.suspended:
-            self._remind(now + limit, worker)
+            self._roster.remind(now + limit, worker)
         elif worker.state is _S.SUSPECT:
             if now >= worker.suspect_since + limit:
                 self._lost(worker, now)
             else:
-                self._remind(worker.suspect_since + limit, worker)
+                self._roster.remind(worker.suspect_since + limit, worker)
         elif now >= worker.heard_at + limit:
             if worker.state is _S.DRAINING:
                 self._lost(worker, now)
                 return
-            self._move(worker, _S.SUSPECT, f"silent for {now - worker.heard_at:.0f} s")
+            self._roster.move(worker, _S.SUSPECT, f"silent for {now - worker.heard_at:.0f} s")
             worker.suspect_since = now
             self._polling.soon(self._pools[worker.pool], now)
-            self._remind(now + limit, worker)
+            self._roster.remind(now + limit, worker)
             text = f"{worker.named} is silent for {now - worker.heard_at:.0f} s"
             self._emit(Note("warning", text))
         else:
             if worker.idle_since + self._policy.idle_leave_s <= now:
                 self.drain(worker, "nothing left to do")
-            self._remind(worker.heard_at + limit, worker)
+            self._roster.remind(worker.heard_at + limit, worker)
 
     def _hangs(self, worker: WorkerRecord, now: float) -> None:
         """Running for the scheduler, but never a word: look into it, and have it deleted."""
         waited = now - worker.running_since
-        self._end(worker, _S.LOST, f"no Hello within {waited:.0f} s", now)
+        self._roster.end(worker, _S.LOST, f"no Hello within {waited:.0f} s", now)
         self._emit(DiagnoseWorker(worker.id))
-        self._cancel([worker])
+        self._roster.cancel([worker])
 
     def _lost(self, worker: WorkerRecord, now: float) -> None:
         text = f"{worker.named} was silent for {now - worker.heard_at:.0f} s"
-        self._end(worker, _S.LOST, text, now, Cause.SILENT)
-        self._cancel([worker])
+        self._roster.end(worker, _S.LOST, text, now, Cause.SILENT)
+        self._roster.cancel([worker])
 
     def idle(self, worker: WorkerRecord, now: float) -> None:
         """A worker has no lease and there is none for it: it leaves if that goes on."""
         if worker.idle_since == math.inf and self._pools[worker.pool].limits.polled:
             worker.idle_since = now
-            self._remind(now + self._policy.idle_leave_s, worker)
+            self._roster.remind(now + self._policy.idle_leave_s, worker)
 
     def drain(self, worker: WorkerRecord, why: str) -> None:
         """Lets a worker finish and leave."""
@@ -434,7 +406,7 @@ class Workforce:
         """It gets nothing more to do; others may be wanted in its place."""
         worker.capacity = 0
         if worker.state in (_S.UP, _S.SUSPECT):
-            self._move(worker, _S.DRAINING, why)
+            self._roster.move(worker, _S.DRAINING, why)
             self._pools[worker.pool].gather_at = -math.inf
 
     def dismiss(self) -> None:
@@ -442,7 +414,7 @@ class Workforce:
         self.closing = True
         for worker in self.workers.values():
             self.drain(worker, "the run is over")
-        self._cancel([w for w in self.workers.values() if w.state in COMING])
+        self._roster.cancel([w for w in self.workers.values() if w.state in COMING])
         for pool in self._pools:
             pool.gather_at = pool.poll_at = math.inf
 
@@ -462,63 +434,8 @@ class Workforce:
             return
         coming = [w for w in pool.workers.values() if w.state in COMING]
         for worker in coming:
-            self._move(worker, _S.GONE, "not needed any more")
-        self._cancel(coming)
-
-    # --- ends -------------------------------------------------------------------------------------
-
-    def _end(
-        self, worker: WorkerRecord, to: WorkerState, why: str, now: float, cause: Cause = Cause.DIED
-    ) -> None:
-        """Ends a worker; its leases go back, and others may be wanted in its place."""
-        pool = self._pools[worker.pool]
-        if to is _S.LOST and worker.state is _S.REQUESTED:
-            self._move(worker, _S.PENDING, "running for the scheduler")
-        if to is _S.LOST and worker.state is _S.UP:
-            self._move(worker, _S.SUSPECT, why)
-        self._move(worker, to, why)
-        pool.gather_at = min(pool.gather_at, now)
-        self._lose(worker, cause, why, now)
-
-    def _cancel(self, workers: Sequence[WorkerRecord]) -> None:
-        """Has workers deleted; what only says that it is one may have another job's name."""
-        workers = [worker for worker in workers if worker.is_of_scheduler]
-        if workers:
-            for worker in workers:
-                worker.canceled = True
-            self._emit(CancelWorkers(tuple(w.id for w in workers)))
-
-    def _move(self, worker: WorkerRecord, to: WorkerState, why: str) -> None:
-        """Takes a worker to a state and keeps the pool's counts true."""
-        pool = self._pools[worker.pool]
-        before = worker.state
-        worker.move(to, why)
-        pool.up += (to in LIVE - COMING) - (before in LIVE - COMING)
-        pool.coming += (to in COMING) - (before in COMING)
-        if to is not _S.UP:
-            for names in (pool.hungry, pool.starving, pool.loaded):
-                names.pop(worker.id, None)
-        if to in ENDED:
-            pool.workers.pop(worker.id, None)
-            pool.awaited.discard(worker.id)
-            for other in self._pools:
-                if other.capped:  # its turn
-                    other.capped, other.gather_at = False, -math.inf
-
-    def _remind(self, at: float, worker: WorkerRecord) -> None:
-        """Has the worker looked at then, or before: each has one reminder."""
-        if at < worker.reminder_at:
-            worker.reminder_at = at
-            self._order += 1
-            heapq.heappush(self._timers, (at, self._order, worker.id))
-
-
-def _nonsense(hello: Hello, worker: WorkerRecord) -> str:
-    if hello.pool != worker.pool:
-        return f"worker {worker.id} is of pool {worker.pool}, not {hello.pool}"
-    if hello.children < 1 or hello.capacity < 1:
-        return f"worker {worker.id} on {hello.host} has no process for jobs"
-    return ""
+            self._roster.move(worker, _S.GONE, "not needed any more")
+        self._roster.cancel(coming)
 
 
 def _cause(status: NativeStatus) -> Cause:
