@@ -82,8 +82,9 @@ def exception_of_failure(failure: Failure, name: str, asked: Resources) -> BaseE
         text = death.text or _how(death)
     else:
         death = _of_lost_worker(failure)
-        if failure.place.worker and not text.startswith("worker"):
-            text = f"its worker {failure.place.worker} {text}"
+        told = text.startswith("worker") or failure.cause is Cause.PREEMPTED
+        if text and failure.place.worker and not told:
+            text = f"its worker {failure.place.worker}: {text}"
     where = f" on {failure.place.host}" if failure.place.host else ""
     tries = "attempt" if failure.attempts == 1 else "attempts"
     suggestion = _suggestion(failure.cause, death, asked)

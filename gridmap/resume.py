@@ -58,7 +58,8 @@ class Resumption:
         held = [x for x in facts.leases if any(_stretches(self._states, x.span))]
         if again:
             self.book.run_again()
-            facts.charged, facts.failures, facts.ends = {}, [], []
+            facts.charged = {j: x._replace(attempts=0) for j, x in facts.charged.items()}
+            facts.failures, facts.ends = [], []
             self._states = _states(facts.values, [], [], self.total)
         self.over = _J.QUEUED not in self._states
         self.complete = self._states.count(_J.COMPLETED) == self.total

@@ -64,9 +64,8 @@ class Retry:
         if self.times is not None:
             object.__setattr__(self, "times", _whole("times", self.times))
         _number("backoff_s", self.backoff_s, 0, MOST_PAUSE_S)
-        if self.backoff_most_s is None:
-            object.__setattr__(self, "backoff_most_s", max(USUAL_PAUSE_S, self.backoff_s))
-        _number("backoff_most_s", self.backoff_most_s, self.backoff_s, MOST_PAUSE_S)
+        if self.backoff_most_s is not None:
+            _number("backoff_most_s", self.backoff_most_s, self.backoff_s, MOST_PAUSE_S)
         _number("memory", self.memory, 1, MOST_FACTOR)
         _number("time", self.time, 1, MOST_FACTOR)
         if not isinstance(self.other_host, bool):
@@ -114,7 +113,8 @@ class Retry:
     @property
     def longest_pause_s(self) -> float:
         """Returns the longest pause between two tries."""
-        assert self.backoff_most_s is not None
+        if self.backoff_most_s is None:
+            return max(USUAL_PAUSE_S, self.backoff_s)
         return self.backoff_most_s
 
     @property

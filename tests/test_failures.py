@@ -28,7 +28,7 @@ def test_all_that_is_known_of_a_lost_worker(tmp_path: Path) -> None:
     )
     assert type(error) is JobOutOfMemory
     assert str(error).startswith(
-        "job 4 (name) ran out of memory on node7 after 2 attempts: its worker 3.1 ended by "
+        "job 4 (name) ran out of memory on node7 after 2 attempts: its worker 3.1: ended by "
         "SIGKILL; last seen "
         "with 3.0 GB of memory and 1.5 processors at work; asked for h_vmem=1G, allowed 4.0 GB, "
         "had 3.0 GB: ask for more memory (h_vmem, mem_free)"

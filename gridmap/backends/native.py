@@ -116,7 +116,9 @@ def memory_bytes(what: str, amount: str | int) -> int:
     whole = hasattr(amount, "__index__") and not isinstance(amount, bool)
     found = _MEMORY.fullmatch(str(amount).strip()) if whole or isinstance(amount, str) else None
     if found is None:
-        raise ValueError(f'{what} is {amount!r}; it must be an amount of memory, such as "4G"')
+        raise ValueError(
+            f'{what} is {amount!r}; it must be an amount of memory, such as "4G", or bytes'
+        )
     number, unit = found.groups()
     count = int(number, 16) if number[:2] in ("0x", "0X") else float(number)
     if not int(count * _UNITS[unit]):

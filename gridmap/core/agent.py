@@ -365,7 +365,7 @@ class AgentCore:
             for x in self._waiting
         ]
         held += self._children.held(event.usage)
-        unacknowledged = self._outbox.keys()[:MOST_TOLD]
+        unacknowledged = self._outbox.keys()[-MOST_TOLD:]
         out.append(Say(Heartbeat(self._seq, held, unacknowledged, self._heard)))
 
     def _looked_at_memory(self, event: MemoryRead, now: float, out: list[AgentEffect]) -> None:

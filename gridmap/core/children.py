@@ -182,7 +182,7 @@ class Children:
         return min((limit for limit in allowed if limit), default=0)
 
     def _leaves_no_room(self, child: Child, lease: Lease) -> bool:
-        """Returns whether a child that is done still has so much that the next job might pay."""
+        """Returns whether a child has, or once had, so much that the next job might pay for it."""
         had = max(child.use.rss_bytes, child.peak_rss_bytes)
         return 0 < lease.max_rss_bytes < 2 * had
 

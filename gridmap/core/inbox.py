@@ -75,7 +75,8 @@ class Inbox:
         late = lease is None
         span = Span(item.first, item.count)
         lease = lease or worker.former_lease_of(item.first, item.attempt)
-        if lease is None:
+        repeated = self._takeover.has_failed(item.first, item.attempt)
+        if lease is None and (item.outcome == Outcome.VALUE or not repeated):
             lease, late = self._takeover.adopt(worker, span, item.attempt), False
         if lease is None or item.count < 1 or not lease.covers(span):
             return
@@ -157,7 +158,7 @@ class Inbox:
         elif lease.spec.rerunnable:  # stopped for the sake of its neighbours or of its worker
             self._leasing.queue_again([Span(job, 1)], lease)
         else:
-            text = f"stopped on {worker.host}, and it must not run twice"
+            text = f"it was stopped on {worker.host}, and it must not run twice"
             self._leasing.attempt_failed(job, lease, Cause.PREEMPTED, -1, worker, text, now)
 
     @staticmethod

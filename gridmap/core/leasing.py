@@ -248,7 +248,7 @@ class Leasing:
         more = self._more(spec, cause)
         if more is not None:
             wish = True
-        elif cause is Cause.MEMORY and job in self._grown:
+        elif cause is Cause.MEMORY and spec.retry.memory > 1 and job in self._grown:
             wish = False  # it has had all that it may have
         if not self._policy.may_retry(cause, charged, spec, wish):
             self.end(Span(job, 1), _J.FAILED)

@@ -36,12 +36,18 @@ class Takeover:
                 for part in self._jobs.spans(inside, UNFINISHED):
                     self._leasing.end(part, state)
         for job, attempts, attempt, spec in charged:
-            if attempts > 0 and 0 <= job < len(self._jobs):
+            if not 0 <= job < len(self._jobs):
+                continue
+            self._failed_at[job] = attempt
+            if attempts > 0:
                 self._leasing.charged[job] = attempts
-                self._failed_at[job] = attempt
                 known = spec is not None and 0 <= spec.pool < len(self._pools)
                 if spec is not None and known and self._jobs[job] in UNFINISHED:
                     self._leasing.change(job, self._jobs.spec(job), spec)
+
+    def has_failed(self, job: int, attempt: int) -> bool:
+        """Returns whether the earlier monitor had heard that this try of a job failed."""
+        return self._failed_at.get(job, -1) >= attempt
 
     def pool_of(self, span: Span) -> int | None:
         """Returns the pool of these jobs; None where they cannot make up a lease."""
@@ -116,7 +122,7 @@ class Takeover:
         those that have failed there, which may have gone to another pool."""
         at = span.first
         for job in [*range(span.first, span.stop), span.stop]:
-            over = job == span.stop or self._failed_at.get(job, -1) >= attempt
+            over = job == span.stop or self.has_failed(job, attempt)
             if over or self._jobs.spec(job).pool != worker.pool:
                 if job > at:
                     yield Span(at, job - at)

@@ -42,7 +42,7 @@ from gridmap.ledger.facts import (
 from gridmap.pickling import Frame
 
 DATA_NAME = "ledger.data"
-FORMAT = 2
+FORMAT = 3
 
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL);

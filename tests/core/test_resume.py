@@ -111,6 +111,19 @@ def test_a_job_that_had_failed_on_its_worker_is_not_there_any_more() -> None:
     assert [stage.state(job) for job in range(3)] == [J.LEASED, J.QUEUED, J.LEASED]
 
 
+def test_a_failure_that_is_told_again_is_charged_once() -> None:
+    """The earlier monitor had noted it, and died before it could acknowledge it."""
+    stage = resumed(
+        1, policy=Policy(num_resubmits=3), workers=(worker("w"),),
+        leases=(lease("w", 0),), charged=(ev.KnownCharge(0, 1, 0),),
+    )  # fmt: skip
+    stage.hello("w")
+    stage.result("w", 0, Outcome.DIED)
+    assert not of(do.Charged, stage.all) and stage.sent(m.Ack)
+    stage.result("w", 0)
+    assert stage.state(0) is J.COMPLETED, "a value counts, however late"
+
+
 def test_a_job_that_was_charged_gets_no_company() -> None:
     stage = resumed(64, charged=(ev.KnownCharge(40, 1),))
     stage.start("w")
