@@ -392,11 +392,19 @@ class AgentRuntime:
         return frozenset(x.pid for x in self._children.values() if x is not child)  # 0: starting
 
     def _kill_what_it_started(self, child: _Child) -> None:
-        """Ends those, too, that have left the child's process group."""
+        """Ends those, too, that have left the child's process group.
+
+        By whole groups: what is being started at this moment is in its parent's.
+        """
         if not child.pid:
             return
-        for process in self._trees.of(child.pid, self._forkserver.pid, self._other_pids(child)):
-            if process.pid != child.pid:
+        tree = self._trees.of(child.pid, self._forkserver.pid, self._other_pids(child))
+        groups = {process.group for process in tree} - {child.pid, self._forkserver.pid, -1}
+        for group in groups:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)
+        for process in tree:
+            if process.group not in groups and process.pid != child.pid:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(process.pid, signal.SIGKILL)
 
