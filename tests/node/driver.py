@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -82,6 +83,8 @@ class Driver:
         **welcome: Any,
     ) -> None:
         self.max_rss_bytes = max_rss_bytes
+        # a link that a test before left behind may hang up for long, with threads of its own
+        launch = launch or threading.active_count() > 1
         self.forkserver = Forkserver.launch() if launch else Forkserver.fork()
         self.outcomes = Outcomes()
         self.said: list[m.Message] = []

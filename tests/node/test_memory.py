@@ -46,15 +46,21 @@ def hold(megabytes: int) -> None:
     time.sleep(60)
 
 
+def grow_to(megabytes: int) -> None:
+    """Has so much memory, together with what it began with, which may be more or less."""
+    own = own_rss_bytes()
+    hold(max(0, megabytes - own // MB))
+
+
 # --- the user's own limit -------------------------------------------------------------------------
 
 
 def test_a_job_over_max_rss_is_ended_and_says_so() -> None:
-    limit = own_rss_bytes() + 150 * MB
+    limit = 400 * MB
     with Driver(max_rss_bytes=limit) as node:
         values = node.run(lambda n: len(fill(n)), [1, 2])
         assert [outcome for outcome, _ in values] == [Outcome.VALUE] * 2
-        outcome, death = node.run(hold, [300], first=2)[0]
+        outcome, death = node.run(grow_to, [550], first=2)[0]
         assert outcome is Outcome.MEMORY
         assert death.text.endswith(f"of the {human(limit)} that max_rss allows")
         assert (death.limit, death.limit_bytes) == (MAX_RSS, limit)
@@ -69,13 +75,13 @@ def test_what_a_jobs_processes_use_counts_and_they_end_with_it(tmp_path: Path) -
         pid = os.fork()
         if pid == 0:
             os.setsid()
-            hold(300)
+            grow_to(600)
         place.write_text(str(pid))
         os.waitpid(pid, 0)
         time.sleep(60)
 
     # the fork has all of its parent's memory, and shares it
-    with Driver(max_rss_bytes=own_rss_bytes() + 150 * MB) as node:
+    with Driver(max_rss_bytes=400 * MB) as node:
         assert node.run(job, [0])[0][0] is Outcome.MEMORY
         wait_for(lambda: not alive(int(place.read_text())))
 
@@ -95,14 +101,14 @@ def test_memory_that_processes_share_counts_once() -> None:
             os.waitpid(pid, 0)
         return len(block) // MB
 
-    with Driver(max_rss_bytes=own_rss_bytes() + 200 * MB) as node:
+    with Driver(max_rss_bytes=450 * MB) as node:
         assert node.run(job, [0]) == [(Outcome.VALUE, 100)]
 
 
 def test_a_job_near_its_limit_is_told_of_before_a_heartbeat_is_due() -> None:
-    limit = own_rss_bytes() + 300 * MB
+    limit = 500 * MB
     with Driver(heartbeat_s=60.0, max_rss_bytes=limit) as node:
-        node.lease(hold, [290])
+        node.lease(grow_to, [475])
         node.until(lambda: node.beats())
         (held,) = node.beats()
         assert 0.9 * limit <= held.rss_bytes <= limit == held.limit_bytes
