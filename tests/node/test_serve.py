@@ -216,14 +216,14 @@ def test_a_job_is_cut_before_the_scheduler_ends_its_worker(
 
 
 def test_short_jobs_that_do_not_all_fit_go_back_uncharged(monitor: Monitor, tmp_path: Path) -> None:
-    monitor.walltime_s = 4.0
+    monitor.walltime_s = 10.0  # of which a busy machine may need some to begin
     worker = start(tmp_path / "run", tmp_path / "log")
     monitor.until(lambda: monitor.peer)
-    monitor.lease(time.sleep, [0.2] * 40)
+    monitor.lease(time.sleep, [0.2] * 60)
     monitor.until(lambda: isinstance(monitor.said[-1], m.Bye))
-    kinds = [monitor.outcomes.of[i][0].name for i in range(40)]
+    kinds = [monitor.outcomes.of[i][0].name for i in range(60)]
     done, rest = kinds.count("VALUE"), kinds.count("RETURNED")
-    assert 2 <= done <= 20 and rest >= 19 and done + rest + kinds.count("CANCELED") == 40
+    assert 2 <= done <= 50 and rest >= 9 and done + rest + kinds.count("CANCELED") == 60
     assert kinds.count("CANCELED") <= 1
     assert worker.wait(10) == 0
 
