@@ -425,7 +425,7 @@ class AgentCore:
         """Ends what runs, and answers for it."""
         self._hurried = True
         self._drain(bye, now, out)
-        reason = Reason(outcome, text, None, -1, True, tries, WARNED_END_S)
+        reason = Reason(outcome, text, only_first=True, tries=tries, patience_s=WARNED_END_S)
         self._children.stop_all(reason, now, out)
 
     def _drain(self, bye: Bye, now: float, out: list[AgentEffect]) -> None:

@@ -236,9 +236,8 @@ def test_a_kernel_without_ipv6(two: Networks) -> None:
 def test_a_firewall_is_diagnosed_in_words(two: Networks) -> None:
     two.client.ip("route", "add", "blackhole", "10.213.1.2/32")
     two.node.ip("route", "add", "unreachable", f"{B}/32")
-    told = two.square(GRIDMAP_STARTUP_DEADLINE="4", GRIDMAP_PORTS="50000-50100", jobs=3)
-    assert told["type"] == "JobNeverStarted"
-    assert told["statuses"].count(1) >= 2, "on a busy machine the last one may be ended before"
+    told = two.square(GRIDMAP_STARTUP_DEADLINE="8", GRIDMAP_PORTS="50000-50100", jobs=3)
+    assert told["type"] == "JobNeverStarted" and told["statuses"][:3] == [1, 1, 1]
     name, port = socket.gethostname(), told["addresses"][0][0].rpartition(":")[2]
     for line in (
         f"  {A}:{port}: timed out",
@@ -248,7 +247,7 @@ def test_a_firewall_is_diagnosed_in_words(two: Networks) -> None:
         f"open TCP port 50000-50100 from host {name} to host {name}, or set GRIDMAP_PORTS",
     ):
         assert line in told["error"]
-    assert told["seconds"] < 8
+    assert told["seconds"] < 12  # 4 of them are the workers' own
 
 
 def test_a_port_that_somebody_else_answers(two: Networks) -> None:
