@@ -129,7 +129,8 @@ def launch_on_cluster(
             working_dir=str(directory.path),
         )
 
-    lively_s = min(2 * settings.heartbeat_frequency_s, settings.startup_deadline_s / 4)
+    # Whoever is started anew in the place of a dead worker has to get the name in time.
+    lively_s = settings.startup_deadline_s / 4
     return limits, ClusterTransport(run, backend, link, request, lively_s)
 
 

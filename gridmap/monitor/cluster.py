@@ -25,6 +25,9 @@ LINGER_MS = 200
 MOST_NAMES = 50_000
 """Workers that may introduce themselves in one run."""
 
+REDIAL_S = 3.0
+"""A worker whose connection ended has this long to call again before its name is another's."""
+
 MOST_UNREAD_BYTES = 256 << 20
 """Arguments on the way to a worker that has not said yet that it got any of them."""
 
@@ -55,6 +58,7 @@ class ClusterTransport:
         self._submitter: Submitter | None = None
         self._lively_s = lively_s
         self._heard_at: dict[bytes, float] = {}
+        self._gone_at: dict[bytes, float] = {}
         self._claimed: set[str] = set()
         self._unread_bytes: dict[bytes, int] = {}
         self._peer_of: dict[str, bytes] = {}
@@ -113,13 +117,18 @@ class ClusterTransport:
         return True
 
     def _lives(self, peer: bytes, now: float) -> bool:
-        return now < self._heard_at.get(peer, 0.0) + self._lively_s and self._link.reaches(peer)
+        if now >= self._heard_at.get(peer, 0.0) + self._lively_s:
+            return False
+        if self._link.reaches(peer):
+            return True
+        return now < self._gone_at.setdefault(peer, now) + REDIAL_S
 
     def _forget(self, peer: bytes) -> None:
         name = self._worker_of.pop(peer, None)
         if name is not None and self._peer_of.get(name[0]) == peer:
             del self._peer_of[name[0]]
         self._heard_at.pop(peer, None)
+        self._gone_at.pop(peer, None)
         self._unread_bytes.pop(peer, None)
 
     def send(self, worker: str, message: ToAgent, frames: list[Frame], now: float) -> None:

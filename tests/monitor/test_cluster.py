@@ -103,6 +103,22 @@ def test_the_name_of_a_process_that_is_gone_goes_to_the_next(wire: Wire) -> None
     wire.until(asks)
 
 
+def test_a_process_that_calls_again_comes_before_who_wants_its_name(wire: Wire) -> None:
+    first = wire.hello("1.1", "first")
+    wire.until(lambda: wire.heard(m.Hello))
+    first.close()
+    wire.agents.remove(first)
+    thief = wire.hello("1.1", "thief")
+    wire.until(lambda: thief.connected)
+    for _ in range(20):
+        wire.hello("1.1", "thief", thief)
+    late = time.monotonic() + 1.0
+    wire.until(lambda: time.monotonic() > late)
+    wire.hello("1.1", "first")
+    wire.until(lambda: len(wire.heard(m.Hello)) == 2)
+    assert wire.heard(m.Hello) == [("1.1", "first")] * 2
+
+
 def test_the_name_of_a_process_that_says_nothing_goes_to_the_next(wire: Wire) -> None:
     wire.transport._lively_s = 0.2
     wire.hello("1.1", "first")

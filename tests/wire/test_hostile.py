@@ -78,7 +78,7 @@ class Client:
     def wait_until_it_works(self) -> None:
         until(lambda: len(list(self._marks.iterdir())) >= self._real, "jobs that run")
 
-    def end(self, within_s: float = 90.0) -> dict[str, Any]:
+    def end(self, within_s: float = 30.0) -> dict[str, Any]:
         """Returns what came of the run, which must be what it should be."""
         out, _ = self.process.communicate(timeout=within_s)
         told: dict[str, Any] = json.loads(out)
