@@ -12,8 +12,9 @@ import hashlib
 import pickle
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 from gridmap import errors
 from gridmap.packets import (
@@ -281,8 +282,7 @@ def unpack_death(frames: Sequence[Frame]) -> Death:
     return msgspec.msgpack.decode(frames[0], type=Death)
 
 
-@dataclass
-class Context:
+class Context(Struct):
     """Where a job runs.
 
     :param environment: all of the environment variables; None leaves them as they are on the node

@@ -6,9 +6,12 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gridmap import data, interrupts
 from gridmap.core.dispatcher import Dispatcher
@@ -347,8 +350,7 @@ class Batch(NamedTuple):
     failures: bool
 
 
-@dataclass(frozen=True)
-class Failed:
+class Failed(Struct, frozen=True):
     """A job without a value.
 
     :param consequence: it only ended because another failed
