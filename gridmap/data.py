@@ -6,7 +6,6 @@ an array travels without being copied into a pickle.  Heavy imports happen when 
 
 from __future__ import annotations
 
-import bz2
 import contextlib
 import hashlib
 import pickle
@@ -82,11 +81,15 @@ _SIZE = struct.Struct("<Q")
 
 def zdumps(obj: object) -> bytes:
     """Returns a bz2-compressed pickle."""
+    import bz2
+
     return bz2.compress(pickle_one(obj, out_of_band=False).data)
 
 
 def zloads(data: bytes) -> Any:
     """Returns what `zdumps` packed; only for bytes from a source that you trust."""
+    import bz2
+
     return pickle.loads(bz2.decompress(data))
 
 
