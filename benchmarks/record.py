@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import os
@@ -101,6 +102,18 @@ def record(
     new = file.with_suffix(f".{os.getpid()}.new")
     new.write_text(json.dumps({"parts": parts}, indent=1, sort_keys=True) + "\n")
     new.replace(file)
+
+
+def add_option(parser: argparse.ArgumentParser) -> None:
+    """Adds --record, which every part has: where to note what was measured, None for nowhere."""
+    parser.add_argument(
+        "--record",
+        type=Path,
+        nargs="?",
+        const=FILE,
+        metavar="FILE",
+        help=f"note it in FILE (where none is named: {FILE.relative_to(ROOT)})",
+    )
 
 
 def machine() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from benchmarks.local.measure import Measurement, measure
 from benchmarks.local.systems import DISTRIBUTIONS, SYSTEMS
 from benchmarks.local.workloads import WORKLOADS
-from benchmarks.record import Row, figure, met, record, row
+from benchmarks.record import FILE, Row, add_option, figure, met, record, row
 
 SMOKE = ["GridMap", "Pool", "ProcessPoolExecutor", "serial"]
 COMMAND = "make bench-local"
@@ -27,9 +27,9 @@ def main(arguments: list[str]) -> int:
         _print(rows, measured)
         failed = failed or any(entry["note"] for entry in rows)
         if options.record:
-            record("local", name, rows, COMMAND, _versions())
+            record("local", name, rows, COMMAND, _versions(), options.record)
             if name == "first":
-                record("local", "import", _imports(measured), COMMAND)
+                record("local", "import", _imports(measured), COMMAND, file=options.record)
     return 1 if options.smoke and failed else 0
 
 
@@ -39,10 +39,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--systems", type=_names(SYSTEMS), help=", ".join(SYSTEMS))
     parser.add_argument("--repeat", type=int, default=5, help="how often at most (default: 5)")
     parser.add_argument("--smoke", action="store_true", help="small sizes; fails if one is wrong")
-    parser.add_argument("--record", action="store_true", help="note it in docs/performance.json")
+    add_option(parser)
     options = parser.parse_args(arguments)
-    if options.record and (options.systems or options.smoke):
-        parser.error("--record is for all systems and full sizes")
+    if options.record == FILE and (options.systems or options.smoke):
+        parser.error("what is recorded there is all systems, at full size")
     options.only = options.only or list(WORKLOADS)
     options.systems = options.systems or (SMOKE if options.smoke else list(SYSTEMS))
     options.repeat = 1 if options.smoke else options.repeat

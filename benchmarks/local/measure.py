@@ -96,13 +96,20 @@ def _no_core() -> None:
 @contextlib.contextmanager
 def _all_end() -> Iterator[None]:
     """Ends whatever was started within and is left, even what its parents have left behind."""
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     here = psutil.Process()
+    before = set(here.children(recursive=True))
+    _adopt(True)
     try:
         yield
     finally:
-        while left := here.children(recursive=True):
+        while left := set(here.children(recursive=True)) - before:
             for process in left:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
             psutil.wait_procs(left, timeout=5)
+        _adopt(False)
+
+
+def _adopt(orphans: bool) -> None:
+    """Makes the descendants whose parents end this process's children, or leaves them to init."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, int(orphans), 0, 0, 0)

@@ -7,6 +7,8 @@ of it.
 
 from __future__ import annotations
 
+from functools import partial
+
 TYPE_CHECKING = False  # nothing is imported before the clock starts that does not have to be
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,8 +110,11 @@ def ray() -> Map:
 
     def run(function: Function, arguments: list[Any], workers: int) -> list[Any]:
         ray.init(num_cpus=workers)
-        call = ray.remote(lambda argument: function(argument))  # it takes no functools.partial
-        results = ray.get([call.remote(argument) for argument in arguments])
+        if isinstance(function, partial):  # it takes none, and wants what is shared in its store
+            call, shared = ray.remote(function.func), [ray.put(each) for each in function.args]
+        else:
+            call, shared = ray.remote(lambda argument: function(argument)), []  # nor builtins
+        results = ray.get([call.remote(*shared, argument) for argument in arguments])
         ray.shutdown()
         return list(results)
 
