@@ -127,4 +127,4 @@ def test_a_measurement_tells_what_went_wrong() -> None:
 
 def test_a_system_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.local.measure.TIMEOUT_S", 2.0)
-    assert measure("Pool", "crash", "small").note == "hangs: ended after 2 s"
+    assert measure("Pool", "crash", "small").note == "not done after 2 s"

@@ -61,7 +61,7 @@ def measure(system: str, workload: str, size: str = "full") -> Measurement:
             try:
                 status = child.wait(TIMEOUT_S)
             except subprocess.TimeoutExpired:
-                return Measurement(note=f"hangs: ended after {TIMEOUT_S:.0f} s")
+                return Measurement(note=f"not done after {TIMEOUT_S:.0f} s")
         return _read(Path(folder), status)
 
 

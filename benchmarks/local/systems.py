@@ -76,7 +76,8 @@ def mpire() -> Map:
 
     def run(function: Function, arguments: list[Any], workers: int) -> list[Any]:
         with WorkerPool(n_jobs=workers) as pool:
-            return list(pool.map(function, arguments))
+            # Else it makes one array of all arrays that come back.
+            return list(pool.map(function, arguments, concatenate_numpy_output=False))
 
     return run
 
