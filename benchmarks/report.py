@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.local.workloads import WORKLOADS
 from benchmarks.record import FILE, ROOT, Row, figure, met, read
 
 PAGE = ROOT / "docs" / "performance.rst"
@@ -21,8 +22,8 @@ GROUPS = {
     "Length of the calls": ("1ms", "10ms", "100ms"),
     "Size of the arguments": ("1KB", "100KB", "1MB", "10MB", "100MB"),
     "More workers than processors, and a mixed load": (
-        "8 workers, empty",
-        "8 workers, sleep",
+        "noop20k-8",
+        "sleep-8",
         "mixed",
     ),
 }
@@ -97,12 +98,14 @@ def _against_best(tables: dict[str, list[Row]]) -> str:
                     ours["what"],
                     _figure(ours, marked=False),
                     _goal(ours),
+                    _of_ideal(name, ours),
                     f"{best['system']}, {_figure(best, marked=False)}" if best else "none",
                     _ratio(best, ours) if best else "",
                 ]
             )
-    head = ["workload", "GridMap [s]", "goal [s]", "the best other [s]", "other / GridMap"]
-    return _title("GridMap and the best of the others") + _table(head, lines, [34, 10, 16, 24, 10])
+    head = ["workload", "GridMap [s]", "goal [s]", "of ideal", "best other [s]", "other / GridMap"]
+    widths = [34, 10, 16, 8, 22, 10]
+    return _title("GridMap and the best of the others") + _table(head, lines, widths)
 
 
 def _side_by_side(title: str, names: tuple[str, ...], tables: dict[str, list[Row]]) -> str:
@@ -147,6 +150,12 @@ def _best(rows: list[Row]) -> Row | None:
 
 def _of(rows: list[Row], system: str) -> Row | None:
     return next((entry for entry in rows if entry["system"] == system), None)
+
+
+def _of_ideal(name: str, ours: Row) -> str:
+    """Returns how many times as long it took as the calls themselves, shared evenly."""
+    value, ideal_s = figure(ours), WORKLOADS[name].ideal_s
+    return f"{value / ideal_s:.2f}x" if value is not None and ideal_s else ""
 
 
 def _ratio(entry: Row, ours: Row) -> str:

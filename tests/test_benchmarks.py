@@ -56,7 +56,7 @@ def test_the_page_shows_medians_goals_and_ratios(measured: Path, tmp_path: Path)
     text = shown(measured, tmp_path)
     assert text.startswith("Before\n\n.. begin local\n\nMeasured with ``make it`` on ")
     assert text.endswith(".. end local\n\n.. begin scale\nold\n.. end scale\n\nafter\n")
-    assert "- 0.040\n     - at most 0.080: met\n     - Pool, 0.200\n     - 5x\n" in text
+    assert "- 0.040\n     - at most 0.080: met\n     -\n     - Pool, 0.200\n     - 5x\n" in text
     assert "* - Pool\n     - **0.200** (5x)\n" in text
     assert "* - mpire\n     - dies: SIGSEGV\n" in text
 
@@ -71,6 +71,13 @@ def test_a_missed_goal_is_shown(
     text = shown(measured, tmp_path)
     assert "at most 0.080: **missed**" in text
     assert note in text
+
+
+def test_the_page_shows_what_the_calls_alone_would_take(tmp_path: Path) -> None:
+    file = tmp_path / "performance.json"
+    rows = [row("10ms: 200 calls of 10 ms", "s", [1.25])]  # 2 s of work, two workers
+    record.record("local", "10ms", rows, "make it", file=file)
+    assert "- 1.25\n     -\n     - 1.25x\n     - none\n" in shown(file, tmp_path)
 
 
 def test_rows_of_other_parts_are_a_list(tmp_path: Path) -> None:

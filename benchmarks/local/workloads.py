@@ -272,10 +272,10 @@ WORKLOADS: dict[str, Workload] = {
     "1MB": _sizes("100 arguments of 1 MB", MB, 100),
     "10MB": _sizes("20 arguments of 10 MB", 10 * MB, 20),
     "100MB": _sizes("4 arguments of 100 MB", 100 * MB, 4),
-    "8 workers, empty": Workload(
+    "noop20k-8": Workload(
         "20,000 empty calls, 8 workers", lambda: noops(20_000, 8), lambda: noops(200, 8)
     ),
-    "8 workers, sleep": Workload(
+    "sleep-8": Workload(
         "800 calls that sleep for 10 ms, 8 workers",
         lambda: dozes(0.01, 800, 8),
         lambda: dozes(0.01, 16, 8),
