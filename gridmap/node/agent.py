@@ -320,7 +320,6 @@ class AgentRuntime:
             lease.context,
             self._blobs.place(lease.context),
             lease.packets,
-            [memoryview(frame).nbytes for frame in frames],
         )
         child.channel.send(order, frames)
 
