@@ -1,0 +1,1 @@
+"""Measures GridMap and others: python -m benchmarks."""
