@@ -81,7 +81,7 @@ def median(row: Row) -> float:
 
 
 def measure_calls(table: Table, counts: list[int]) -> None:
-    """Empty calls on four workers, start of the workers included; then the rate at which they go."""
+    """Empty calls on four workers, their start included; then the rate at which they go."""
     for count in counts:
         what = f"{count:,} empty calls"
         total_s = client("calls", count)["total_s"]
