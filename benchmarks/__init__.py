@@ -1,1 +1,1 @@
-"""Measures GridMap and others: python -m benchmarks."""
+"""Measures GridMap beside its peers, on a cluster, and at scale: docs/performance.rst."""

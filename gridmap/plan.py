@@ -85,7 +85,7 @@ class Part(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        return sum(memoryview(frame).nbytes for frame in self.packet.frames)
+        return self.packet.nbytes
 
 
 def parts(plan: Plan, one_pool: bool, max_items: int | Callable[[], int] = 4096) -> Iterator[Part]:

@@ -46,7 +46,7 @@ def unpacked(frames: Sequence[data.Frame], skip: int, take: int) -> list[data.Ca
     """Returns the arguments of each job, positional and by keyword, as a child gets them."""
     plain = data.plain_calls(frames, skip, take)
     if plain is not None:
-        return [(args, {}) for args in plain]
+        return [(args, {}) for args in plain.positional()]
     return [read() for read in data.pickled_calls(frames, skip, take)]
 
 
@@ -131,9 +131,16 @@ def test_a_large_element_is_a_packet_of_its_own() -> None:
 
 
 def test_packets_close_at_max_items_and_max_bytes() -> None:
-    assert {p.count for p in data.pack_arguments(range(8192))} == {4096}
+    assert {p.count for p in data.pack_arguments(list(range(8192)))} == {4096}
     many = list(data.pack_arguments(["x" * 1000 + str(i) for i in range(1000)]))
     assert max(len(p.frames[0]) for p in many) <= 65536 and sum(p.count for p in many) == 1000
+
+
+def test_a_range_travels_as_a_range() -> None:
+    (packet,) = data.pack_arguments(range(5, 10**9, 3))
+    assert packet.count == len(range(5, 10**9, 3)) and packet.nbytes < 100
+    assert unpacked(packet.frames, 10**6, 2) == [((3000005,), {}), ((3000008,), {})]
+    assert list(data.pack_arguments(range(0))) == []
 
 
 def test_packing_is_lazy() -> None:
