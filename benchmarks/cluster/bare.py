@@ -32,6 +32,11 @@ def scheduler() -> str:
     return ", ".join(f"{name} {told[name]}" for name in names)
 
 
+def version() -> str:
+    """Returns which Grid Engine this is."""
+    return _run("qconf", "-help").split()[1]
+
+
 def wait_until_idle() -> None:
     """Returns when the scheduler has had nothing to do for a moment."""
     deadline = time.monotonic() + 60

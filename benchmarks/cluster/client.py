@@ -59,9 +59,9 @@ class Watch:
                 self.first = self.first or self.last
             put(sink, item)
 
-        ClusterTransport.receive = watched_receive  # type: ignore[method-assign]
-        ClusterTransport.send = watched_send  # type: ignore[method-assign]
-        Sink.put = watched_put  # type: ignore[method-assign]
+        ClusterTransport.receive = watched_receive  # type: ignore[method-assign, assignment]
+        ClusterTransport.send = watched_send  # type: ignore[method-assign, assignment]
+        Sink.put = watched_put  # type: ignore[method-assign, assignment]
 
     def seen(self, began: float) -> Measured:
         """Returns it, in seconds since the call began, and bytes."""
