@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -137,7 +136,7 @@ def client_sys_path() -> list[str]:
 
 def new_run_id() -> str:
     """Returns a name for a run: when it began, and something that no other has."""
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(4).hex()}"
 
 
 def is_run_id(name: str) -> bool:

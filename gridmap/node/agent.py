@@ -18,7 +18,6 @@ import os
 import select
 import signal
 import socket
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -453,6 +452,8 @@ def _memory() -> int:
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("gridmap-slot")
     else:
+        import tempfile
+
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
     os.ftruncate(fd, SLOT_BYTES)

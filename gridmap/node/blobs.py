@@ -8,7 +8,6 @@ import contextlib
 import mmap
 import os
 import struct
-import tempfile
 from collections.abc import Sequence
 
 from gridmap.data import Frame, digest, join_frames, split_frames
@@ -21,12 +20,12 @@ SPARE_FRACTION = 0.1
 class BlobStore:
     """Blobs, named by their digests; gone with this process and those that map them.
 
-    :param folders: where to put them, best first; the default is shared memory, then temp files
+    :param folders: where to put them, best first; "" is the one for temporary files
     :param max_bytes: more than this is refused
     """
 
     def __init__(self, folders: Sequence[str] | None = None, max_bytes: int = MAX_BYTES) -> None:
-        self._folders = list(folders or ("/dev/shm", tempfile.gettempdir()))
+        self._folders = list(folders or ("/dev/shm", ""))
         self._max_bytes = max_bytes
         self._files: dict[str, int] = {}
         self._others: dict[tuple[int, int], int] = {}  # by device and inode
@@ -84,6 +83,10 @@ class BlobStore:
         self._places[digest] = known, at, size
 
     def _write(self, folder: str, data: bytes) -> tuple[int, int, int]:
+        if not folder:
+            import tempfile  # loads much, and is seldom needed
+
+            folder = tempfile.gettempdir()
         state = os.statvfs(folder)
         spare = SPARE_FRACTION * state.f_blocks
         if len(data) > (state.f_bavail - spare) * state.f_frsize:
@@ -129,6 +132,8 @@ def _nameless(folder: str) -> int:
     """Returns a descriptor of a new file that no folder lists."""
     with contextlib.suppress(OSError, AttributeError):  # not every file system can
         return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    import tempfile
+
     fd, path = tempfile.mkstemp(prefix="gridmap-", dir=folder)
     os.unlink(path)
     return fd

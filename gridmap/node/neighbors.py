@@ -15,7 +15,6 @@ from __future__ import annotations
 import array
 import contextlib
 import errno
-import hashlib
 import logging
 import math
 import os
@@ -221,6 +220,8 @@ class Neighbors:
         return True
 
     def _name(self, digest: str) -> bytes:
+        import hashlib  # not where there are no others
+
         told = f"{os.geteuid()} {self._run} {digest}".encode()
         return b"\0gridmap-" + hashlib.blake2b(told, digest_size=16).hexdigest().encode()
 
