@@ -1,14 +1,16 @@
-"""Keeps the blobs that a node received in a file without a name, so that all its children map one
-copy, and nothing is left of them whatever ends the node's processes."""
+"""Keeps the blobs that a node received in a file without a name, so that all its children, and the
+other workers of the run on this node, map one copy, and nothing is left of them whatever ends the
+node's processes."""
 
 from __future__ import annotations
 
 import contextlib
 import mmap
 import os
+import struct
 from collections.abc import Sequence
 
-from gridmap.data import Frame, join_frames
+from gridmap.data import Frame, digest, join_frames, split_frames
 
 MAX_BYTES = 8 << 30
 SPARE_FRACTION = 0.1
@@ -26,7 +28,8 @@ class BlobStore:
         self._folders = list(folders or ("/dev/shm", ""))
         self._max_bytes = max_bytes
         self._files: dict[str, int] = {}
-        self._places: dict[str, str] = {}
+        self._others: dict[tuple[int, int], int] = {}  # by device and inode
+        self._places: dict[str, tuple[int, int, int]] = {}
         self._bytes = 0
 
     def put(self, digest: str, frames: Sequence[Frame]) -> str:
@@ -35,27 +38,51 @@ class BlobStore:
         :raises OSError: there is no room for it
         """
         if digest in self._places:
-            return self._places[digest]
+            return self.place(digest)
         data = join_frames(frames)
         if self._bytes + len(data) > self._max_bytes:
             raise OSError(f"blobs of more than {self._max_bytes} bytes on one node")
         refused: OSError | None = None
         for folder in self._folders:
             try:
-                place = self._write(folder, data)
+                self._places[digest] = self._write(folder, data)
             except OSError as error:
                 refused = error
                 continue
-            self._places[digest] = place
             self._bytes += len(data)
-            return place
+            return self.place(digest)
         raise refused or OSError("no folder for blobs")
 
     def place(self, digest: str) -> str:
         """Returns where a blob lies, as `map_blob` wants it; "" for one that was never stored."""
-        return self._places.get(digest, "")
+        if digest not in self._places:
+            return ""
+        fd, at, size = self._places[digest]
+        return f"{at}+{size}:/proc/{os.getpid()}/fd/{fd}"
 
-    def _write(self, folder: str, data: bytes) -> str:
+    def lend(self, digest: str) -> tuple[int, int, int]:
+        """Returns where a blob lies, for another store: (descriptor, offset, size)."""
+        return self._places[digest]
+
+    def adopt(self, digest: str, fd: int, at: int, size: int) -> None:
+        """Takes a blob that another process's store has lent; the descriptor is ours from now on.
+
+        :raises OSError, ValueError: it is not what its digest says
+        """
+        try:
+            status = os.fstat(fd)
+            with mmap.mmap(fd, size, access=mmap.ACCESS_READ, offset=at) as lent:
+                if not _is(digest, lent):
+                    raise ValueError("it is not what its digest says")
+        except BaseException:
+            os.close(fd)
+            raise
+        known = self._others.setdefault((status.st_dev, status.st_ino), fd)
+        if known != fd:
+            os.close(fd)
+        self._places[digest] = known, at, size
+
+    def _write(self, folder: str, data: bytes) -> tuple[int, int, int]:
         if not folder:
             import tempfile  # loads much, and is seldom needed
 
@@ -76,15 +103,29 @@ class BlobStore:
         except OSError:
             os.ftruncate(fd, end)
             raise
-        return f"{at}+{len(data)}:/proc/{os.getpid()}/fd/{fd}"
+        return fd, at, len(data)
 
     def close(self) -> None:
         """Lets go of everything; a child that has mapped a blob keeps its memory."""
-        for fd in self._files.values():
+        for fd in (*self._files.values(), *self._others.values()):
             os.close(fd)
         self._files.clear()
+        self._others.clear()
         self._places.clear()
         self._bytes = 0
+
+
+def _is(name: str, joined: mmap.mmap) -> bool:
+    with memoryview(joined) as whole:
+        frames: list[memoryview] = []
+        try:
+            frames = split_frames(whole)
+            return digest(frames) == name
+        except struct.error:
+            return False
+        finally:
+            for frame in frames:
+                frame.release()
 
 
 def _nameless(folder: str) -> int:
