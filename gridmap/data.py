@@ -158,8 +158,11 @@ def digest(frames: Iterable[Frame]) -> str:
     return state.hexdigest()
 
 
-def join_frames(frames: Sequence[Frame]) -> bytes:
-    """Joins frames to one blob; each frame starts at a multiple of 64 bytes, as arrays like it."""
+def join_frames(frames: Sequence[Frame]) -> list[Frame]:
+    """Makes one blob of frames: its parts, in order, none of them copied.
+
+    Each frame starts at a multiple of 64 bytes, as arrays like it.
+    """
     views = [memoryview(frame).cast("B") for frame in frames]
     parts: list[Frame] = [_COUNT.pack(len(views)), *(_SIZE.pack(v.nbytes) for v in views)]
     at = _COUNT.size + _SIZE.size * len(views)
@@ -167,7 +170,7 @@ def join_frames(frames: Sequence[Frame]) -> bytes:
         gap = -at % _ALIGNMENT
         parts += [bytes(gap), view]
         at += gap + view.nbytes
-    return b"".join(parts)
+    return parts
 
 
 def split_frames(buffer: Frame) -> list[memoryview]:

@@ -22,6 +22,8 @@ from gridmap.retry import Retry, ladder
 EAGER_BYTES = 64 << 20
 """So much is pickled before anything is started."""
 
+LARGE_BLOB_BYTES = 1 << 20
+
 
 class Segment(Struct):
     """Consecutive jobs that have all but their arguments in common.
@@ -87,10 +89,11 @@ class Part(NamedTuple):
         return self.packet.nbytes
 
 
-def parts(plan: Plan, one_pool: bool, max_items: int | Callable[[], int] = 4096) -> Iterator[Part]:
+def parts(plan: Plan, local: bool, max_items: int | Callable[[], int] = 4096) -> Iterator[Part]:
     """Pickles a plan, lazily.
 
-    :param one_pool: all jobs share one pool of workers, whatever they ask for
+    :param local: all jobs share one pool of workers, whatever they ask for, and nobody asks whether
+        he has a blob already: the large ones are named without reading them
     :raises PicklingError: names the job, the argument and the part of it that cannot be pickled
     """
     functions: dict[int, tuple[Any, str]] = {}
@@ -99,7 +102,8 @@ def parts(plan: Plan, one_pool: bool, max_items: int | Callable[[], int] = 4096)
     number = 0
 
     def remember(frames: list[data.Frame]) -> str:
-        digest = data.digest(frames)
+        large = sum(memoryview(frame).nbytes for frame in frames) >= LARGE_BLOB_BYTES
+        digest = os.urandom(32).hex() if local and large else data.digest(frames)
         new[digest] = frames
         return digest
 
@@ -113,7 +117,7 @@ def parts(plan: Plan, one_pool: bool, max_items: int | Callable[[], int] = 4096)
         spec = JobSpec(
             function=known[1],
             context=contexts[id(segment.context)],
-            pool=0 if one_pool else plan.pool_of(segment),
+            pool=0 if local else plan.pool_of(segment),
             reuse=plan.reuse,
             max_rss_bytes=segment.max_rss_bytes,
             retry=segment.retry.rule(segment.retry_on),

@@ -201,7 +201,7 @@ def test_what_a_function_carries_and_cannot_be_pickled_is_named() -> None:
 
 def test_functions_without_a_module_travel_by_value() -> None:
     offset = np.arange(50_000)
-    blob = data.join_frames(data.pack_function(lambda i: int(offset[i])))
+    blob = b"".join(data.join_frames(data.pack_function(lambda i: int(offset[i]))))
     assert data.unpack_function(data.split_frames(blob))(7) == 7
 
 
@@ -217,7 +217,7 @@ def test_a_class_of_main_travels_by_value(monkeypatch: pytest.MonkeyPatch) -> No
 
 @given(st.lists(st.binary(max_size=200), max_size=6))
 def test_joined_frames_split_again_aligned(frames: list[bytes]) -> None:
-    blob = data.join_frames(frames)
+    blob = b"".join(data.join_frames(frames))
     parts = data.split_frames(blob)
     assert [bytes(part) for part in parts] == frames
     base = np.frombuffer(blob, np.uint8).ctypes.data

@@ -39,17 +39,18 @@ class BlobStore:
         """
         if digest in self._places:
             return self.place(digest)
-        data = join_frames(frames)
-        if self._bytes + len(data) > self._max_bytes:
+        parts = [memoryview(part) for part in join_frames(frames)]
+        size = sum(part.nbytes for part in parts)
+        if self._bytes + size > self._max_bytes:
             raise OSError(f"blobs of more than {self._max_bytes} bytes on one node")
         refused: OSError | None = None
         for folder in self._folders:
             try:
-                self._places[digest] = self._write(folder, data)
+                self._places[digest] = self._write(folder, parts, size)
             except OSError as error:
                 refused = error
                 continue
-            self._bytes += len(data)
+            self._bytes += size
             return self.place(digest)
         raise refused or OSError("no folder for blobs")
 
@@ -82,14 +83,14 @@ class BlobStore:
             os.close(fd)
         self._places[digest] = known, at, size
 
-    def _write(self, folder: str, data: bytes) -> tuple[int, int, int]:
+    def _write(self, folder: str, parts: Sequence[memoryview], size: int) -> tuple[int, int, int]:
         if not folder:
             import tempfile  # loads much, and is seldom needed
 
             folder = tempfile.gettempdir()
         state = os.statvfs(folder)
         spare = SPARE_FRACTION * state.f_blocks
-        if len(data) > (state.f_bavail - spare) * state.f_frsize:
+        if size > (state.f_bavail - spare) * state.f_frsize:
             raise OSError(f"no room in {folder}")
         if folder not in self._files:
             self._files[folder] = _nameless(folder)
@@ -97,13 +98,15 @@ class BlobStore:
         end = os.lseek(fd, 0, os.SEEK_END)
         at = -(-end // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
         try:
-            written = 0
-            while written < len(data):
-                written += os.pwrite(fd, memoryview(data)[written:], at + written)
+            to = at
+            for part in parts:
+                while part.nbytes:
+                    written = os.pwrite(fd, part, to)
+                    part, to = part[written:], to + written
         except OSError:
             os.ftruncate(fd, end)
             raise
-        return fd, at, len(data)
+        return fd, at, size
 
     def close(self) -> None:
         """Lets go of everything; a child that has mapped a blob keeps its memory."""
