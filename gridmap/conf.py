@@ -19,8 +19,6 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from msgspec import Struct
-
 from gridmap.report.addresses import guess_recipient, guess_server
 
 # For type checkers and people; the values come from __getattr__.
@@ -341,7 +339,7 @@ _BY_NAME = {setting.name: setting for setting in TABLE}
 _MAY_BE_EMPTY = frozenset({text})
 
 
-class Settings(Struct, frozen=True):
+class Settings(NamedTuple):
     """All settings of one run, checked.
 
     `smtp_server` and `error_mail_recipient` are "" where nobody set them: they are guessed from

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-import msgspec
 import pytest
 
 import gridmap
@@ -58,7 +57,7 @@ def test_defaults_are_those_that_users_know(name: str) -> None:
 
 
 def test_every_setting_is_a_field_and_has_its_default() -> None:
-    fields = {field.name: field.default for field in msgspec.structs.fields(conf.Settings)}
+    fields = conf.Settings._field_defaults
     assert {setting.field for setting in conf.TABLE} == set(fields)
     for setting in conf.TABLE:
         if not callable(setting.default):
