@@ -14,7 +14,7 @@ SAY     = @printf '\n=== %s\n'
 # Tests start thousands of processes, and none of them should compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint unit simulate cluster faults chaos bench bench-local bench-report bench-smoke clean
+.PHONY: help demo test lint unit simulate cluster faults chaos bench bench-local bench-cluster bench-report bench-smoke clean
 help:
 	@echo 'make demo     installs GridMap in $(VENV) and counts words with it, on this machine'
 	@echo 'make test     checks and tests everything; says what it skipped'
@@ -74,7 +74,11 @@ chaos:
 	tools/fault_tests -s -k chaos
 
 # All that is measured; what it comes to is in docs/performance.rst then.
-bench: bench-local
+bench: bench-local bench-cluster
+
+bench-cluster: $(VENV)/.installed-test
+	tools/cluster_bench
+	$(BIN)/python -m benchmarks report
 
 bench-local: $(PEERS)/.installed
 	$(PEERS)/bin/python -m benchmarks local --record

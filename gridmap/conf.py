@@ -17,8 +17,9 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from msgspec import Struct
 
 from gridmap.report.addresses import guess_recipient, guess_server
 
@@ -340,8 +341,7 @@ _BY_NAME = {setting.name: setting for setting in TABLE}
 _MAY_BE_EMPTY = frozenset({text})
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(Struct, frozen=True):
     """All settings of one run, checked.
 
     `smtp_server` and `error_mail_recipient` are "" where nobody set them: they are guessed from

@@ -22,6 +22,7 @@ from gridmap.packets import (
     Arguments,
     Call,
     Packet,
+    PlainCalls,
     ValuePacker,
     pack_arguments,
     pickled_calls,
@@ -59,6 +60,7 @@ __all__ = [
     "pack_function",
     "pack_text",
     "pickled_calls",
+    "PlainCalls",
     "plain_calls",
     "split_frames",
     "unpack_death",
@@ -156,8 +158,11 @@ def digest(frames: Iterable[Frame]) -> str:
     return state.hexdigest()
 
 
-def join_frames(frames: Sequence[Frame]) -> bytes:
-    """Joins frames to one blob; each frame starts at a multiple of 64 bytes, as arrays like it."""
+def join_frames(frames: Sequence[Frame]) -> list[Frame]:
+    """Makes one blob of frames: its parts, in order, none of them copied.
+
+    Each frame starts at a multiple of 64 bytes, as arrays like it.
+    """
     views = [memoryview(frame).cast("B") for frame in frames]
     parts: list[Frame] = [_COUNT.pack(len(views)), *(_SIZE.pack(v.nbytes) for v in views)]
     at = _COUNT.size + _SIZE.size * len(views)
@@ -165,7 +170,7 @@ def join_frames(frames: Sequence[Frame]) -> bytes:
         gap = -at % _ALIGNMENT
         parts += [bytes(gap), view]
         at += gap + view.nbytes
-    return b"".join(parts)
+    return parts
 
 
 def split_frames(buffer: Frame) -> list[memoryview]:

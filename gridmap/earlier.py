@@ -198,7 +198,7 @@ def _calls(packet: data.Packet) -> list[data.Call]:
     try:
         plain = data.plain_calls(packet.frames, 0, packet.count)
         if plain is not None:
-            return [(args, {}) for args in plain]
+            return [(args, {}) for args in plain.positional()]
         return [read() for read in data.pickled_calls(packet.frames, 0, packet.count)]
     except Exception:
         return [((), {})] * packet.count

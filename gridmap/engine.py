@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -42,8 +41,7 @@ class MonitorFailed(GridMapError):
     """The loop that runs everything has a fault."""
 
 
-@dataclass(frozen=True)
-class RunStatus:
+class RunStatus(Struct, frozen=True):
     """A run at a glance: numbers of jobs by how they are, and of workers."""
 
     total: int

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
-from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from gridmap import conf
@@ -190,8 +189,14 @@ def grid_imap_unordered(
     return _imap("grid_imap_unordered", f, iterable, window, False, options)
 
 
-_MAP_OPTIONS = signature(grid_map).parameters.keys() - {"f", "args_list"}
-_CALL_OPTIONS = signature(Call.checked).parameters.keys()
+def _parameters(function: Callable[..., Any]) -> set[str]:
+    """Returns their names; the module inspect would take long to load."""
+    code = function.__code__
+    return set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
+
+
+_MAP_OPTIONS = _parameters(grid_map) - {"f", "args_list"}
+_CALL_OPTIONS = _parameters(Call.checked) - {"cls"}
 
 
 def _imap(

@@ -61,11 +61,7 @@ def launch_on_cluster(
     """
     _allow_connections()
     from gridmap.backends.registry import open_backend
-    from gridmap.monitor.cluster import ClusterTransport
-    from gridmap.monitor.submitter import open_patiently
-    from gridmap.wire.address import ALL_INTERFACES, OWN_ADDRESSES, announce, parse_ports
-    from gridmap.wire.keys import Connection, RunKeys, write_connection
-    from gridmap.wire.link import MonitorLink
+    from gridmap.monitor.submitter import Opening, open_patiently
 
     with contextlib.ExitStack() as undo:
         of_backend: dict[str, Any] = {}
@@ -81,12 +77,23 @@ def launch_on_cluster(
                 raise
             return backend
 
-        backend = open_patiently(opener, patience_s)
-        undo.callback(backend.close)
-        keys = RunKeys.generate()
-        interface = None if settings.interface == ALL_INTERFACES else settings.interface
-        link = MonitorLink(keys, interface, parse_ports(settings.ports))
+        # Grid Engine takes 0.1 s to answer; what can be done in that time is done in it
+        opening = Opening(opener)
+        try:
+            from gridmap.monitor.cluster import ClusterTransport
+            from gridmap.wire.address import ALL_INTERFACES, OWN_ADDRESSES, announce, parse_ports
+            from gridmap.wire.keys import Connection, RunKeys, write_connection
+            from gridmap.wire.link import MonitorLink
+
+            keys = RunKeys.generate()
+            interface = None if settings.interface == ALL_INTERFACES else settings.interface
+            link = MonitorLink(keys, interface, parse_ports(settings.ports))
+        except BaseException:
+            opening.abandon()
+            raise
         undo.callback(link.close)
+        backend = open_patiently(opening, patience_s)
+        undo.callback(backend.close)
         connection = Connection(
             run=run,
             addresses=announce(settings.announce, link.addresses),

@@ -3,7 +3,7 @@
 Jobs are isolated: what a job sees never depends on which jobs shared its packet.  The first frame
 has one of three forms:
 
-- a pickled list: one argument (one value) for each job, immutable atoms only;
+- a pickled list, or range: one argument (one value) for each job, immutable atoms only;
 - a pickled tuple of tuples: the positional arguments of each job, immutable atoms only;
 - "E", a table, then one pickle for each job: anything else; large buffers follow as frames.
 """
@@ -58,6 +58,10 @@ class Packet(NamedTuple):
 
     count: int  # type: ignore[assignment]
     frames: list[Frame]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(memoryview(frame).nbytes for frame in self.frames)
 
 
 def _all_atoms(chunk: Iterable[Any], types: set[type], depth: int = 3) -> bool:
@@ -129,9 +133,13 @@ def pack_arguments(
         index += len(chunk)
 
 
-def _chunks(elements: Iterable[Any], max_items: int | Callable[[], int]) -> Iterator[list[Any]]:
+def _chunks(elements: Iterable[Any], max_items: int | Callable[[], int]) -> Iterator[Sequence[Any]]:
     """Cuts the input; takes few elements at a time from a source that is slow or has just begun."""
-    if isinstance(elements, (list, tuple, range)) and isinstance(max_items, int):
+    if type(elements) is range and isinstance(max_items, int):
+        if elements:
+            yield elements  # however long, it takes a few bytes
+        return
+    if isinstance(elements, (list, tuple)) and isinstance(max_items, int):
         for at in range(0, len(elements), max_items):
             yield list(elements[at : at + max_items])
         return
@@ -149,8 +157,10 @@ def _chunks(elements: Iterable[Any], max_items: int | Callable[[], int]) -> Iter
         size = max(1, size // 2) if slow or large else 2 * size
 
 
-def _pack_plain(chunk: list[Any], max_bytes: int) -> list[Packet] | None:
+def _pack_plain(chunk: Sequence[Any], max_bytes: int) -> list[Packet] | None:
     """Packs atoms as one pickle; returns None when there is anything else."""
+    if type(chunk) is range:
+        return [Packet(len(chunk), [pickle.dumps(chunk, protocol=5)])]
     types = set(map(type, chunk))
     if types == {list}:
         parts = list(itertools.chain.from_iterable(chunk))
@@ -171,7 +181,7 @@ def _halve(chunk: Sequence[Any], max_bytes: int) -> Iterator[Packet]:
 
 
 def _pack_each(
-    chunk: list[Any], index: int, describe: Callable[[int], str], max_bytes: int, copy: bool
+    chunk: Sequence[Any], index: int, describe: Callable[[int], str], max_bytes: int, copy: bool
 ) -> Iterator[Packet]:
     held: list[Pickled] = []
     size = 0
@@ -217,12 +227,23 @@ def _unpicklable_call(element: Any, job: str, error: BaseException) -> errors.Pi
 Call = tuple[Sequence[Any], dict[str, Any]]
 
 
-def plain_calls(frames: Sequence[Frame], skip: int, take: int) -> Iterator[tuple[Any, ...]] | None:
-    """Returns the positional arguments of each job, or None where each is a pickle of its own."""
+class PlainCalls(NamedTuple):
+    """Arguments of consecutive jobs: one for each, or the positional ones of each as a tuple."""
+
+    arguments: Sequence[Any]
+    many: bool
+
+    def positional(self) -> list[Sequence[Any]]:
+        """Returns the positional arguments of each job."""
+        return list(self.arguments) if self.many else [(one,) for one in self.arguments]
+
+
+def plain_calls(frames: Sequence[Frame], skip: int, take: int) -> PlainCalls | None:
+    """Returns the arguments of jobs, or None where those of each are a pickle of their own."""
     if _is_each(frames):
         return None
     items = pickle.loads(frames[0])[skip : skip + take]
-    return zip(items) if type(items) is list else iter(items)
+    return PlainCalls(items, type(items) is tuple)
 
 
 def pickled_calls(frames: Sequence[Frame], skip: int, take: int) -> Iterator[Callable[[], Call]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +21,8 @@ from gridmap.retry import Retry, ladder
 
 EAGER_BYTES = 64 << 20
 """So much is pickled before anything is started."""
+
+LARGE_BLOB_BYTES = 1 << 20
 
 
 class Segment(Struct):
@@ -85,13 +86,14 @@ class Part(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        return sum(memoryview(frame).nbytes for frame in self.packet.frames)
+        return self.packet.nbytes
 
 
-def parts(plan: Plan, one_pool: bool, max_items: int | Callable[[], int] = 4096) -> Iterator[Part]:
+def parts(plan: Plan, local: bool, max_items: int | Callable[[], int] = 4096) -> Iterator[Part]:
     """Pickles a plan, lazily.
 
-    :param one_pool: all jobs share one pool of workers, whatever they ask for
+    :param local: all jobs share one pool of workers, whatever they ask for, and nobody asks whether
+        he has a blob already: the large ones are named without reading them
     :raises PicklingError: names the job, the argument and the part of it that cannot be pickled
     """
     functions: dict[int, tuple[Any, str]] = {}
@@ -100,7 +102,8 @@ def parts(plan: Plan, one_pool: bool, max_items: int | Callable[[], int] = 4096)
     number = 0
 
     def remember(frames: list[data.Frame]) -> str:
-        digest = data.digest(frames)
+        large = sum(memoryview(frame).nbytes for frame in frames) >= LARGE_BLOB_BYTES
+        digest = os.urandom(32).hex() if local and large else data.digest(frames)
         new[digest] = frames
         return digest
 
@@ -114,7 +117,7 @@ def parts(plan: Plan, one_pool: bool, max_items: int | Callable[[], int] = 4096)
         spec = JobSpec(
             function=known[1],
             context=contexts[id(segment.context)],
-            pool=0 if one_pool else plan.pool_of(segment),
+            pool=0 if local else plan.pool_of(segment),
             reuse=plan.reuse,
             max_rss_bytes=segment.max_rss_bytes,
             retry=segment.retry.rule(segment.retry_on),
@@ -137,7 +140,7 @@ def client_sys_path() -> list[str]:
 
 def new_run_id() -> str:
     """Returns a name for a run: when it began, and something that no other has."""
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(4).hex()}"
 
 
 def is_run_id(name: str) -> bool:

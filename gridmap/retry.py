@@ -5,10 +5,10 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Iterable
-from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from msgspec.structs import replace
+from msgspec import Struct
+from msgspec.structs import force_setattr, replace
 
 from gridmap.backends.native import memory_bytes, memory_text, walltime_s
 from gridmap.core.spec import PoolSpec, Resources, RetryRule
@@ -30,8 +30,11 @@ _MEMORY = re.compile(r"(h_vmem|s_vmem|h_rss|s_rss|h_data|s_data|mem_free|virtual
 _TIME = re.compile(r"([hs]_rt)=(.+)")
 
 
-@dataclass(frozen=True)
-class Retry:
+class _Times(Struct, frozen=True):
+    times: int | None = None
+
+
+class Retry(_Times, frozen=True, kw_only=True):
     """Whether, when, where and with what a job is tried again whose attempt failed.
 
     :param times: how often at most; NUM_RESUBMITS when not given
@@ -51,8 +54,6 @@ class Retry:
     :raises ValueError: a number is out of range, a cause or an amount is none
     """
 
-    times: int | None = None
-    _: KW_ONLY
     backoff_s: float = 0.1
     backoff_most_s: float | None = None
     other_host: bool = True
@@ -64,7 +65,7 @@ class Retry:
 
     def __post_init__(self) -> None:
         if self.times is not None:
-            object.__setattr__(self, "times", _whole("times", self.times))
+            force_setattr(self, "times", _whole("times", self.times))
         _number("backoff_s", self.backoff_s, 0, MOST_PAUSE_S)
         if self.backoff_most_s is not None:
             _number("backoff_most_s", self.backoff_most_s, self.backoff_s, MOST_PAUSE_S)
@@ -76,7 +77,7 @@ class Retry:
             memory_bytes("Retry: memory_most", self.memory_most)
         if self.time_most is not None and not walltime_s(self.time_most, "Retry: time_most"):
             raise ValueError(f"Retry: time_most is {self.time_most!r}; it must be a length of time")
-        object.__setattr__(self, "causes", self._checked_causes())
+        force_setattr(self, "causes", self._checked_causes())
 
     def _checked_causes(self) -> tuple[str, ...] | None:
         if self.causes is None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import socket
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import gridmap
@@ -58,7 +58,7 @@ def test_defaults_are_those_that_users_know(name: str) -> None:
 
 
 def test_every_setting_is_a_field_and_has_its_default() -> None:
-    fields = {field.name: field.default for field in dataclasses.fields(conf.Settings)}
+    fields = {field.name: field.default for field in msgspec.structs.fields(conf.Settings)}
     assert {setting.field for setting in conf.TABLE} == set(fields)
     for setting in conf.TABLE:
         if not callable(setting.default):
@@ -94,7 +94,7 @@ def test_settings_is_frozen_and_reads_the_environment_at_the_call(
     after = conf.settings()
     assert (before.heartbeat_frequency_s, before.num_resubmits) == (10, 3)
     assert (after.heartbeat_frequency_s, after.num_resubmits) == (0.5, 0)
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         after.num_resubmits = 1  # type: ignore[misc]
 
 

@@ -46,7 +46,7 @@ def unpacked(frames: Sequence[data.Frame], skip: int, take: int) -> list[data.Ca
     """Returns the arguments of each job, positional and by keyword, as a child gets them."""
     plain = data.plain_calls(frames, skip, take)
     if plain is not None:
-        return [(args, {}) for args in plain]
+        return [(args, {}) for args in plain.positional()]
     return [read() for read in data.pickled_calls(frames, skip, take)]
 
 
@@ -131,9 +131,16 @@ def test_a_large_element_is_a_packet_of_its_own() -> None:
 
 
 def test_packets_close_at_max_items_and_max_bytes() -> None:
-    assert {p.count for p in data.pack_arguments(range(8192))} == {4096}
+    assert {p.count for p in data.pack_arguments(list(range(8192)))} == {4096}
     many = list(data.pack_arguments(["x" * 1000 + str(i) for i in range(1000)]))
     assert max(len(p.frames[0]) for p in many) <= 65536 and sum(p.count for p in many) == 1000
+
+
+def test_a_range_travels_as_a_range() -> None:
+    (packet,) = data.pack_arguments(range(5, 10**9, 3))
+    assert packet.count == len(range(5, 10**9, 3)) and packet.nbytes < 100
+    assert unpacked(packet.frames, 10**6, 2) == [((3000005,), {}), ((3000008,), {})]
+    assert list(data.pack_arguments(range(0))) == []
 
 
 def test_packing_is_lazy() -> None:
@@ -194,7 +201,7 @@ def test_what_a_function_carries_and_cannot_be_pickled_is_named() -> None:
 
 def test_functions_without_a_module_travel_by_value() -> None:
     offset = np.arange(50_000)
-    blob = data.join_frames(data.pack_function(lambda i: int(offset[i])))
+    blob = b"".join(data.join_frames(data.pack_function(lambda i: int(offset[i]))))
     assert data.unpack_function(data.split_frames(blob))(7) == 7
 
 
@@ -210,7 +217,7 @@ def test_a_class_of_main_travels_by_value(monkeypatch: pytest.MonkeyPatch) -> No
 
 @given(st.lists(st.binary(max_size=200), max_size=6))
 def test_joined_frames_split_again_aligned(frames: list[bytes]) -> None:
-    blob = data.join_frames(frames)
+    blob = b"".join(data.join_frames(frames))
     parts = data.split_frames(blob)
     assert [bytes(part) for part in parts] == frames
     base = np.frombuffer(blob, np.uint8).ctypes.data

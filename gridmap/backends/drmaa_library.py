@@ -49,11 +49,12 @@ def load_drmaa() -> ModuleType:
         raise DRMAANotPresentException("; ".join(problems))
 
 
-def candidates() -> list[str]:
-    """Returns the paths at which the library may lie, the likeliest first."""
+def candidates() -> Iterator[str]:
+    """Yields the paths at which the library may lie, the likeliest first."""
     named = os.environ.get(_VARIABLE)
     if named:
-        return [named]
+        yield named
+        return
     paths = []
     root = os.environ.get("SGE_ROOT")
     if root:
@@ -62,10 +63,10 @@ def candidates() -> list[str]:
             paths += sorted(glob.glob(f"{glob.escape(root)}/lib/{folder}/libdrmaa.so*"))
     if os.path.exists(_DEBIAN):
         paths.append(_DEBIAN)
-    found = ctypes.util.find_library("drmaa")
-    if found:
-        paths.append(found)
-    return list(dict.fromkeys(paths))
+    yield from dict.fromkeys(paths)
+    found = ctypes.util.find_library("drmaa")  # starts several programs
+    if found and found not in paths:
+        yield found
 
 
 def without_jemalloc(library: bytes) -> bytes:

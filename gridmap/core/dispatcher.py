@@ -175,7 +175,7 @@ class Dispatcher:
             return
         pool = self.pools[event.spec.pool]
         pool.unfinished += event.count
-        pool.queue.put(Range(span, event.spec, event.attempt))
+        pool.queue.put(Range(span, event.spec, event.attempt, nbytes=event.nbytes))
         pool.gather_at = min(pool.gather_at, now + self._policy.gather_s)
 
     def _resume(self, event: RunResumed, now: float) -> None:

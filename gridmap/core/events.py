@@ -25,11 +25,13 @@ class JobsAdded(Struct, frozen=True):
     """Consecutive jobs, numbered where the last ones ended.
 
     :param attempt: number of their first try; above those that an earlier monitor gave
+    :param nbytes: size of their arguments
     """
 
     count: int
     spec: JobSpec
     attempt: int = 0
+    nbytes: int = 0
 
 
 class KnownWorker(NamedTuple):

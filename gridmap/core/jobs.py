@@ -121,6 +121,7 @@ class Range(Struct, frozen=True):
     :param attempt: number of the try that comes next; counts leases, not failures
     :param alone: the first try of one of them killed a process: it gets no company again
     :param avoid: a host where it failed; until `avoid_until` others are preferred
+    :param nbytes: size of the arguments, or more
     """
 
     span: Span
@@ -129,6 +130,11 @@ class Range(Struct, frozen=True):
     alone: bool = False
     avoid: str = ""
     avoid_until: float = 0.0
+    nbytes: int = 0
+
+
+JOINED_BYTES = 1 << 20
+"""Ranges that follow each other become one up to this size; a lease, one message, is of one."""
 
 
 class RangeQueue:
@@ -144,8 +150,17 @@ class RangeQueue:
         self.count = 0  # jobs in the queue; those that ended meanwhile included
 
     def put(self, item: Range) -> None:
-        self._ranges.append(item)
+        """Adds a range behind all others, or makes the last one longer by it."""
         self.count += item.span.count
+        if self._ranges and item.span.first == self._ranges[-1].span.stop:
+            last = self._ranges[-1]
+            nbytes = last.nbytes + item.nbytes
+            alike = replace(last, span=item.span, nbytes=item.nbytes) == item
+            if alike and nbytes <= JOINED_BYTES:
+                span = Span(last.span.first, last.span.count + item.span.count)
+                self._ranges[-1] = replace(last, span=span, nbytes=nbytes)
+                return
+        self._ranges.append(item)
 
     def put_back(self, item: Range) -> None:
         """Puts a range that had been taken before those that have not."""

@@ -135,6 +135,7 @@ class Policy(Struct, frozen=True):
     idle_threshold_fraction: float = 0.01
     max_idle_heartbeats: int = 3
     chunk_target_s: float = 0.1
+    chunk_least_s: float = 0.001
     backoff_first_s: float = 0.1
     backoff_most_s: float = 30.0
     idle_leave_s: float = 5.0
@@ -180,8 +181,8 @@ class Policy(Struct, frozen=True):
     def chunk_size(self, pace: Pace, remaining: int, children: int) -> int:
         """Returns how many jobs the next lease should have, at least 1.
 
-        About `chunk_target_s` of work, at most twice what has been seen to work, and never more
-        than an even share of half of what remains, so that all children end together.
+        About `chunk_target_s` of work, at most `grown`, and never more than an even share of half
+        of what remains, or `chunk_least_s`, so that all children end together.
 
         :param remaining: jobs that wait in the queue
         :param children: processes that share them
@@ -191,7 +192,14 @@ class Policy(Struct, frozen=True):
         size = pace.grown
         if pace.mean_s * size > self.chunk_target_s:
             size = int(self.chunk_target_s / pace.mean_s)
-        return max(1, min(size, remaining // (2 * max(1, children))))
+        share = remaining // (2 * max(1, children))
+        if pace.mean_s * share < self.chunk_least_s:  # to share so little would cost more
+            share = min(remaining, int(self.chunk_least_s / max(pace.mean_s, 1e-9)))
+        return max(1, min(size, share))
+
+
+QUICK_CHUNK_S = 0.0005
+"""A chunk that took less is followed by one that is eight times as large, any other by a double."""
 
 
 class Pace(Struct):
@@ -211,5 +219,9 @@ class Pace(Struct):
         self.known = True
 
     def finished(self, count: int) -> None:
-        """Takes in that a chunk of this size went through."""
-        self.grown = max(self.grown, 2 * count)
+        """Takes in that a chunk of this size went through: the next may be larger.
+
+        Held by tests/core/test_policy.py::test_chunks_grow_by_doubling_and_shrink_at_the_tail.
+        """
+        quick = self.mean_s * count < QUICK_CHUNK_S
+        self.grown = max(self.grown, (8 if quick else 2) * count)

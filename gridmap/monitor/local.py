@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import secrets
+import os
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -52,7 +52,7 @@ class LocalTransport:
             python=python,
             protocol=PROTOCOL,
             native_id=worker,
-            incarnation=secrets.token_hex(8),
+            incarnation=os.urandom(8).hex(),
             pool=pool,
             host=socket.gethostname(),
             pid=forkserver.pid,

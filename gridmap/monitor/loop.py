@@ -136,7 +136,7 @@ class Monitor:
         def call() -> None:
             if self._recorder is not None:
                 self._recorder.added(spec, packet, blobs)
-            self._add(JobsAdded(packet.count, spec), packet, blobs)
+            self._add(JobsAdded(packet.count, spec, nbytes=packet.nbytes), packet, blobs)
 
         self._post(call)
 
@@ -146,7 +146,7 @@ class Monitor:
         def call() -> None:
             now = time.monotonic()  # of all that follows: nothing falls due before it is complete
             for part in parts:
-                added = JobsAdded(part.packet.count, part.spec, part.attempt)
+                added = JobsAdded(part.packet.count, part.spec, part.attempt, part.packet.nbytes)
                 self._add(added, part.packet, part.blobs, now)
             self._handle(event, now=now)
             for span, _ in event.ended:

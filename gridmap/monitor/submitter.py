@@ -33,46 +33,60 @@ OPEN_INTERVAL_S = 1.0
 Post = Callable[[DispatcherEvent], None]
 
 
-def open_in_time(opener: Callable[[], Backend], deadline_s: float = OPEN_DEADLINE_S) -> Backend:
-    """Returns the backend that `opener` connects, in a thread of its own, so that the caller can
-    be interrupted; one that comes too late is closed.
-
-    :raises BackendError: the scheduler did not answer in time
+class Opening:
+    """A backend that is being connected, in a thread of its own, so that whoever waits for it can
+    be interrupted, and can do something else before; one that comes too late is closed.
     """
-    opened: queue.SimpleQueue[Backend | BaseException] = queue.SimpleQueue()
-    decision = threading.Semaphore()  # for whoever comes first: it is in time, or too late
 
-    def main() -> None:
+    def __init__(self, opener: Callable[[], Backend]) -> None:
+        self._opener = opener
+        self._opened: queue.SimpleQueue[Backend | BaseException] = queue.SimpleQueue()
+        self._decision = threading.Semaphore()  # for whoever is first: it is in time, or too late
+        threading.Thread(target=self._main, name="gridmap-opener", daemon=True).start()
+
+    def _main(self) -> None:
         try:
-            backend = opener()
+            backend = self._opener()
         except BaseException as error:
-            opened.put(error)
+            self._opened.put(error)
             return
-        if decision.acquire(blocking=False):
-            opened.put(backend)
+        if self._decision.acquire(blocking=False):
+            self._opened.put(backend)
         else:
             backend.close()
 
-    threading.Thread(target=main, name="gridmap-opener", daemon=True).start()
-    try:
-        answer = get(opened, deadline_s)
-    except BaseException as error:
-        if not decision.acquire(blocking=False):  # it came at this very moment
-            late = opened.get()
+    def wait(self, deadline_s: float = OPEN_DEADLINE_S) -> Backend:
+        """Returns the backend.
+
+        :raises BackendError: the scheduler did not answer in time, or it refuses
+        """
+        try:
+            answer = get(self._opened, deadline_s)
+        except BaseException as error:
+            self.abandon()
+            if isinstance(error, queue.Empty):
+                text = f"the scheduler did not answer within {deadline_s:.0f} s"
+                raise BackendError(text, transient=True) from None
+            raise
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def again(self) -> Opening:
+        """Returns another try."""
+        return Opening(self._opener)
+
+    def abandon(self) -> None:
+        """Nobody is going to wait for it."""
+        if not self._decision.acquire(blocking=False):  # it came at this very moment
+            late = self._opened.get()
             if not isinstance(late, BaseException):
                 late.close()
-        if isinstance(error, queue.Empty):
-            text = f"the scheduler did not answer within {deadline_s:.0f} s"
-            raise BackendError(text, transient=True) from None
-        raise
-    if isinstance(answer, BaseException):
-        raise answer
-    return answer
 
 
-def open_patiently(opener: Callable[[], Backend], patience_s: float) -> Backend:
-    """Returns the backend that `opener` connects; asks again, for so long, a scheduler that cannot
-    be reached.
+def open_patiently(opening: Opening, patience_s: float) -> Backend:
+    """Returns the backend that is being connected; has it tried again, for so long, where the
+    scheduler cannot be reached.
 
     :raises BackendError: it could not be reached in all that time, or it refuses
     """
@@ -80,7 +94,7 @@ def open_patiently(opener: Callable[[], Backend], patience_s: float) -> Backend:
     said = False
     while True:
         try:
-            return open_in_time(opener)
+            return opening.wait()
         except BackendError as error:
             if not error.transient or time.monotonic() >= until:
                 raise
@@ -88,6 +102,7 @@ def open_patiently(opener: Callable[[], Backend], patience_s: float) -> Backend:
                 said = True
                 log.warning("%s; it is asked again, for %.0f s", error, patience_s)
         time.sleep(OPEN_INTERVAL_S)
+        opening = opening.again()
 
 
 def _no_descriptors() -> bool:

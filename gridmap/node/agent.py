@@ -18,7 +18,6 @@ import os
 import select
 import signal
 import socket
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from gridmap.core.messages import (
     FromAgent,
     Key,
     Lease,
+    NeedBlob,
     Outcome,
     Result,
     Results,
@@ -47,6 +47,7 @@ from gridmap.node.blobs import BlobStore
 from gridmap.node.channel import FINISHED, READY, Answer, Channel, Order
 from gridmap.node.forkserver import Died, Forkserver, Started
 from gridmap.node.memory import Limits
+from gridmap.node.neighbors import Neighbors
 from gridmap.node.tree import Trees
 from gridmap.node.usage import UsageMeter
 
@@ -87,6 +88,7 @@ class AgentRuntime:
 
     :param say: sends a message and its payload frames to the monitor; must not block
     :param logs: the worker's own standard output and error, for the log tail; none locally
+    :param run: the run's folder: by its name agents on one node find each other; "": no others
     """
 
     def __init__(
@@ -97,11 +99,13 @@ class AgentRuntime:
         blobs: BlobStore | None = None,
         logs: Sequence[str | os.PathLike[str]] = (),
         limits: Limits | None = None,
+        run: str = "",
     ) -> None:
         self._core = core
         self._forkserver = forkserver
         self._say = say
         self._blobs = blobs or BlobStore()
+        self._neighbors = Neighbors(run, self._blobs, self._ask_for_blob, self._blob_came)
         self._logs = [Path(log) for log in logs if log]
         self._children: dict[int, _Child] = {}
         self._by_fd: dict[int, _Child] = {}
@@ -137,6 +141,7 @@ class AgentRuntime:
         """Returns the descriptors to poll, with the poll events wanted."""
         wanted = {fd: _events(child.channel) for fd, child in self._by_fd.items()}
         wanted[self._forkserver.fileno()] = _events(self._forkserver)
+        wanted.update(self._neighbors.fds())
         return wanted
 
     def ready(self, fd: int, events: int, now: float) -> None:
@@ -151,6 +156,8 @@ class AgentRuntime:
             if events & select.POLLOUT:
                 self._forkserver.flush()
             self._read_forkserver(now)
+        else:
+            self._neighbors.ready(fd, now)
 
     def receive(self, message: ToAgent, frames: Sequence[Frame], now: float) -> None:
         """Takes a message from the monitor."""
@@ -158,9 +165,12 @@ class AgentRuntime:
             self._keep_arguments(message.leases, frames)
         elif isinstance(message, Blob) and message.found:
             if self._store(message.digest, frames):
+                self._neighbors.stored(message.digest)
                 self._handle(ev.BlobStored(message.digest), now)
                 return
             message = Blob(message.digest, found=False)
+        if isinstance(message, Blob):
+            self._neighbors.lacks(message.digest)
         self._handle(ev.MonitorSaid(message), now)
 
     def warn(self, signum: int, now: float) -> None:
@@ -178,15 +188,17 @@ class AgentRuntime:
 
     def tick(self, now: float) -> None:
         """Lets the core look at the time."""
+        self._neighbors.tick(now)
         self._handle(ev.Tick(), now)
 
     def next_deadline(self) -> float:
         """Returns when `tick` is due."""
-        return self._core.next_deadline()
+        return min(self._core.next_deadline(), self._neighbors.next_deadline())
 
     def close(self, deadline_s: float = 5.0) -> None:
         """Ends all children and removes everything; twice does no harm."""
         self._forkserver.close(deadline_s)
+        self._neighbors.close()
         self._blobs.close()
         for child in self._children.values():
             child.close()
@@ -217,6 +229,12 @@ class AgentRuntime:
             logger.error("cannot keep a function on this node: %s", error)
             return False
         return True
+
+    def _ask_for_blob(self, digest: str) -> None:
+        self._say(NeedBlob(digest), [])
+
+    def _blob_came(self, digest: str, now: float) -> None:
+        self._handle(ev.BlobStored(digest), now)
 
     def _read_child(self, child: _Child, now: float) -> None:
         while (message := child.channel.receive()) is not None:
@@ -282,6 +300,9 @@ class AgentRuntime:
     # --- effects ----------------------------------------------------------------------------------
 
     def _do_say(self, effect: do.Say, now: float) -> None:
+        if isinstance(effect.message, NeedBlob):
+            self._neighbors.need(effect.message.digest, now)
+            return
         frames: list[Frame] = []
         if isinstance(effect.message, Results):
             for item in effect.message.items:
@@ -321,7 +342,6 @@ class AgentRuntime:
             lease.context,
             self._blobs.place(lease.context),
             lease.packets,
-            [memoryview(frame).nbytes for frame in frames],
         )
         child.channel.send(order, frames)
 
@@ -431,6 +451,8 @@ def _memory() -> int:
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("gridmap-slot")
     else:
+        import tempfile
+
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
     os.ftruncate(fd, SLOT_BYTES)

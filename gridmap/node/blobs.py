@@ -1,15 +1,16 @@
-"""Keeps the blobs that a node received in a file without a name, so that all its children map one
-copy, and nothing is left of them whatever ends the node's processes."""
+"""Keeps the blobs that a node received in a file without a name, so that all its children, and the
+other workers of the run on this node, map one copy, and nothing is left of them whatever ends the
+node's processes."""
 
 from __future__ import annotations
 
 import contextlib
 import mmap
 import os
-import tempfile
+import struct
 from collections.abc import Sequence
 
-from gridmap.data import Frame, join_frames
+from gridmap.data import Frame, digest, join_frames, split_frames
 
 MAX_BYTES = 8 << 30
 SPARE_FRACTION = 0.1
@@ -19,15 +20,16 @@ SPARE_FRACTION = 0.1
 class BlobStore:
     """Blobs, named by their digests; gone with this process and those that map them.
 
-    :param folders: where to put them, best first; the default is shared memory, then temp files
+    :param folders: where to put them, best first; "" is the one for temporary files
     :param max_bytes: more than this is refused
     """
 
     def __init__(self, folders: Sequence[str] | None = None, max_bytes: int = MAX_BYTES) -> None:
-        self._folders = list(folders or ("/dev/shm", tempfile.gettempdir()))
+        self._folders = list(folders or ("/dev/shm", ""))
         self._max_bytes = max_bytes
         self._files: dict[str, int] = {}
-        self._places: dict[str, str] = {}
+        self._others: dict[tuple[int, int], int] = {}  # by device and inode
+        self._places: dict[str, tuple[int, int, int]] = {}
         self._bytes = 0
 
     def put(self, digest: str, frames: Sequence[Frame]) -> str:
@@ -36,30 +38,59 @@ class BlobStore:
         :raises OSError: there is no room for it
         """
         if digest in self._places:
-            return self._places[digest]
-        data = join_frames(frames)
-        if self._bytes + len(data) > self._max_bytes:
+            return self.place(digest)
+        parts = [memoryview(part) for part in join_frames(frames)]
+        size = sum(part.nbytes for part in parts)
+        if self._bytes + size > self._max_bytes:
             raise OSError(f"blobs of more than {self._max_bytes} bytes on one node")
         refused: OSError | None = None
         for folder in self._folders:
             try:
-                place = self._write(folder, data)
+                self._places[digest] = self._write(folder, parts, size)
             except OSError as error:
                 refused = error
                 continue
-            self._places[digest] = place
-            self._bytes += len(data)
-            return place
+            self._bytes += size
+            return self.place(digest)
         raise refused or OSError("no folder for blobs")
 
     def place(self, digest: str) -> str:
         """Returns where a blob lies, as `map_blob` wants it; "" for one that was never stored."""
-        return self._places.get(digest, "")
+        if digest not in self._places:
+            return ""
+        fd, at, size = self._places[digest]
+        return f"{at}+{size}:/proc/{os.getpid()}/fd/{fd}"
 
-    def _write(self, folder: str, data: bytes) -> str:
+    def lend(self, digest: str) -> tuple[int, int, int]:
+        """Returns where a blob lies, for another store: (descriptor, offset, size)."""
+        return self._places[digest]
+
+    def adopt(self, digest: str, fd: int, at: int, size: int) -> None:
+        """Takes a blob that another process's store has lent; the descriptor is ours from now on.
+
+        :raises OSError, ValueError: it is not what its digest says
+        """
+        try:
+            status = os.fstat(fd)
+            with mmap.mmap(fd, size, access=mmap.ACCESS_READ, offset=at) as lent:
+                if not _is(digest, lent):
+                    raise ValueError("it is not what its digest says")
+        except BaseException:
+            os.close(fd)
+            raise
+        known = self._others.setdefault((status.st_dev, status.st_ino), fd)
+        if known != fd:
+            os.close(fd)
+        self._places[digest] = known, at, size
+
+    def _write(self, folder: str, parts: Sequence[memoryview], size: int) -> tuple[int, int, int]:
+        if not folder:
+            import tempfile  # loads much, and is seldom needed
+
+            folder = tempfile.gettempdir()
         state = os.statvfs(folder)
         spare = SPARE_FRACTION * state.f_blocks
-        if len(data) > (state.f_bavail - spare) * state.f_frsize:
+        if size > (state.f_bavail - spare) * state.f_frsize:
             raise OSError(f"no room in {folder}")
         if folder not in self._files:
             self._files[folder] = _nameless(folder)
@@ -67,27 +98,45 @@ class BlobStore:
         end = os.lseek(fd, 0, os.SEEK_END)
         at = -(-end // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
         try:
-            written = 0
-            while written < len(data):
-                written += os.pwrite(fd, memoryview(data)[written:], at + written)
+            to = at
+            for part in parts:
+                while part.nbytes:
+                    written = os.pwrite(fd, part, to)
+                    part, to = part[written:], to + written
         except OSError:
             os.ftruncate(fd, end)
             raise
-        return f"{at}+{len(data)}:/proc/{os.getpid()}/fd/{fd}"
+        return fd, at, size
 
     def close(self) -> None:
         """Lets go of everything; a child that has mapped a blob keeps its memory."""
-        for fd in self._files.values():
+        for fd in (*self._files.values(), *self._others.values()):
             os.close(fd)
         self._files.clear()
+        self._others.clear()
         self._places.clear()
         self._bytes = 0
+
+
+def _is(name: str, joined: mmap.mmap) -> bool:
+    with memoryview(joined) as whole:
+        frames: list[memoryview] = []
+        try:
+            frames = split_frames(whole)
+            return digest(frames) == name
+        except struct.error:
+            return False
+        finally:
+            for frame in frames:
+                frame.release()
 
 
 def _nameless(folder: str) -> int:
     """Returns a descriptor of a new file that no folder lists."""
     with contextlib.suppress(OSError, AttributeError):  # not every file system can
         return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    import tempfile
+
     fd, path = tempfile.mkstemp(prefix="gridmap-", dir=folder)
     os.unlink(path)
     return fd

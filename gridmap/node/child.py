@@ -207,8 +207,7 @@ class Child:
     def _send(self, state: int, items: list[Item] = [], frames: list[Frame] = []) -> None:  # noqa: B006
         if os.getpid() != self._pid:
             os._exit(0)
-        sizes = [memoryview(frame).nbytes for frame in frames]
-        self._channel.send(Answer(state, items, sizes), frames)
+        self._channel.send(Answer(state, items), frames)
 
     def _run(self, order: Order, frames: list[Frame]) -> None:
         def send(items: list[Item], parts: list[Frame]) -> None:

@@ -19,13 +19,15 @@ import select
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import threading
 import time
 from collections import deque
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import subprocess
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
@@ -106,10 +108,7 @@ class Forkserver:
         """
         if threading.active_count() != 1:
             raise RuntimeError("a process with several threads cannot be forked safely")
-        # imported here, so that no child has to
-        import cloudpickle  # noqa: F401
-
-        import gridmap.node.child  # noqa: F401
+        import gridmap.node.child  # noqa: F401  # here, so that no child has to
 
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
@@ -260,6 +259,8 @@ def _launch() -> tuple[socket.socket, int, subprocess.Popen[bytes]]:
             str(theirs.fileno()),
             str(os.getpid()),
         ]
+        import subprocess
+
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True
         )

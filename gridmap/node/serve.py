@@ -192,7 +192,9 @@ class Node:
         self._warned: list[int] = []
         core = AgentCore(hello.children, hello, worker_age_s())
         logs = dict.fromkeys((hello.log_stdout, hello.log_stderr))
-        self._runtime = AgentRuntime(core, forkserver, self._say, logs=list(logs))
+        self._runtime = AgentRuntime(
+            core, forkserver, self._say, logs=list(logs), run=os.fspath(run_dir)
+        )
         self._wake = self._listen_to_signals()
 
     def _listen_to_signals(self) -> int:

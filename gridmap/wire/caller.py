@@ -27,7 +27,6 @@ from types import TracebackType
 
 import zmq
 from msgspec import Struct, field
-from zmq.utils.monitor import parse_monitor_message
 
 from gridmap.core.messages import FromAgent, Heartbeat, Hello, Key, Results, ToAgent
 from gridmap.errors import GridMapError, WireError
@@ -42,6 +41,7 @@ from gridmap.wire.sockets import (
     QUEUE_MESSAGES,
     configure,
     end,
+    happened,
     put,
     readable,
     take,
@@ -81,7 +81,7 @@ class _Call(Struct):
     def read(self) -> bool:
         """Takes in what has happened; returns whether keys were agreed on."""
         while readable(self.events):
-            event = zmq.Event(parse_monitor_message(self.events.recv_multipart())["event"])
+            event = zmq.Event(happened(self.events)[0])
             self.seen.add(event)
             if event == zmq.Event.HANDSHAKE_SUCCEEDED:
                 self.seen.discard(zmq.Event.DISCONNECTED)  # of an earlier try

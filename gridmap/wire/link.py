@@ -24,7 +24,6 @@ from types import TracebackType
 
 import zmq
 from zmq.utils import z85
-from zmq.utils.monitor import parse_monitor_message
 
 from gridmap.core.messages import FromAgent, Pulse, ToAgent
 from gridmap.errors import WireError
@@ -40,6 +39,7 @@ from gridmap.wire.sockets import (
     PING_TIMEOUT_MS,
     configure,
     end,
+    happened,
     ports,
     put,
     readable,
@@ -212,9 +212,9 @@ class MonitorLink:
     def _answer_strangers(self) -> None:
         now, seen = time.monotonic(), False
         while readable(self._events):
-            told = parse_monitor_message(self._events.recv_multipart())
-            event, seen = int(told["event"]), True
-            self._gate.saw(event, int(told["value"]), now)
+            event, value = happened(self._events)
+            seen = True
+            self._gate.saw(event, value, now)
             if event & _FAILED:
                 self._stranger("a connection that ended before it had shown a key of this run")
         if seen or self._gate.shut:

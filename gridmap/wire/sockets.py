@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import secrets
+import struct
 import threading
 from collections.abc import Sequence
 
@@ -25,6 +26,8 @@ HANDSHAKE_MS = 5_000
 
 FOR_EVER_MS = -1
 LEAST_LINGER_MS = 100
+
+_EVENT = struct.Struct("=Hi")
 
 PING_EVERY_MS = 15_000
 PING_TIMEOUT_MS = 120_000
@@ -124,6 +127,16 @@ def watch(
     watcher.setsockopt(zmq.RCVHWM, 0)  # a full queue would stop ZeroMQ's own thread
     watcher.connect(name)
     return watcher
+
+
+def happened(watcher: zmq.Socket[bytes]) -> tuple[int, int]:
+    """Takes an event off a socket of `watch`; returns its number and its value.
+
+    pyzmq's own reader of events imports asyncio, half of what a worker's import of ZeroMQ takes.
+    Source: zmq_socket_monitor(3).
+    """
+    event, value = _EVENT.unpack(watcher.recv_multipart()[0])
+    return event, value
 
 
 def ports(port: int | tuple[int, int] | None) -> list[int | str]:

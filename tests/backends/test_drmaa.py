@@ -408,7 +408,7 @@ def test_an_unknown_library_is_left_alone(library):
 
 def test_the_named_library_is_the_only_candidate(monkeypatch):
     monkeypatch.setenv("DRMAA_LIBRARY_PATH", "/somewhere/libdrmaa.so")
-    assert drmaa_library.candidates() == ["/somewhere/libdrmaa.so"]
+    assert list(drmaa_library.candidates()) == ["/somewhere/libdrmaa.so"]
 
 
 def test_the_library_of_sge_root_comes_first(monkeypatch, tmp_path):
@@ -417,7 +417,7 @@ def test_the_library_of_sge_root_comes_first(monkeypatch, tmp_path):
     library.parent.mkdir(parents=True)
     library.touch()
     monkeypatch.setenv("SGE_ROOT", str(tmp_path))
-    assert drmaa_library.candidates()[0] == str(library)
+    assert next(drmaa_library.candidates()) == str(library)
 
 
 def test_a_file_that_is_no_library_is_named(monkeypatch, tmp_path):

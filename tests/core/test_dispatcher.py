@@ -237,11 +237,11 @@ def test_a_run_without_jobs_ends_with_its_input() -> None:
 
 
 def test_chunks_grow_and_each_child_has_a_second_lease_while_plenty_waits() -> None:
-    stage = running(1000)
+    stage = running(10**6)
     done = 0
     for _ in range(6):
         lease = next(iter(stage.d.workers["w"].leases.values()))
-        stage.result("w", lease.span.first, count=lease.span.count, seconds=0.0)
+        stage.result("w", lease.span.first, count=lease.span.count, seconds=1e-3 * lease.span.count)
         done += lease.span.count
         assert len(stage.d.workers["w"].leases) == 2
     sizes = [e.span.count for e in of(do.Assign, stage.all)]

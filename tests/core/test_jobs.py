@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gridmap.core.jobs import JobTable, Range, RangeQueue
+from gridmap.core.jobs import JOINED_BYTES, JobTable, Range, RangeQueue
 from gridmap.core.spec import JobSpec, Span
 
 SPEC = JobSpec("f", "c")
@@ -11,12 +11,23 @@ SPEC = JobSpec("f", "c")
 def test_a_range_is_taken_in_parts_and_put_back_in_front() -> None:
     queue = RangeQueue()
     queue.put(Range(Span(0, 10), SPEC))
-    queue.put(Range(Span(10, 5), SPEC))
+    queue.put(Range(Span(10, 5), SPEC, attempt=1))
     first = queue.take(4)
     assert (first.span, queue.count) == (Span(0, 4), 11)
     queue.put_back(first)
     assert [queue.take(99).span for _ in range(3)] == [Span(0, 4), Span(4, 6), Span(10, 5)]
     assert queue.count == 0 and queue.first() is None
+
+
+def test_ranges_that_follow_each_other_are_joined_while_they_are_small() -> None:
+    queue = RangeQueue()
+    half = JOINED_BYTES // 2
+    for first, nbytes in ((0, half), (10, half), (20, 1), (40, 1)):
+        queue.put(Range(Span(first, 10), SPEC, nbytes=nbytes))
+    queue.put(Range(Span(50, 10), SPEC, alone=True))
+    assert queue.count == 50
+    spans = [queue.take(99).span for _ in range(4)]
+    assert spans == [Span(0, 20), Span(20, 10), Span(40, 10), Span(50, 10)]
 
 
 def test_a_range_that_backs_off_comes_back_in_time() -> None:

@@ -97,14 +97,17 @@ def test_a_job_that_works_or_waits_for_disk_is_not_idle() -> None:
 def test_chunks_grow_by_doubling_and_shrink_at_the_tail() -> None:
     pace = Pace()
     sizes = []
-    for _ in range(6):
+    for _ in range(7):
         size = POLICY.chunk_size(pace, remaining=100_000, children=4)
         sizes.append(size)
-        pace.measured(size, size * 1e-6)
+        pace.measured(size, size * 1e-4)
         pace.finished(size)
-    assert sizes == [1, 2, 4, 8, 16, 32]
-    assert POLICY.chunk_size(pace, remaining=80, children=4) == 10
-    assert POLICY.chunk_size(pace, remaining=3, children=4) == 1
+    assert sizes == [1, 8, 16, 32, 64, 128, 256], "at first they take next to no time"
+    assert POLICY.chunk_size(pace, remaining=800, children=4) == 100
+    assert POLICY.chunk_size(pace, remaining=30, children=4) == 10, "a millisecond of work"
+    assert POLICY.chunk_size(pace, remaining=3, children=4) == 3
+    slow = Pace(mean_s=0.01, grown=1000, known=True)
+    assert POLICY.chunk_size(slow, remaining=3, children=4) == 1
 
 
 def test_chunks_are_about_a_tenth_of_a_second_of_work() -> None:

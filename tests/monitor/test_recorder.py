@@ -223,7 +223,8 @@ def test_the_ledger_has_the_jobs_and_what_they_need(tmp_path: Path) -> None:
     facts = Scene(tmp_path, 3).facts()
     (part,) = facts.parts
     assert (part.span, part.spec) == (Span(0, 3), TWICE)
-    assert list(data.plain_calls(part.frames, 0, 3) or ()) == [(0,), (1,), (2,)]
+    calls = data.plain_calls(part.frames, 0, 3)
+    assert calls is not None and calls.positional() == [(0,), (1,), (2,)]
     assert facts.blobs == {"f": [b"function"], "c": [b"context"]}
     assert facts.input_ended and not facts.ended
 

@@ -24,7 +24,7 @@ from gridmap.core.events import (
 )
 from gridmap.core.spec import Resources
 from gridmap.errors import BackendError
-from gridmap.monitor.submitter import Submitter, open_in_time, open_patiently
+from gridmap.monitor.submitter import Opening, Submitter, open_patiently
 
 REQUEST = SubmitRequest("tag", "name", ("/bin/python", "a b"), 2, Resources(), "/logs", "/")
 DEADLINE_S = 5.0
@@ -138,7 +138,7 @@ def test_a_scheduler_that_does_not_answer_is_not_waited_for_for_ever() -> None:
         return backend
 
     with pytest.raises(BackendError, match="did not answer within 0 s") as raised:
-        open_in_time(opener, 0.05)  # type: ignore[arg-type]
+        Opening(opener).wait(0.05)  # type: ignore[arg-type]
 
     assert raised.value.transient
     go_on.set()
@@ -162,7 +162,7 @@ def test_whoever_waits_for_the_scheduler_can_be_interrupted() -> None:
     helper.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            open_in_time(opener, DEADLINE_S)  # type: ignore[arg-type]
+            Opening(opener).wait(DEADLINE_S)  # type: ignore[arg-type]
     finally:
         signal.signal(signal.SIGINT, before)
         helper.join()
@@ -174,7 +174,7 @@ def test_what_connecting_raises_is_raised() -> None:
         raise BackendError("no such cell")
 
     with pytest.raises(BackendError, match="no such cell"):
-        open_in_time(opener)  # type: ignore[arg-type]
+        Opening(opener).wait()  # type: ignore[arg-type]
 
 
 def test_a_poll_that_fails_is_told_in_the_scheduler_s_words() -> None:
@@ -239,11 +239,11 @@ def test_a_scheduler_that_cannot_be_reached_is_asked_again(
             raise answers.pop(0)
         return answers[0]
 
-    assert open_patiently(opener, DEADLINE_S) == 7
+    assert open_patiently(Opening(opener), DEADLINE_S) == 7
     assert caplog.text.count("it is asked again") == 1
     answers[:] = [BackendError("no qmaster", True)] * 1000
     with pytest.raises(BackendError, match="no qmaster"):
-        open_patiently(opener, 0.05)
+        open_patiently(Opening(opener), 0.05)
     answers[:] = [BackendError("not you", False), 7]
     with pytest.raises(BackendError, match="not you"):
-        open_patiently(opener, DEADLINE_S)
+        open_patiently(Opening(opener), DEADLINE_S)

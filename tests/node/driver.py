@@ -80,6 +80,7 @@ class Driver:
         heartbeat_s: float = 5.0,
         limits: Limits | None = None,
         max_rss_bytes: int = 0,
+        run: str = "",
         **welcome: Any,
     ) -> None:
         self.max_rss_bytes = max_rss_bytes
@@ -92,7 +93,7 @@ class Driver:
         self.attempt = 1
         hello = m.Hello("1", "3", 1, "1", "i", 0, "host", os.getpid(), children, 2 * children)
         core = AgentCore(children, hello)
-        self.runtime = AgentRuntime(core, self.forkserver, self._say, limits=limits)
+        self.runtime = AgentRuntime(core, self.forkserver, self._say, limits=limits, run=run)
         self._inbox: list[tuple[m.ToAgent, list[data.Frame]]] = []
         self._inbox.append((m.Welcome("run", heartbeat_s, 60.0, **welcome), []))
 

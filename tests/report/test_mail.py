@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from aiosmtpd.controller import Controller
+from msgspec.structs import replace
 
 from gridmap.conf import Settings
 from gridmap.errors import Cause, JobDied
@@ -116,14 +117,14 @@ def test_a_failure_arrives(serve: Serve) -> None:
 
 def test_a_completion_arrives_although_error_mails_are_off(serve: Serve) -> None:
     inbox, settings = serve()
-    mail.Mailer().completion("fit", dataclasses.replace(settings, send_error_mail=False))
+    mail.Mailer().completion("fit", replace(settings, send_error_mail=False))
     assert inbox.mails.get(timeout=SOON_S)["Subject"] == "gridmap: fit is done"
 
 
 def test_several_recipients(serve: Serve) -> None:
     inbox, settings = serve()
     both = "ada@example.org, bob@example.org"
-    mail.Mailer().completion("fit", dataclasses.replace(settings, error_mail_recipient=both))
+    mail.Mailer().completion("fit", replace(settings, error_mail_recipient=both))
     inbox.mails.get(timeout=SOON_S)
     assert inbox.envelopes[0].rcpt_tos == ["ada@example.org", "bob@example.org"]
 
@@ -131,7 +132,7 @@ def test_several_recipients(serve: Serve) -> None:
 def test_send_error_mail_off_sends_nothing(serve: Serve) -> None:
     inbox, settings = serve()
     mailer = mail.Mailer()
-    mailer.error(FAILURE, dataclasses.replace(settings, send_error_mail=False))
+    mailer.error(FAILURE, replace(settings, send_error_mail=False))
     mailer.completion("the one that comes", settings)
     assert "the one that comes" in inbox.mails.get(timeout=SOON_S)["Subject"]
     assert mailer.flush(SOON_S)
@@ -240,7 +241,7 @@ def test_plots_are_attached(serve: Serve) -> None:
     assert [png.get_filename() for png in pngs] == ["memory.png", "cpu.png"]
     assert all(png.get_content().startswith(b"\x89PNG\r\n") for png in pngs)
 
-    mail.Mailer().error(used, dataclasses.replace(settings, create_plots=False))
+    mail.Mailer().error(used, replace(settings, create_plots=False))
     assert not list(inbox.mails.get(timeout=SOON_S).iter_attachments())
 
 

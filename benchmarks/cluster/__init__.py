@@ -1,0 +1,1 @@
+"""GridMap on a real Grid Engine."""
