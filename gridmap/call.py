@@ -240,7 +240,7 @@ def _log_folder(temp_dir: str | os.PathLike[str] | None, default: str) -> str | 
     if not isinstance(given, (str, os.PathLike)):
         raise TypeError(f"{name} is a path, not {given!r}")
     chosen = os.fspath(given)
-    if not chosen or os.path.normpath(chosen) == os.path.normpath(Settings.default_temp_dir):
+    if not chosen or os.path.normpath(chosen) == os.path.normpath(Settings().default_temp_dir):
         return None
     folder = os.path.abspath(os.path.expanduser(chosen))
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):

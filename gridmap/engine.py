@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CLOSE_DEADLINE_S = 15.0
+
+HAND_OVER_S = 0.005
+"""How long jobs that have been pickled may wait for others, to go to the monitor with them."""
 
 
 class MonitorFailed(GridMapError):
@@ -139,37 +144,54 @@ class Engine:
             raise
         if self._earlier is not None:
             monitor.resume(self._earlier.parts, self._earlier.event)
-        for part in self._pending:
-            monitor.add(*part)
-        self._pending.clear()
+        self._hand_over()
         if self._exhausted:
             monitor.end_input()
 
-    def feed(self, most_jobs: float = float("inf"), most_bytes: float = float("inf")) -> int:
+    def feed(
+        self,
+        most_jobs: float = math.inf,
+        most_bytes: float = math.inf,
+        most_s: float = math.inf,
+    ) -> int:
         """Pickles more of the plan and hands it over; returns how many jobs that were.
 
         :param most_jobs: stops when it has been so many
         :param most_bytes: stops when it has been so much
+        :param most_s: stops after so long
         """
         fed, size = 0, 0
-        while not self._exhausted and fed < most_jobs and size < most_bytes:
-            part = next(self._source, None)
-            if part is None:
-                self.end_input()
-                break
-            fed += part.packet.count
-            size += part.nbytes
-            self.fed_bytes += part.nbytes
-            self.total += part.packet.count
-            if self._monitor is None:
+        began = handed_over_at = time.monotonic()
+        try:
+            while not self._exhausted and fed < most_jobs and size < most_bytes:
+                part = next(self._source, None)
+                if part is None:
+                    self.end_input()
+                    break
+                fed += part.packet.count
+                size += part.nbytes
+                self.fed_bytes += part.nbytes
+                self.total += part.packet.count
                 self._pending.append(part)
-            else:
-                self._monitor.add(*part)
+                now = time.monotonic()
+                if now >= handed_over_at + HAND_OVER_S:
+                    self._hand_over()
+                    handed_over_at = now
+                if now >= began + most_s:
+                    break
+        finally:
+            self._hand_over()
         return fed
+
+    def _hand_over(self) -> None:
+        if self._monitor is not None and self._pending:
+            self._monitor.add(self._pending)
+            self._pending = []
 
     def end_input(self) -> None:
         """Says that no more jobs will come."""
         self._exhausted = True
+        self._hand_over()
         if self._monitor is not None:
             self._monitor.end_input()
 

@@ -20,7 +20,10 @@ from gridmap.core.spec import JobSpec, PoolSpec, Resources
 from gridmap.retry import Retry, ladder
 
 EAGER_BYTES = 64 << 20
-"""So much is pickled before anything is started."""
+"""So much is pickled before anything is started,"""
+
+EAGER_LOCAL_S = 0.01
+"""or for so long, where to start something takes no longer."""
 
 LARGE_BLOB_BYTES = 1 << 20
 

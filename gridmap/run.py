@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -12,7 +13,8 @@ from typing import Any
 from gridmap.engine import Batch, Engine, Failed, MonitorFailed, RunStatus
 from gridmap.errors import GridMapError, JobCanceled
 from gridmap.failures import advice
-from gridmap.plan import EAGER_BYTES
+from gridmap.launch import LOCAL
+from gridmap.plan import EAGER_BYTES, EAGER_LOCAL_S
 from gridmap.report.progress import Progress
 
 
@@ -30,7 +32,8 @@ class Run:
         self._kept = 0
         self._taking = threading.RLock()  # an interrupted thread may come again
         try:
-            self._engine.feed(most_bytes=EAGER_BYTES)
+            most_s = EAGER_LOCAL_S if engine.options.backend == LOCAL else math.inf
+            self._engine.feed(most_bytes=EAGER_BYTES, most_s=most_s)
             if self._engine.total or self._engine.attached:
                 with advice():
                     self._engine.start()

@@ -33,7 +33,8 @@ UNCHARGED_TRIES = 3
 it might be a limit on time that nobody knows of."""
 
 SMOOTHING = 0.3
-"""Weight of the newest measurement in the mean duration of a function's calls."""
+"""Weight of the newest measurement in the mean duration of a function's calls; more if it is of
+more calls than all before."""
 
 
 class Limits(Struct, frozen=True):
@@ -210,18 +211,20 @@ class Pace(Struct):
 
     mean_s: float = 0.0
     grown: int = 1
-    known: bool = False
+    calls: int = 0
+    latest_s: float = 0.0
 
     def measured(self, count: int, seconds: float) -> None:
         """Takes in that `count` calls took `seconds` together."""
-        each = max(0.0, seconds) / count
-        self.mean_s = self.mean_s + SMOOTHING * (each - self.mean_s) if self.known else each
-        self.known = True
+        self.latest_s = max(0.0, seconds) / count
+        self.calls += count
+        weight = max(SMOOTHING, count / self.calls)
+        self.mean_s += weight * (self.latest_s - self.mean_s)
 
     def finished(self, count: int) -> None:
         """Takes in that a chunk of this size went through: the next may be larger.
 
         Held by tests/core/test_policy.py::test_chunks_grow_by_doubling_and_shrink_at_the_tail.
         """
-        quick = self.mean_s * count < QUICK_CHUNK_S
+        quick = self.latest_s * count < QUICK_CHUNK_S
         self.grown = max(self.grown, (8 if quick else 2) * count)

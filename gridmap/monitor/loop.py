@@ -19,7 +19,7 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gridmap.core.dispatcher import Dispatcher
@@ -57,6 +57,10 @@ CLOSE_DEADLINE_S = 10.0
 """How long the end of a run may take, a scheduler that does not answer included."""
 
 LONGEST_SLEEP_S = 60.0
+
+
+Jobs = tuple[JobSpec, Packet, Mapping[str, list[Frame]]]
+"""Consecutive jobs, with the blobs that they need and none before them needed."""
 
 
 class Earlier(NamedTuple):
@@ -101,6 +105,7 @@ class Monitor:
         os.set_blocking(self._wake_write, False)
         # between closing the pipe and writing to it; a garbage collection there may cancel a run
         self._lock = threading.RLock()
+        self._woken = False  # since the loop last looked for commands
         self._closed = False
         self._canceled = False
         self.at_end: Callable[[], None] = lambda: None
@@ -130,13 +135,14 @@ class Monitor:
         self._release()
         self.at_end()
 
-    def add(self, spec: JobSpec, packet: Packet, blobs: Mapping[str, list[Frame]]) -> None:
-        """Adds consecutive jobs and the blobs that they need."""
+    def add(self, parts: Iterable[Jobs]) -> None:
+        """Adds jobs behind all others."""
 
         def call() -> None:
-            if self._recorder is not None:
-                self._recorder.added(spec, packet, blobs)
-            self._add(JobsAdded(packet.count, spec, nbytes=packet.nbytes), packet, blobs)
+            for spec, packet, blobs in parts:
+                if self._recorder is not None:
+                    self._recorder.added(spec, packet, blobs)
+                self._add(JobsAdded(packet.count, spec, nbytes=packet.nbytes), packet, blobs)
 
         self._post(call)
 
@@ -204,7 +210,8 @@ class Monitor:
         if os.getpid() != self._pid:
             return  # a forked child has no loop
         with self._lock, contextlib.suppress(BlockingIOError):
-            if not self._closed:
+            if not (self._closed or self._woken):
+                self._woken = True
                 os.write(self._wake_write, b"!")
 
     def _post_event(self, event: DispatcherEvent) -> None:
@@ -267,7 +274,7 @@ class Monitor:
 
     def _turn(self, poller: _Poller, until: float) -> None:
         """Takes in what there is, then waits for more or for the next deadline."""
-        now = time.monotonic()
+        self._woken = False
         while self._commands:
             self._commands.popleft()()
         for received in self._transport.receive():

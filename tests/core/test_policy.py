@@ -106,12 +106,12 @@ def test_chunks_grow_by_doubling_and_shrink_at_the_tail() -> None:
     assert POLICY.chunk_size(pace, remaining=800, children=4) == 100
     assert POLICY.chunk_size(pace, remaining=30, children=4) == 10, "a millisecond of work"
     assert POLICY.chunk_size(pace, remaining=3, children=4) == 3
-    slow = Pace(mean_s=0.01, grown=1000, known=True)
+    slow = Pace(mean_s=0.01, grown=1000, calls=1000)
     assert POLICY.chunk_size(slow, remaining=3, children=4) == 1
 
 
 def test_chunks_are_about_a_tenth_of_a_second_of_work() -> None:
-    pace = Pace(mean_s=0.01, grown=1000, known=True)
+    pace = Pace(mean_s=0.01, grown=1000, calls=1000)
     assert POLICY.chunk_size(pace, remaining=100_000, children=4) == 10
     pace.measured(1, 10.0)
     assert POLICY.chunk_size(pace, remaining=100_000, children=4) == 1
