@@ -96,15 +96,15 @@ def _against_best(tables: dict[str, list[Row]]) -> str:
             lines.append(
                 [
                     ours["what"],
-                    _figure(ours, marked=False),
+                    _with_best(ours),
                     _goal(ours),
                     _of_ideal(name, ours),
-                    f"{best['system']}, {_figure(best, marked=False)}" if best else "none",
+                    f"{best['system']}, {_with_best(best)}" if best else "none",
                     _ratio(best, ours) if best else "",
                 ]
             )
     head = ["workload", "GridMap [s]", "goal [s]", "of ideal", "best other [s]", "other / GridMap"]
-    widths = [34, 10, 16, 8, 22, 10]
+    widths = [32, 12, 16, 8, 22, 10]
     return _title("GridMap and the best of the others") + _table(head, lines, widths)
 
 
@@ -160,7 +160,10 @@ def _of_ideal(name: str, ours: Row) -> str:
 
 def _ratio(entry: Row, ours: Row) -> str:
     value, our_value = figure(entry), figure(ours)
-    return f"{value / our_value:.2g}x" if value is not None and our_value else ""
+    if value is None or not our_value:
+        return ""
+    times = value / our_value
+    return f"{times:,.0f}x" if times >= 10 else f"{times:.1f}x" if times >= 1 else f"{times:.2f}x"
 
 
 # --- tables -----------------------------------------------------------------------------------
@@ -192,11 +195,17 @@ def _figure(entry: Row, marked: bool) -> str:
     return f"{text}, {entry['note']}" if entry["note"] else text
 
 
+def _with_best(entry: Row) -> str:
+    """Returns the median, with the best in brackets."""
+    text = _figure(entry, marked=False)
+    return f"{text} ({_number(min(entry['values']))})" if len(entry["values"]) > 1 else text
+
+
 def _number(value: float) -> str:
     """Returns three digits, and whole numbers whole."""
     if value >= 100 or value == int(value):
         return f"{value:,.0f}"
-    return f"{value:.3f}" if value < 1 else f"{value:.3g}"
+    return f"{value:.3f}" if value < 1 else f"{value:#.3g}"
 
 
 def _goal(entry: Row) -> str:

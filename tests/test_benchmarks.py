@@ -56,8 +56,11 @@ def test_the_page_shows_medians_goals_and_ratios(measured: Path, tmp_path: Path)
     text = shown(measured, tmp_path)
     assert text.startswith("Before\n\n.. begin local\n\nMeasured with ``make it`` on ")
     assert text.endswith(".. end local\n\n.. begin scale\nold\n.. end scale\n\nafter\n")
-    assert "- 0.040\n     - at most 0.080: met\n     -\n     - Pool, 0.200\n     - 5x\n" in text
-    assert "* - Pool\n     - **0.200** (5x)\n" in text
+    assert (
+        "- 0.040 (0.020)\n     - at most 0.080: met\n     -\n     - Pool, 0.200\n     - 5.0x\n"
+        in text
+    )
+    assert "* - Pool\n     - **0.200** (5.0x)\n" in text
     assert "* - mpire\n     - dies: SIGSEGV\n" in text
 
 
