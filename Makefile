@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# The benchmarks' peers need many packages, and have a Python of their own for them.
+PEERS  ?= $(VENV)-bench
 # How many tests run at once. Most of their time they wait for processes that they started.
 WORKERS ?= $(shell expr 2 '*' $$(nproc))
 # The Python that the venv was made by is in the stamp's name, so another one makes it anew.
@@ -12,7 +14,7 @@ SAY     = @printf '\n=== %s\n'
 # Tests start thousands of processes, and none of them should compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint unit simulate cluster faults chaos clean
+.PHONY: help demo test lint unit simulate cluster faults chaos bench bench-local bench-report bench-smoke clean
 help:
 	@echo 'make demo     installs GridMap in $(VENV) and counts words with it, on this machine'
 	@echo 'make test     checks and tests everything; says what it skipped'
@@ -22,6 +24,7 @@ help:
 	@echo 'make cluster  the tests on a real Grid Engine (Debian, root)'
 	@echo 'make faults   the fault matrix: breaks things on one and on three hosts (Debian, root; 27 min)'
 	@echo 'make chaos    random faults on three hosts: SEED=1 CHAOS_S=600 CHAOS_CALLS=20000'
+	@echo 'make bench    measures it beside its peers, which are installed in $(PEERS) (30 min)'
 	@echo 'make clean    removes what these made'
 
 demo: $(VENV)/.installed
@@ -33,7 +36,8 @@ test: $(VENV)/.installed-lint
 	@PYTHON=$(abspath $(BIN))/python tools/summary \
 	    lint    '$(MAKE) --no-print-directory lint' \
 	    unit    '$(MAKE) --no-print-directory unit' \
-	    cluster '$(MAKE) --no-print-directory cluster'
+	    cluster '$(MAKE) --no-print-directory cluster' \
+	    bench   '$(MAKE) --no-print-directory bench-smoke'
 
 lint: $(VENV)/.installed-lint
 	@status=0; \
@@ -68,6 +72,19 @@ faults chaos: export CHAOS_CALLS ?= 20000
 chaos:
 	tools/fault_tests -s -k chaos
 
+# All that is measured; what it comes to is in docs/performance.rst then.
+bench: bench-local
+
+bench-local: $(PEERS)/.installed
+	$(PEERS)/bin/python -m benchmarks local --record
+	$(PEERS)/bin/python -m benchmarks report
+
+bench-report: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks report
+
+bench-smoke: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks smoke
+
 $(MADE):
 	$(SAY) 'a Python of its own in $(VENV)'
 	$(PYTHON) -m venv --clear $(VENV)
@@ -87,6 +104,23 @@ $(VENV)/.installed-lint: $(VENV)/.installed-test
 	$(PIP) install -e '.[lint]'
 	touch $@
 
+# GridMap as users have it: what is installed in editable mode takes longer to import.
+$(PEERS)/.installed: $(PEERS)/.peers $(shell find gridmap -name '*.py') pyproject.toml
+	$(SAY) 'installing gridmap in $(PEERS)'
+	rm -rf build
+	$(PEERS)/bin/python -m pip --disable-pip-version-check --quiet install --force-reinstall --no-deps .
+	touch $@
+
+# A peer that cannot be installed is one that the tables say so of.
+$(PEERS)/.peers: benchmarks/peers.txt pyproject.toml
+	$(SAY) 'installing the peers in $(PEERS)'
+	$(PYTHON) -m venv --clear $(PEERS)
+	$(PEERS)/bin/python -m pip --disable-pip-version-check --quiet install .
+	grep -v '^#' $< | while read -r peer; do \
+	    $(PEERS)/bin/python -m pip --disable-pip-version-check --quiet install "$$peer" || true; \
+	done
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any
+
+from msgspec.structs import replace
 
 from gridmap import data
 from gridmap.conf import Settings, settings
@@ -166,7 +167,7 @@ class Call:
         return plan, self._with_cleanup(job.cleanup), watcher
 
     def _with_cleanup(self, cleanup: bool) -> Options:
-        return dataclasses.replace(self.options, keep_logs=not cleanup)
+        return replace(self.options, keep_logs=not cleanup)
 
     def _mail_settings(self) -> Settings | None:
         """Returns the settings to send error mails with; None where none are wanted."""

@@ -6,14 +6,14 @@ an array travels without being copied into a pickle.  Heavy imports happen when 
 
 from __future__ import annotations
 
-import bz2
 import contextlib
 import hashlib
 import pickle
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 from gridmap import errors
 from gridmap.packets import (
@@ -81,11 +81,15 @@ _SIZE = struct.Struct("<Q")
 
 def zdumps(obj: object) -> bytes:
     """Returns a bz2-compressed pickle."""
+    import bz2
+
     return bz2.compress(pickle_one(obj, out_of_band=False).data)
 
 
 def zloads(data: bytes) -> Any:
     """Returns what `zdumps` packed; only for bytes from a source that you trust."""
+    import bz2
+
     return pickle.loads(bz2.decompress(data))
 
 
@@ -281,8 +285,7 @@ def unpack_death(frames: Sequence[Frame]) -> Death:
     return msgspec.msgpack.decode(frames[0], type=Death)
 
 
-@dataclass
-class Context:
+class Context(Struct):
     """Where a job runs.
 
     :param environment: all of the environment variables; None leaves them as they are on the node

@@ -6,9 +6,12 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gridmap import data, interrupts
 from gridmap.core.dispatcher import Dispatcher
@@ -18,9 +21,7 @@ from gridmap.core.states import JobState
 from gridmap.errors import Cause, GridMapError, JobException, JobUnpicklable
 from gridmap.failures import exception_of_end, exception_of_failure
 from gridmap.launch import LOCAL, launch_local, launch_on_cluster, open_book, sweep
-from gridmap.ledger.directory import RunDirectory
 from gridmap.monitor.loop import Monitor
-from gridmap.monitor.recorder import Recorder
 from gridmap.monitor.sink import Delivery, End, Failure, Place, Sink, Values
 from gridmap.monitor.transport import Transport
 from gridmap.monitor.watcher import Watcher
@@ -29,6 +30,7 @@ from gridmap.plan import Part, Plan, new_run_id, parts
 
 if TYPE_CHECKING:
     from gridmap.ledger.book import Book
+    from gridmap.ledger.directory import RunDirectory
     from gridmap.resume import Resumption
 
 log = logging.getLogger(__name__)
@@ -109,6 +111,8 @@ class Engine:
             if self._earlier is not None:
                 directory = self._earlier.directory
             elif options.backend != LOCAL or options.durable:
+                from gridmap.ledger.directory import RunDirectory
+
                 where = options.settings.run_dir
                 sweep(Path(where), options.settings.keep_days)
                 directory = RunDirectory.make(where, self.id, options.log_dir)
@@ -120,6 +124,8 @@ class Engine:
             undo.pop_all()
         dispatcher = Dispatcher(policy_of(options), limits, self.id)
         if book is not None:
+            from gridmap.monitor.recorder import Recorder
+
             known = self.total if self._earlier is not None else 0
             recorder = Recorder(book, dispatcher.workers, known)
         self._monitor = monitor = Monitor(self.id, dispatcher, transport, self.sink, recorder)
@@ -347,8 +353,7 @@ class Batch(NamedTuple):
     failures: bool
 
 
-@dataclass(frozen=True)
-class Failed:
+class Failed(Struct, frozen=True):
     """A job without a value.
 
     :param consequence: it only ended because another failed

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import stat
 from collections.abc import Iterator
+
+from msgspec.structs import replace
 
 from gridmap import data
 from gridmap.core.memory import human
@@ -121,7 +122,7 @@ def _of_lost_worker(failure: Failure) -> Death:
     death = Death(log_tail="\n".join(filter(None, tails))[-LOG_TAIL_BYTES:])
     if last is None:
         return death
-    return dataclasses.replace(
+    return replace(
         death,
         rss_bytes=last.rss_bytes,
         cpu_fraction=last.cpu_fraction,

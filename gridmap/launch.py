@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import shutil
 import socket
 import sys
 import time
@@ -19,7 +18,6 @@ from gridmap.conf import Settings
 from gridmap.core.messages import PROTOCOL
 from gridmap.core.policy import Limits
 from gridmap.errors import LedgerError
-from gridmap.ledger.directory import LEDGER_NAME, RunDirectory
 from gridmap.monitor.transport import Transport
 from gridmap.node.forkserver import Forkserver
 from gridmap.plan import Plan, client_sys_path, is_run_id
@@ -27,6 +25,7 @@ from gridmap.plan import Plan, client_sys_path, is_run_id
 if TYPE_CHECKING:
     from gridmap.backends.base import Backend
     from gridmap.ledger.book import Book
+    from gridmap.ledger.directory import RunDirectory
 
 LOCAL = "local"
 DESCRIPTORS = 16_384
@@ -182,7 +181,10 @@ def sweep(parent: Path, days: float) -> list[str]:
 
     :returns: the ids of the runs removed
     """
+    import shutil
+
     from gridmap.ledger import book
+    from gridmap.ledger.directory import LEDGER_NAME
     from gridmap.wire.keys import CONNECTION_NAME
 
     removed = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from gridmap import __version__
 from gridmap.conf import Settings
@@ -14,8 +14,7 @@ KEPT_OPTIONS = ("processes", "max_workers", "on_error", "reuse", "log_dir", "kee
 """What of its options a run's ledger keeps."""
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(Struct, frozen=True):
     """How a run is to be made.
 
     :param processes: processes on this machine, for local runs

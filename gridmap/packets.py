@@ -16,8 +16,9 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+from msgspec import Struct, field
 
 from gridmap import errors
 from gridmap.pickling import (
@@ -45,8 +46,7 @@ _ENTRY = struct.Struct("<BIQ")  # form of the call, number of buffers, bytes of 
 _POSITIONAL, _KEYWORDS = 1, 2
 
 
-@dataclass
-class Arguments:
+class Arguments(Struct):
     """Positional and keyword arguments of one job."""
 
     args: Sequence[Any] = ()

@@ -12,8 +12,9 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+from msgspec import Struct, field
 
 from gridmap import data
 from gridmap.core.spec import JobSpec, PoolSpec, Resources
@@ -23,8 +24,7 @@ EAGER_BYTES = 64 << 20
 """So much is pickled before anything is started."""
 
 
-@dataclass
-class Segment:
+class Segment(Struct):
     """Consecutive jobs that have all but their arguments in common.
 
     :param elements: as `data.pack_arguments` takes them, one for each job
@@ -41,8 +41,7 @@ class Segment:
     max_rss_bytes: int = 0
 
 
-@dataclass
-class Plan:
+class Plan(Struct, dict=True):
     """All jobs of a run.
 
     :param name: what the workers are called in the scheduler's list

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from gridmap.core.events import KnownLease, KnownWorker, RunResumed
 from gridmap.core.messages import Outcome, Result
@@ -138,7 +139,7 @@ class Resumption:
             self.book.answered(request, pool, [w.id for w in new if w.request == request])
         leased = {lease.worker for lease in self._facts.leases}
         backend.adopt([*(known | leased), *(worker.id for worker in new)])
-        self.event = dataclasses.replace(self.event, workers=(*self.event.workers, *new))
+        self.event = replace(self.event, workers=(*self.event.workers, *new))
 
     def count(self, state: JobState) -> int:
         """Returns how many jobs had ended so."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Iterable
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
+
+from msgspec.structs import replace
 
 from gridmap.backends.native import memory_bytes, memory_text, walltime_s
 from gridmap.core.spec import PoolSpec, Resources, RetryRule

@@ -19,8 +19,8 @@ import gridmap
 from gridmap import conf
 
 HEAVY = ("cloudpickle", "drmaa", "matplotlib", "msgspec", "numpy", "psutil", "smtplib", "zmq")
-CORE_MAY_IMPORT = {"__future__", "collections", "collections.abc", "dataclasses", "enum"} | {
-    *("bisect", "functools", "heapq", "itertools", "math", "operator", "typing")
+CORE_MAY_IMPORT = {"__future__", "collections", "collections.abc", "enum", "msgspec"} | {
+    *("bisect", "functools", "heapq", "itertools", "math", "msgspec.structs", "operator", "typing")
 }
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from gridmap.core.events import NativeStatus
 from gridmap.core.spec import Resources
 
 
-@dataclass(frozen=True)
-class SubmitRequest:
+class SubmitRequest(Struct, frozen=True):
     """One array job of workers.
 
     :param run_tag: name under which `find` finds the workers of a run again; unique to the run

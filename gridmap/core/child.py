@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from gridmap.core import memory
 from gridmap.core.events import Usage
@@ -26,8 +27,7 @@ class ChildState(enum.Enum):
     ENDING = "ending"  # killed, its death is not known yet
 
 
-@dataclass
-class Reason:
+class Reason(Struct):
     """Why a child was killed, for the job that is blamed.
 
     :param job: the one that it was killed for; -1: whichever it is in
@@ -44,8 +44,7 @@ class Reason:
     patience_s: float = CHILD_END_S
 
 
-@dataclass
-class Child:
+class Child(Struct):
     """One process for jobs, which runs one lease at a time."""
 
     number: int

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from gridmap.core.effects import DeliverEnd, DispatcherEffect, RunEnded
 from gridmap.core.events import (
@@ -42,8 +43,7 @@ from gridmap.errors import Cause
 _J = JobState
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(Struct, frozen=True):
     """A run at a glance: numbers of jobs and workers."""
 
     jobs: dict[JobState, int]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from gridmap.core.messages import FromAgent, Held, Key, Lease, Outcome, Result, ToAgent
 from gridmap.core.spec import JobSpec, Span
@@ -13,8 +14,7 @@ from gridmap.errors import Cause
 # --- of the dispatcher ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class SubmitWorkers:
+class SubmitWorkers(Struct, frozen=True):
     """Ask the scheduler for `count` workers in one array job."""
 
     request: int
@@ -22,35 +22,30 @@ class SubmitWorkers:
     count: int
 
 
-@dataclass(frozen=True)
-class CancelWorkers:
+class CancelWorkers(Struct, frozen=True):
     """Ask the scheduler to delete these workers."""
 
     workers: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class PollWorkers:
+class PollWorkers(Struct, frozen=True):
     """Ask the scheduler about these workers; answered with WorkersPolled or PollFailed."""
 
     workers: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class DiagnoseWorker:
+class DiagnoseWorker(Struct, frozen=True):
     """Find out why a worker does not work; answered with WorkerDiagnosed."""
 
     worker: str
 
 
-@dataclass(frozen=True)
-class SendMessage:
+class SendMessage(Struct, frozen=True):
     worker: str
     message: ToAgent
 
 
-@dataclass(frozen=True)
-class Assign:
+class Assign(Struct, frozen=True):
     """Lease these jobs to a worker; the payload is added where the message is made."""
 
     worker: str
@@ -59,8 +54,7 @@ class Assign:
     spec: JobSpec
 
 
-@dataclass(frozen=True)
-class Deliver:
+class Deliver(Struct, frozen=True):
     """Hand values over, once and for ever.
 
     :param item: index of the Result among those of the message being handled
@@ -75,8 +69,7 @@ class Deliver:
     attempts: int = 1
 
 
-@dataclass(frozen=True)
-class DeliverFailure:
+class DeliverFailure(Struct, frozen=True):
     """A job ended without a value, for good.
 
     :param item: index of the Result that carries the details, or -1
@@ -94,8 +87,7 @@ class DeliverFailure:
     last: Held | None = None
 
 
-@dataclass(frozen=True)
-class DeliverEnd:
+class DeliverEnd(Struct, frozen=True):
     """These jobs ended together, without a value and without an attempt that failed.
 
     :param state: FAILED (no worker could be had), CANCELED (on request) or SKIPPED (the run stopped
@@ -110,8 +102,7 @@ class DeliverEnd:
     refused: bool = False
 
 
-@dataclass(frozen=True)
-class Charged:
+class Charged(Struct, frozen=True):
     """A job failed and is to run again; so many attempts count against it.
 
     :param attempt: number of the try that failed
@@ -124,8 +115,7 @@ class Charged:
     spec: JobSpec | None = None
 
 
-@dataclass(frozen=True)
-class Sampled:
+class Sampled(Struct, frozen=True):
     """What a running job used when its worker's heart last beat.
 
     :param cpu_fraction: processor time since the heartbeat before, in cores
@@ -138,8 +128,7 @@ class Sampled:
     running: bool
 
 
-@dataclass(frozen=True)
-class Note:
+class Note(Struct, frozen=True):
     """Something that a person would like to know.
 
     :param level: "debug", "info", "warning", "error"
@@ -149,58 +138,50 @@ class Note:
     text: str
 
 
-@dataclass(frozen=True)
-class RunEnded:
+class RunEnded(Struct, frozen=True):
     """Every job has ended, and the input too."""
 
 
 # --- of the agent ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Say:
+class Say(Struct, frozen=True):
     """Send this to the monitor; Results take along the payloads kept for their keys."""
 
     message: FromAgent
 
 
-@dataclass(frozen=True)
-class StartChild:
+class StartChild(Struct, frozen=True):
     child: int
 
 
-@dataclass(frozen=True)
-class GiveLease:
+class GiveLease(Struct, frozen=True):
     """Let a waiting child run a lease whose blobs lie ready."""
 
     child: int
     lease: Lease
 
 
-@dataclass(frozen=True)
-class KillChild:
+class KillChild(Struct, frozen=True):
     """End a child; what follows is ChildDied with this outcome."""
 
     child: int
     outcome: int = int(Outcome.CANCELED)
 
 
-@dataclass(frozen=True)
-class DropLease:
+class DropLease(Struct, frozen=True):
     """The arguments of this lease are not needed any more."""
 
     key: Key
 
 
-@dataclass(frozen=True)
-class DropResult:
+class DropResult(Struct, frozen=True):
     """The payload of this result has arrived, or nobody wants it."""
 
     key: Key
 
 
-@dataclass(frozen=True)
-class KeepDeath:
+class KeepDeath(Struct, frozen=True):
     """Make the payload of a Result that the agent itself decided on.
 
     :param child: -1 where no child had the job
@@ -221,15 +202,13 @@ class KeepDeath:
     limit: str = ""
 
 
-@dataclass(frozen=True)
-class ReadUsage:
+class ReadUsage(Struct, frozen=True):
     """A heartbeat is due: measure these children and answer with UsageRead."""
 
     children: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class LookAtMemory:
+class LookAtMemory(Struct, frozen=True):
     """Measure these children between heartbeats and answer with MemoryRead.
 
     :param exact_above_bytes: where more seems to be resident, pages that processes share are
@@ -240,8 +219,7 @@ class LookAtMemory:
     exact_above_bytes: int = 0
 
 
-@dataclass(frozen=True)
-class Leave:
+class Leave(Struct, frozen=True):
     reason: str
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from msgspec import Struct, field
 
 from gridmap.core.memory import Killed, Mark
 from gridmap.core.messages import FromAgent, Outcome, Result, ToAgent
@@ -13,16 +14,14 @@ from gridmap.core.states import JobState
 from gridmap.errors import Cause
 
 
-@dataclass(frozen=True)
-class Tick:
+class Tick(Struct, frozen=True):
     """Nothing but time has passed."""
 
 
 # --- for the dispatcher ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class JobsAdded:
+class JobsAdded(Struct, frozen=True):
     """Consecutive jobs, numbered where the last ones ended.
 
     :param attempt: number of their first try; above those that an earlier monitor gave
@@ -66,8 +65,7 @@ class KnownCharge(NamedTuple):
     spec: JobSpec | None = None
 
 
-@dataclass(frozen=True)
-class RunResumed:
+class RunResumed(Struct, frozen=True):
     """What an earlier monitor of this run left; comes after the JobsAdded of all that it had.
 
     :param ended: jobs that have ended, by span
@@ -82,13 +80,11 @@ class RunResumed:
     next_request: int = 0
 
 
-@dataclass(frozen=True)
-class InputEnded:
+class InputEnded(Struct, frozen=True):
     """No more jobs will be added."""
 
 
-@dataclass(frozen=True)
-class MessageReceived:
+class MessageReceived(Struct, frozen=True):
     """A worker's agent said something; the link has checked who it is.
 
     :param worker: the worker's native id
@@ -100,16 +96,14 @@ class MessageReceived:
     message: FromAgent
 
 
-@dataclass(frozen=True)
-class WorkersSubmitted:
+class WorkersSubmitted(Struct, frozen=True):
     """The scheduler took a request; one native id for each worker."""
 
     request: int
     workers: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class SubmissionFailed:
+class SubmissionFailed(Struct, frozen=True):
     request: int
     reason: str
     transient: bool
@@ -141,31 +135,27 @@ class NativeStatus(NamedTuple):
     cause: Cause | None = None
 
 
-@dataclass(frozen=True)
-class WorkersPolled:
+class WorkersPolled(Struct, frozen=True):
     """An answer of the scheduler; may be partial."""
 
     status: dict[str, NativeStatus]
 
 
-@dataclass(frozen=True)
-class PollFailed:
+class PollFailed(Struct, frozen=True):
     """The scheduler did not say how the workers are; `reason` has its own words."""
 
     reason: str
     transient: bool
 
 
-@dataclass(frozen=True)
-class WorkerDiagnosed:
+class WorkerDiagnosed(Struct, frozen=True):
     """All that could be found out about a worker that does not work: accounting, log tail."""
 
     worker: str
     text: str
 
 
-@dataclass(frozen=True)
-class CancelRequested:
+class CancelRequested(Struct, frozen=True):
     """Somebody wants the whole run, or these jobs of it, to stop."""
 
     spans: tuple[Span, ...] | None = None
@@ -175,45 +165,38 @@ class CancelRequested:
 # --- for the agent --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class MonitorSaid:
+class MonitorSaid(Struct, frozen=True):
     message: ToAgent
 
 
-@dataclass(frozen=True)
-class MonitorChanged:
+class MonitorChanged(Struct, frozen=True):
     """Another monitor has taken over the run; it is called from now on."""
 
 
-@dataclass(frozen=True)
-class BlobStored:
+class BlobStored(Struct, frozen=True):
     """A blob lies ready on this node, so leases that need it may start."""
 
     digest: str
 
 
-@dataclass(frozen=True)
-class ChildReady:
+class ChildReady(Struct, frozen=True):
     child: int
 
 
-@dataclass(frozen=True)
-class ChildAnswered:
+class ChildAnswered(Struct, frozen=True):
     """A child sent results; each names jobs of the lease that it was given."""
 
     child: int
     items: list[Result]
 
 
-@dataclass(frozen=True)
-class ChildFinished:
+class ChildFinished(Struct, frozen=True):
     """A child has answered every job of its lease and waits."""
 
     child: int
 
 
-@dataclass(frozen=True)
-class ChildDied:
+class ChildDied(Struct, frozen=True):
     """A child is gone.
 
     :param current: number of the job that it was in, -1 when it was in none
@@ -247,8 +230,7 @@ class Usage(NamedTuple):
     marks: tuple[Mark, ...] = ()
 
 
-@dataclass(frozen=True)
-class UsageRead:
+class UsageRead(Struct, frozen=True):
     """Measured for a heartbeat that is due.
 
     :param usage: for each child that runs a job
@@ -257,8 +239,7 @@ class UsageRead:
     usage: dict[int, Usage] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class MemoryRead:
+class MemoryRead(Struct, frozen=True):
     """Measured between heartbeats.
 
     :param usage: for each child that runs a job
@@ -267,8 +248,7 @@ class MemoryRead:
     usage: dict[int, Usage] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class TerminationWarned:
+class TerminationWarned(Struct, frozen=True):
     """The scheduler is about to end this worker (a warning signal, SIGTERM)."""
 
     signal: int

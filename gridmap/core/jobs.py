@@ -8,7 +8,9 @@ import itertools
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gridmap.core.spec import JobSpec, Span
 from gridmap.core.states import FINAL_JOB_STATES, JOB_TRANSITIONS, InvalidTransition, JobState
@@ -113,8 +115,7 @@ class JobTable:
         return {state: self._state.count(state) for state in _STATES}
 
 
-@dataclass(frozen=True)
-class Range:
+class Range(Struct, frozen=True):
     """Consecutive jobs of one spec that wait for a worker.
 
     :param attempt: number of the try that comes next; counts leases, not failures

@@ -8,8 +8,9 @@ the order in which its items announce them; they are opaque here.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from msgspec import Struct, field
 
 PROTOCOL = 2
 """Number of this vocabulary; both ends must agree on it."""
@@ -122,8 +123,7 @@ class Held(NamedTuple):
     limit_bytes: int = 0
 
 
-@dataclass(frozen=True)
-class Death:
+class Death(Struct, frozen=True):
     """What is known of a child's end: the payload of DIED, STALLED, MEMORY and WALLTIME.
 
     :param rss_bytes: resident memory of the child and its descendants when last measured
@@ -145,8 +145,7 @@ class Death:
 # --- agent -> monitor -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Hello:
+class Hello(Struct, frozen=True):
     """The first word of an agent; said again until it is answered."""
 
     gridmap: str
@@ -163,20 +162,17 @@ class Hello:
     log_stderr: str = ""
 
 
-@dataclass(frozen=True)
-class Credit:
+class Credit(Struct, frozen=True):
     """The agent takes `capacity` leases at once from now on; 0 when it is about to leave."""
 
     capacity: int
 
 
-@dataclass(frozen=True)
-class NeedBlob:
+class NeedBlob(Struct, frozen=True):
     digest: str
 
 
-@dataclass(frozen=True)
-class Heartbeat:
+class Heartbeat(Struct, frozen=True):
     """The inventory of an agent: what it holds, and which results nobody acknowledged yet.
 
     :param heard: the last Pulse that it had heard when it wrote this; -1: none of this monitor's.
@@ -189,13 +185,11 @@ class Heartbeat:
     heard: int = -1
 
 
-@dataclass(frozen=True)
-class Results:
+class Results(Struct, frozen=True):
     items: list[Result]
 
 
-@dataclass(frozen=True)
-class Bye:
+class Bye(Struct, frozen=True):
     """The agent leaves; all its results have been sent.
 
     :param reason: for people
@@ -209,51 +203,43 @@ class Bye:
 # --- monitor -> agent -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Welcome:
+class Welcome(Struct, frozen=True):
     run: str
     heartbeat_s: float
     grace_s: float  # how long to go on without a word from the monitor
     walltime_s: float = 0.0  # the scheduler ends the worker after so long; 0: never
 
 
-@dataclass(frozen=True)
-class Refuse:
+class Refuse(Struct, frozen=True):
     reason: str
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(Struct, frozen=True):
     leases: list[Lease]
 
 
-@dataclass(frozen=True)
-class Blob:
+class Blob(Struct, frozen=True):
     digest: str
     found: bool = True
 
 
-@dataclass(frozen=True)
-class Pulse:
+class Pulse(Struct, frozen=True):
     """The answer to a heartbeat: the monitor is alive."""
 
     seq: int
 
 
-@dataclass(frozen=True)
-class Ack:
+class Ack(Struct, frozen=True):
     keys: list[Key]
 
 
-@dataclass(frozen=True)
-class Recall:
+class Recall(Struct, frozen=True):
     """Give these back if they have not started."""
 
     keys: list[Key]
 
 
-@dataclass(frozen=True)
-class Cancel:
+class Cancel(Struct, frozen=True):
     """Stop these, started or not.
 
     :param outcome: the Outcome to answer with (CANCELED, STALLED)
@@ -263,8 +249,7 @@ class Cancel:
     outcome: int = int(Outcome.CANCELED)
 
 
-@dataclass(frozen=True)
-class Drain:
+class Drain(Struct, frozen=True):
     """Finish what runs, give back the rest, and leave."""
 
 

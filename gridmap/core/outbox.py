@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from gridmap.core.effects import AgentEffect, Say
 from gridmap.core.messages import Key, Result, Results
 
 
-@dataclass
-class _Kept:
+class _Kept(Struct):
     result: Result
     sent_at: float
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from gridmap.core.memory import NEAR_FRACTION
 from gridmap.core.messages import Held, Outcome
@@ -36,8 +36,7 @@ SMOOTHING = 0.3
 """Weight of the newest measurement in the mean duration of a function's calls."""
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """What one pool of workers may be.
 
     :param max_workers: most workers at a time
@@ -116,8 +115,7 @@ def is_near(rss_bytes: int, limit_bytes: int) -> bool:
     return limit_bytes > 0 and rss_bytes >= NEAR_FRACTION * limit_bytes
 
 
-@dataclass(frozen=True)
-class Policy:
+class Policy(Struct, frozen=True):
     """The numbers that a run goes by; times in seconds."""
 
     gridmap: str = ""  # the client's versions; workers must have the same; "" admits any
@@ -196,8 +194,7 @@ class Policy:
         return max(1, min(size, remaining // (2 * max(1, children))))
 
 
-@dataclass
-class Pace:
+class Pace(Struct):
     """How long the calls of one function take, as measured so far.
 
     :param grown: size that the next chunk may have at most

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from gridmap.core.events import NativeState, NativeStatus
 from gridmap.core.jobs import RangeQueue
@@ -24,8 +25,7 @@ COMING = frozenset({WorkerState.REQUESTED, WorkerState.PENDING})
 ENDED = frozenset({WorkerState.GONE, WorkerState.LOST})
 
 
-@dataclass
-class LeaseRecord:
+class LeaseRecord(Struct):
     """One try of consecutive jobs on a worker.
 
     :param open: those of its jobs that the worker has not answered, in order
@@ -71,8 +71,7 @@ class LeaseRecord:
         return taken
 
 
-@dataclass
-class WorkerRecord:
+class WorkerRecord(Struct):
     """One worker: what it is, and what is known of it.
 
     :param former: leases taken from it before all their jobs were answered: a late value counts
@@ -161,8 +160,7 @@ def _find(leases: dict[tuple[int, int], LeaseRecord], job: int, attempt: int) ->
     return None
 
 
-@dataclass
-class PoolRecord:
+class PoolRecord(Struct):
     """The workers and the waiting jobs of one kind of Resources.
 
     :param workers: those that have not ended

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 
 class Span(NamedTuple):
@@ -23,8 +24,7 @@ class Span(NamedTuple):
         return Span(first, min(self.stop, count) - first)
 
 
-@dataclass(frozen=True)
-class Resources:
+class Resources(Struct, frozen=True):
     """What one worker needs from the scheduler; jobs with equal Resources share a pool of workers.
 
     Memory and time limits are kept as the user wrote them (Grid Engine's syntax: "1G", "00:59:00",
@@ -48,8 +48,7 @@ class Resources:
     extra: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class PoolSpec:
+class PoolSpec(Struct, frozen=True):
     """What the workers of one pool are asked for.
 
     :param more_memory: number of the pool for jobs of this one that need more memory; -1: none
@@ -61,8 +60,7 @@ class PoolSpec:
     more_time: int = -1
 
 
-@dataclass(frozen=True)
-class RetryRule:
+class RetryRule(Struct, frozen=True):
     """Whether, when and where a job that failed is tried again.
 
     Of `times`, `backoff_s` and `backoff_most_s`, -1 stands for what the run's policy says.
@@ -87,8 +85,7 @@ class RetryRule:
     memory_most_bytes: int = 0
 
 
-@dataclass(frozen=True)
-class JobSpec:
+class JobSpec(Struct, frozen=True):
     """What all jobs of a range have in common.
 
     :param function: digest of the function's blob

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from gridmap.core.events import KnownCharge, KnownLease
 from gridmap.core.jobs import UNFINISHED

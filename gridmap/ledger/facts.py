@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from msgspec import Struct, field
 
 from gridmap.core.events import KnownCharge
 from gridmap.core.messages import Held
@@ -13,8 +14,7 @@ from gridmap.errors import Cause
 from gridmap.pickling import Frame
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(Struct, frozen=True):
     """What a run is; the first fact of its ledger.
 
     :param created_s: seconds since 1970
@@ -109,8 +109,7 @@ class EndFact(NamedTuple):
     refused: bool
 
 
-@dataclass
-class Facts:
+class Facts(Struct):
     """All that a ledger tells of a run.
 
     :param open_requests: submissions whose answer it does not know: (request, pool, count)

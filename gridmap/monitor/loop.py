@@ -20,7 +20,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gridmap.core.dispatcher import Dispatcher
 from gridmap.core.effects import DispatcherEffect
@@ -39,9 +39,11 @@ from gridmap.data import Frame, Packet
 from gridmap.errors import GridMapError
 from gridmap.forks import Work
 from gridmap.monitor.perform import Performer
-from gridmap.monitor.recorder import Recorder
 from gridmap.monitor.sink import Sink, get
 from gridmap.monitor.transport import Transport
+
+if TYPE_CHECKING:
+    from gridmap.monitor.recorder import Recorder
 
 log = logging.getLogger(__name__)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from gridmap.core import effects as do
 from gridmap.core.dispatcher import Dispatcher
@@ -12,9 +13,11 @@ from gridmap.core.messages import Outcome, Results, Work
 from gridmap.core.spec import Span
 from gridmap.data import Frame
 from gridmap.monitor.payloads import Payloads
-from gridmap.monitor.recorder import Recorder
 from gridmap.monitor.sink import End, Failure, Place, Sample, Sink, Values
 from gridmap.monitor.transport import Transport
+
+if TYPE_CHECKING:
+    from gridmap.monitor.recorder import Recorder
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,9 @@ import enum
 import math
 import queue
 import time
-from dataclasses import dataclass
 from typing import TypeVar
+
+from msgspec import Struct
 
 from gridmap.core.messages import Held, Outcome
 from gridmap.core.spec import Span
@@ -17,8 +18,7 @@ from gridmap.data import Frame
 from gridmap.errors import Cause
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where a job ran: the worker's native id, its host and its log files."""
 
     worker: str = ""
@@ -27,8 +27,7 @@ class Place:
     log_stderr: str = ""
 
 
-@dataclass(frozen=True)
-class Values:
+class Values(Struct, frozen=True):
     """Values of consecutive jobs: those of a packet from `skip` on.
 
     :param attempts: tries that each took
@@ -41,8 +40,7 @@ class Values:
     place: Place
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(Struct, frozen=True):
     """A job that failed in an attempt of its own.
 
     :param frames: the payload of the result that says so; empty when its worker was lost
@@ -61,8 +59,7 @@ class Failure:
     last: Held | None = None
 
 
-@dataclass(frozen=True)
-class End:
+class End(Struct, frozen=True):
     """Jobs that ended together without an attempt that failed."""
 
     span: Span
@@ -72,8 +69,7 @@ class End:
     refused: bool
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(Struct, frozen=True):
     """What a running job used."""
 
     job: int

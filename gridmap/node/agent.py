@@ -20,9 +20,11 @@ import signal
 import socket
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gridmap.core import effects as do
 from gridmap.core import events as ev
@@ -56,8 +58,7 @@ SLOT_BYTES = mmap.PAGESIZE
 Say = Callable[[FromAgent, list[Frame]], None]
 
 
-@dataclass
-class _Child:
+class _Child(Struct):
     """What the runtime holds for one child."""
 
     number: int
@@ -67,7 +68,7 @@ class _Child:
     lease: Key | None = None
     outcome: int = int(Outcome.DIED)  # what its death will mean
     peak_rss_bytes: int = 0
-    fd: int = field(init=False)
+    fd: int = -1  # of its channel
 
     def __post_init__(self) -> None:
         self.fd = self.channel.fileno()

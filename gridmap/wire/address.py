@@ -9,7 +9,8 @@ import re
 import socket
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from gridmap.errors import GridMapError
 
@@ -35,8 +36,7 @@ class AddressError(GridMapError):
     """No address of this host can be offered; the message says what there is."""
 
 
-@dataclass(frozen=True)
-class LocalNames:
+class LocalNames(Struct, frozen=True):
     """What this host knows of its own addresses.
 
     :param interfaces: addresses of each interface that is up

@@ -23,10 +23,10 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from types import TracebackType
 
 import zmq
+from msgspec import Struct, field
 from zmq.utils.monitor import parse_monitor_message
 
 from gridmap.core.messages import FromAgent, Heartbeat, Hello, Key, Results, ToAgent
@@ -70,8 +70,7 @@ _EVENTS = (
 )
 
 
-@dataclass
-class _Call:
+class _Call(Struct):
     """A socket that calls one address, and what has happened to it so far."""
 
     address: str

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias, overload
 
 import msgspec
+from msgspec import Struct
 
 from gridmap.core.messages import PROTOCOL, FromAgent, Message, ToAgent
 from gridmap.errors import WireError
@@ -60,8 +60,7 @@ class Shared:
         self.nbytes = sum(map(len, parts))
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """What one message may take; both ends of a link must agree.
 
     :param head_bytes: size of frame 0
@@ -103,7 +102,7 @@ class _Reader(NamedTuple):
 
 def _values(cls: type[Any]) -> Callable[[Any], tuple[Any, ...]]:
     """Returns what turns a message into the tuple of its fields."""
-    names = [field.name for field in fields(cls)]
+    names = cls.__struct_fields__
     if not names:
         return lambda message: ()
     get = attrgetter(*names)
@@ -124,7 +123,7 @@ def _limited(name: str, hint: Any) -> Any:
 
 def _body_type(cls: type[Any]) -> Any:
     hints = typing.get_type_hints(cls)
-    limited = tuple(_limited(field.name, hints[field.name]) for field in fields(cls))
+    limited = tuple(_limited(name, hints[name]) for name in cls.__struct_fields__)
     return tuple[limited] if limited else tuple[()]  # type: ignore[valid-type]
 
 

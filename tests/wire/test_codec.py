@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import math
 import tracemalloc
 import typing
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 import msgspec
@@ -15,6 +12,7 @@ import pytest
 import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gridmap.core import messages as m
 from gridmap.errors import WireError
@@ -305,14 +303,6 @@ LEASE = m.Lease(0, 3, 0, DIGEST, DIGEST, True, [(0, 3, 1)])
 HELD = m.Held(0, 1, 0, 1, 0, 1, 0.5, True)
 
 
-def replaced(message: Any, **changes: Any) -> Any:
-    """Returns a frozen message with other values."""
-    changed = copy.copy(message)
-    for name, value in changes.items():
-        object.__setattr__(changed, name, value)
-    return changed
-
-
 def bad_key(**changes: Any) -> m.Key:
     return m.Key(0, 1, 0)._replace(**changes)
 
@@ -336,7 +326,7 @@ BAD: dict[str, tuple[Any, int]] = {
     "cpu negative": (m.Heartbeat(0, [HELD._replace(cpu_fraction=-0.1)]), 0),
     "cpu beyond reason": (m.Heartbeat(0, [HELD._replace(cpu_fraction=1e300)]), 0),
     "inventory without end": (m.Heartbeat(0, [HELD] * 10_001), 0),
-    "id too long": (replaced(HELLO, native_id="1" * 257), 0),
+    "id too long": (replace(HELLO, native_id="1" * 257), 0),
     "memory negative": (m.Results([RESULT._replace(peak_rss_bytes=-1)]), 1),
     "memory beyond 64 bits": (m.Results([RESULT._replace(peak_rss_bytes=2**63)]), 1),
     "phase": (m.Heartbeat(0, [HELD._replace(phase=7)]), 0),
@@ -364,10 +354,10 @@ BAD: dict[str, tuple[Any, int]] = {
     "heartbeat interval NaN": (m.Welcome("r", math.nan, 1.0), 0),
     "grace infinite": (m.Welcome("r", 1.0, math.inf), 0),
     "walltime negative": (m.Welcome("r", 1.0, 1.0, -1.0), 0),
-    "no children": (replaced(HELLO, children=0), 0),
-    "pid negative": (replaced(HELLO, pid=-1), 0),
-    "pid beyond 64 bits": (replaced(HELLO, pid=2**63), 0),
-    "name too long": (replaced(HELLO, host="x" * (MAX_NAME_CHARS + 1)), 0),
+    "no children": (replace(HELLO, children=0), 0),
+    "pid negative": (replace(HELLO, pid=-1), 0),
+    "pid beyond 64 bits": (replace(HELLO, pid=2**63), 0),
+    "name too long": (replace(HELLO, host="x" * (MAX_NAME_CHARS + 1)), 0),
     "prose too long": (m.Bye("x" * (MAX_PROSE_CHARS + 1)), 0),
     "text that is no Unicode": (m.Bye("\ud800"), 0),
     "capacity negative": (m.Credit(-1), 0),
@@ -382,7 +372,7 @@ def test_bad_values_are_refused_by_both_ends(name: str) -> None:
     if name == "text that is no Unicode":
         return
     kind = next(k for t in KINDS.values() for k, cls in t.items() if cls is type(message))
-    values = tuple(getattr(message, field.name) for field in fields(message))
+    values = tuple(getattr(message, name) for name in message.__struct_fields__)
     head = msgspec.msgpack.encode((m.PROTOCOL, kind, values))
     with pytest.raises(WireError):
         decode([head, *[b"x"] * frames], direction_of(message))
@@ -398,7 +388,6 @@ def test_the_good_neighbours_of_the_bad_values_pass() -> None:
 
 def test_what_is_no_message_is_refused() -> None:
     for thing in (object(), LEASE, m.Death()):
-        assert not is_dataclass(thing) or isinstance(thing, m.Death)
         with pytest.raises(WireError, match="no message"):
             encode(thing, [])
 
@@ -438,7 +427,7 @@ def test_an_inventory_beyond_frame_0_is_refused_and_one_just_below_is_not() -> N
 def test_names_that_would_disturb_a_log_are_refused(text: str) -> None:
     for name in ("native_id", "host", "incarnation", "gridmap", "python"):
         with pytest.raises(WireError, match=name):
-            codec.encode(dataclasses.replace(HELLO, **{name: text}))
+            codec.encode(replace(HELLO, **{name: text}))
     with pytest.raises(WireError, match="reason"):
         codec.encode(m.Bye(text))
 

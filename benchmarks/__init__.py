@@ -1,0 +1,1 @@
+"""Measures GridMap beside its peers, on a cluster, and at scale: docs/performance.rst."""

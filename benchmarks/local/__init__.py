@@ -1,0 +1,1 @@
+"""GridMap beside its peers on this machine, each used as its own documentation shows."""

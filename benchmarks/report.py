@@ -1,0 +1,225 @@
+"""Writes the tables of docs/performance.rst from docs/performance.json.
+
+Each stands between two comments, `.. begin PART` and `.. end PART`; what is around them is written
+by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.local.workloads import WORKLOADS
+from benchmarks.record import FILE, ROOT, Row, figure, met, read
+
+PAGE = ROOT / "docs" / "performance.rst"
+GRIDMAP, REFERENCE = "GridMap", "serial"
+GOALS = ("first", "noop20k", "noop1m", "skewed", "bulk", "broadcast", "crash")
+GROUPS = {
+    "Goals": GOALS,
+    "Length of the calls": ("1ms", "10ms", "100ms"),
+    "Size of the arguments": ("1KB", "100KB", "1MB", "10MB", "100MB"),
+    "More workers than processors, and a mixed load": (
+        "noop20k-8",
+        "sleep-8",
+        "mixed",
+    ),
+}
+"""The tables of the local part; each row is a system, each column a workload."""
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks report", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="fail where it would change the page")
+    parser.add_argument("--from", dest="file", type=Path, default=FILE)
+    parser.add_argument("--page", type=Path, default=PAGE)
+    options = parser.parse_args(arguments)
+    before = options.page.read_text()
+    after = page(before, read(options.file))
+    if options.check:
+        if before != after:
+            print(f"{options.page} is out of date: run make bench-report", file=sys.stderr)
+            return 1
+        return 0
+    options.page.write_text(after)
+    return 0
+
+
+def page(text: str, parts: dict[str, Any]) -> str:
+    """Returns the page with the tables of all parts in their places.
+
+    :raises ValueError: a part has no place in it
+    """
+    for name, part in parts.items():
+        begin, end = f".. begin {name}\n", f".. end {name}\n"
+        if begin not in text or end not in text:
+            raise ValueError(f"the page has no place for {name!r}: {begin.strip()}, {end.strip()}")
+        head, _, rest = text.partition(begin)
+        _, _, tail = rest.partition(end)
+        text = f"{head}{begin}\n{_part(name, part)}\n\n{end}{tail}"
+    return text
+
+
+def _part(name: str, part: dict[str, Any]) -> str:
+    machine = part["machine"]
+    blocks = [
+        f"Measured with ``{part['command']}`` on {part['date']}: {machine['cores']} cores "
+        f"({machine['cpu']}), {machine['memory_gib']} GiB, Linux {machine['kernel']}, "
+        f"Python {machine['python']}."
+    ]
+    if part["versions"]:
+        versions = [f"{system} {version}" for system, version in part["versions"].items()]
+        blocks.append(f"Versions: {', '.join(versions)}.")
+    tables = part["tables"]
+    if name == "local":
+        blocks.append(_against_best(tables))
+        blocks += [_side_by_side(title, names, tables) for title, names in GROUPS.items()]
+    else:
+        blocks += [_title(title) + _list(rows) for title, rows in tables.items()]
+    return "\n\n".join(block for block in blocks if block)
+
+
+# --- GridMap beside others --------------------------------------------------------------------
+
+
+def _against_best(tables: dict[str, list[Row]]) -> str:
+    """Returns a table of GridMap's figures, its goals, and the best of the others."""
+    lines = []
+    for names in GROUPS.values():
+        for name in names:
+            ours = _of(tables.get(name, []), GRIDMAP)
+            if ours is None:
+                continue
+            best = _best(tables[name])
+            lines.append(
+                [
+                    ours["what"],
+                    _figure(ours, marked=False),
+                    _goal(ours),
+                    _of_ideal(name, ours),
+                    f"{best['system']}, {_figure(best, marked=False)}" if best else "none",
+                    _ratio(best, ours) if best else "",
+                ]
+            )
+    head = ["workload", "GridMap [s]", "goal [s]", "of ideal", "best other [s]", "other / GridMap"]
+    widths = [34, 10, 16, 8, 22, 10]
+    return _title("GridMap and the best of the others") + _table(head, lines, widths)
+
+
+def _side_by_side(title: str, names: tuple[str, ...], tables: dict[str, list[Row]]) -> str:
+    """Returns a table of all systems, a column for each workload, and how they compare."""
+    names = tuple(name for name in names if name in tables)
+    if not names:
+        return ""
+    systems = [entry["system"] for entry in tables[names[0]]]
+    with_import = names[0] == "first" and "import" in tables
+    lines = []
+    for system in systems:
+        cells = [system]
+        if with_import:
+            entry = _of(tables["import"], system)
+            cells.append(_figure(entry, marked=False) if entry else "")
+        for name in names:
+            entry = _of(tables[name], system)
+            cells.append(_cell(entry, tables[name]) if entry else "not measured")
+        lines.append(cells)
+    head = ["system", *(["import"] if with_import else []), *names]
+    return _title(title) + _table(head, lines)
+
+
+def _cell(entry: Row, rows: list[Row]) -> str:
+    ours, best = _of(rows, GRIDMAP), _best(rows)
+    text = _figure(entry, marked=entry is best)
+    if figure(entry) is None or ours is None or entry is ours:
+        return text
+    ratio = _ratio(entry, ours)
+    return f"{text} ({ratio})" if ratio else text
+
+
+def _best(rows: list[Row]) -> Row | None:
+    """Returns the fastest of the others that gave right results."""
+    others = [
+        entry
+        for entry in rows
+        if entry["values"] and not entry["note"] and entry["system"] not in (GRIDMAP, REFERENCE)
+    ]
+    return min(others, key=lambda entry: figure(entry) or 0.0, default=None)
+
+
+def _of(rows: list[Row], system: str) -> Row | None:
+    return next((entry for entry in rows if entry["system"] == system), None)
+
+
+def _of_ideal(name: str, ours: Row) -> str:
+    """Returns how many times as long it took as the calls themselves, shared evenly."""
+    value, ideal_s = figure(ours), WORKLOADS[name].ideal_s
+    return f"{value / ideal_s:.2f}x" if value is not None and ideal_s else ""
+
+
+def _ratio(entry: Row, ours: Row) -> str:
+    value, our_value = figure(entry), figure(ours)
+    return f"{value / our_value:.2g}x" if value is not None and our_value else ""
+
+
+# --- tables -----------------------------------------------------------------------------------
+
+
+def _list(rows: list[Row]) -> str:
+    """Returns a table with a row for each thing measured."""
+    others = any(entry["system"] != GRIDMAP for entry in rows)
+    lines = [
+        [
+            entry["what"],
+            *([entry["system"]] if others else []),
+            f"{_figure(entry, marked=False)} {entry['unit']}" if entry["values"] else entry["note"],
+            _goal(entry),
+        ]
+        for entry in rows
+    ]
+    return _table(["what", *(["system"] if others else []), "measured", "goal"], lines)
+
+
+def _figure(entry: Row, marked: bool) -> str:
+    """Returns the median, or what went wrong."""
+    value = figure(entry)
+    if value is None:
+        return entry["note"]
+    text = _number(value)
+    if marked:
+        text = f"**{text}**"
+    return f"{text}, {entry['note']}" if entry["note"] else text
+
+
+def _number(value: float) -> str:
+    """Returns three digits, and whole numbers whole."""
+    if value >= 100 or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:.3f}" if value < 1 else f"{value:.3g}"
+
+
+def _goal(entry: Row) -> str:
+    if entry["goal"] is None:
+        return entry["goal_text"]
+    text = entry["goal_text"]
+    if not text and "at_most" in entry["goal"]:
+        text = f"at most {_number(entry['goal']['at_most'])}"
+    elif not text:
+        text = f"at least {_number(entry['goal']['at_least'])}"
+    return f"{text}: {'met' if met(entry) else '**missed**'}"
+
+
+def _title(text: str) -> str:
+    return f"{text}\n{'~' * len(text)}\n\n"
+
+
+def _table(head: list[str], lines: list[list[str]], widths: list[int] | None = None) -> str:
+    text = [".. list-table::", "   :header-rows: 1"]
+    if widths:
+        text.append(f"   :widths: {' '.join(map(str, widths))}")
+    text.append("")
+    for line in [head, *lines]:
+        text.append(f"   * - {line[0]}".rstrip())
+        text += [f"     - {cell}".rstrip() for cell in line[1:]]
+    return "\n".join(text)
