@@ -1,10 +1,10 @@
-"""Many agents in one process that run nothing: `python -m benchmarks.scale.agents RUN_DIR IDS MODE`.
+"""Many agents in one process: `python -m benchmarks.scale.agents RUN_DIR IDS MODE`.
 
-Each has a connection of its own to the monitor, encrypted like any worker's, says Hello, and sends
-heartbeats with what it holds. IDS is FIRST:COUNT, the tasks of job 1. MODE is what becomes of a
-lease: "answer" (its values are sent at once: the calls return their argument) or "hold" (kept until
-the word comes on standard input: "answer" answers all but job 0, which dies). "ready" is printed,
-as JSON, when all have been welcomed.
+They run nothing.  Each has a connection of its own to the monitor, encrypted like any worker's,
+says Hello, and sends heartbeats with what it holds. IDS is FIRST:COUNT, the tasks of job 1. MODE is
+what becomes of a lease: "answer" (its values are sent at once: the calls return their argument) or
+"hold" (kept until the word comes on standard input: "answer" answers all but job 0, which dies).
+"ready" is printed, as JSON, when all have been welcomed.
 """
 
 from __future__ import annotations

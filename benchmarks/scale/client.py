@@ -71,7 +71,7 @@ def calls(agents: int, count: int, size: int = 0) -> dict[str, Any]:
     arguments: Any = range(count)
     if size:
         arguments = [number.to_bytes(8, "little") * (size // 8) for number in range(count)]
-    with cluster("answer", 2) as backend:
+    with cluster("answer", 2):
         used, began = cpu_s(), time.monotonic()
         values = gridmap.grid_map(identity, arguments, max_workers=agents)
         seconds, used = time.monotonic() - began, cpu_s() - used

@@ -64,9 +64,9 @@ _ZAP_DOMAIN = b"gridmap"
 PING_PATIENCE = 4
 """Of the silence after which a connection is dropped, this part comes after a ping.
 
-Each message that follows a ping ends a timer, and libzmq seeks that among those of all peers, in the
-order in which they fall due: with 10,000 peers that took half a processor where pings were frequent
-and patient.  Agents send pings of their own, and heartbeats, so few pings do.
+Each message that follows a ping ends a timer, and libzmq seeks that among those of all peers, in
+the order in which they fall due: with 10,000 peers that took half a processor where pings were
+frequent and patient.  Agents send pings of their own, and heartbeats, so few pings do.
 """
 
 _MAX_COMPLAINTS = 1000  # peers that are named in the log; later ones are only counted
