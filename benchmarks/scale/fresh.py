@@ -9,6 +9,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import traceback
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
@@ -30,6 +32,13 @@ def measured(
     return found
 
 
+def _give_up(failure: threading.ExceptHookArgs) -> None:
+    """Ends the process: what a thread that failed was to do, others may wait for."""
+    traceback.print_exception(failure.exc_type, failure.exc_value, failure.exc_traceback)
+    os._exit(1)
+
+
 if __name__ == "__main__":
+    threading.excepthook = _give_up
     module, name, arguments = sys.argv[1:]
     print(json.dumps(getattr(import_module(module), name)(*json.loads(arguments))))
