@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -145,14 +146,15 @@ def tail(jobs: int, seconds: float) -> dict[str, float]:
 
     def slow_down(worker: subprocess.Popen[bytes]) -> None:
         agent = psutil.Process(worker.pid)
-        while not over.is_set():
-            stopped = tree(agent)
-            for one in stopped:
-                one.suspend()
-            time.sleep(0.5)
-            for one in stopped:
-                one.resume()
-            over.wait(0.5)
+        while not over.is_set() and agent.is_running():
+            stopped = []
+            with contextlib.suppress(psutil.NoSuchProcess):  # it leaves, its work is done
+                stopped = tree(agent)
+            for act in (psutil.Process.suspend, psutil.Process.resume):
+                for one in stopped:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        act(one)
+                over.wait(0.5)
 
     with cluster(ProcessBackend()) as backend:
         run = gridmap.submit(
