@@ -14,7 +14,7 @@ SAY     = @printf '\n=== %s\n'
 # Tests start thousands of processes, and none of them should compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint unit simulate cluster faults chaos bench bench-local bench-cluster bench-report bench-smoke clean
+.PHONY: help demo test lint unit simulate cluster faults chaos bench bench-local bench-cluster bench-scale bench-report bench-smoke clean
 help:
 	@echo 'make demo     installs GridMap in $(VENV) and counts words with it, on this machine'
 	@echo 'make test     checks and tests everything; says what it skipped'
@@ -74,7 +74,7 @@ chaos:
 	tools/fault_tests -s -k chaos
 
 # All that is measured; what it comes to is in docs/performance.rst then.
-bench: bench-local bench-cluster
+bench: bench-local bench-cluster bench-scale
 
 bench-cluster: $(VENV)/.installed-test
 	tools/cluster_bench
@@ -83,6 +83,10 @@ bench-cluster: $(VENV)/.installed-test
 bench-local: $(PEERS)/.installed
 	$(PEERS)/bin/python -m benchmarks local --record
 	$(PEERS)/bin/python -m benchmarks report
+
+bench-scale: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks scale --record
+	$(BIN)/python -m benchmarks report
 
 bench-report: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks report

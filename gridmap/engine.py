@@ -82,7 +82,7 @@ class Engine:
         self.id = new_run_id() if earlier is None else earlier.run
         self.options = options
         self.watcher = watcher
-        self.sink = Sink()
+        self.sink = Sink(watcher.wants_samples)
         self.total = 0 if earlier is None else earlier.total
         self.fed_bytes = 0
         self._source: Iterator[Part] = parts(plan, options.backend == LOCAL, max_items)

@@ -57,6 +57,8 @@ class MapWatcher(Watcher):
 class JobWatcher(MapWatcher):
     """Notes in each Job what happened to it."""
 
+    wants_samples = True
+
     def __init__(self, jobs: list[Job], mail_settings: Settings | None) -> None:
         self._jobs = jobs
         self._mail_settings = mail_settings

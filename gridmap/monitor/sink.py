@@ -118,9 +118,12 @@ class Sink:
 
     A signal's handler may raise in a thread that waits here, at any point; the queue has no lock
     that such a thread could keep and that would then hold up the monitor.
+
+    :param samples: somebody looks at them; where nobody does, they wake nobody
     """
 
-    def __init__(self) -> None:
+    def __init__(self, samples: bool = True) -> None:
+        self._wanted = samples
         self._queue: queue.SimpleQueue[Delivery | _Mark] = queue.SimpleQueue()
         self._samples: dict[int, Sample] = {}
         self._marked = False  # a reader will look for samples
@@ -138,6 +141,8 @@ class Sink:
             self.value_bytes += sum(memoryview(frame).nbytes for frame in item.frames)
         if not isinstance(item, Sample):
             self._queue.put(item)
+            return
+        if not self._wanted:
             return
         self._samples[item.job] = item
         if not self._marked:

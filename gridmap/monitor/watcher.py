@@ -12,10 +12,12 @@ from gridmap.monitor.sink import Place, Sample
 class Watcher:
     """Hears of each job of a run as it ends; all methods do nothing here.
 
-    `told_before` is True while it hears of what an earlier client of the run has heard of.
+    `told_before` is True while it hears of what an earlier client of the run has heard of,
+    `wants_samples` where `sampled` is to be called.
     """
 
     told_before = False
+    wants_samples = False
 
     def name(self, job: int) -> str:
         return f"job_{job}"
