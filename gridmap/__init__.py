@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gridmap._loading import load
 from gridmap._version import __version__
 
 VERSION: tuple[int | str, ...] = tuple(
@@ -139,16 +140,14 @@ __all__ = [*_HOMES, *_SETTINGS, "VERSION", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    from importlib import import_module
-
     if name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
+        value = getattr(load(_HOMES[name]), name)
         globals()[name] = value
         return value
     if name in _SETTINGS:  # not kept here: read anew each time
-        return getattr(import_module("gridmap.conf"), name)
+        return getattr(load("gridmap.conf"), name)
     if name in _MODULES:
-        return import_module(f"gridmap.{name}")
+        return load(f"gridmap.{name}")
     raise AttributeError(f"module 'gridmap' has no attribute {name!r}")
 
 

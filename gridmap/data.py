@@ -7,7 +7,6 @@ an array travels without being copied into a pickle.  Heavy imports happen when 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import pickle
 import struct
 from collections.abc import Callable, Iterable, Sequence
@@ -37,6 +36,11 @@ from gridmap.pickling import (
     unpicklable,
     unpickle,
 )
+
+try:
+    from _blake2 import blake2b  # hashlib would load OpenSSL as well, which takes milliseconds
+except ImportError:
+    from hashlib import blake2b
 
 if TYPE_CHECKING:
     from gridmap.core.messages import Death
@@ -150,7 +154,7 @@ def unpack_text(frames: Sequence[Frame]) -> str:
 
 def digest(frames: Iterable[Frame]) -> str:
     """Returns the name of these frames: a BLAKE2b hash of their bytes and sizes."""
-    state = hashlib.blake2b(digest_size=32)
+    state = blake2b(digest_size=32)
     for frame in frames:
         view = memoryview(frame).cast("B")
         state.update(_SIZE.pack(view.nbytes))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gridmap import __version__
+from gridmap._loading import load
 from gridmap.backends.base import SubmitRequest
 from gridmap.conf import Settings
 from gridmap.core.messages import PROTOCOL
@@ -34,12 +35,11 @@ PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 def launch_local(children: int, start_method: str) -> tuple[list[Limits], Transport]:
     """Starts an agent in this process, with so many children."""
-    from gridmap.monitor.local import LocalTransport
-
+    local = load("gridmap.monitor.local")
     make = {"fork": Forkserver.fork, "launch": Forkserver.launch}
     server = make.get(start_method, Forkserver.make)()
     limits = [Limits(1, children, polled=False)]
-    return limits, LocalTransport(children, server, __version__, PYTHON)
+    return limits, local.LocalTransport(children, server, __version__, PYTHON)
 
 
 def launch_on_cluster(

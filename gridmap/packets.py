@@ -6,6 +6,8 @@ has one of three forms:
 - a pickled list, or range: one argument (one value) for each job, immutable atoms only;
 - a pickled tuple of tuples: the positional arguments of each job, immutable atoms only;
 - "E", a table, then one pickle for each job: anything else; large buffers follow as frames.
+
+Values that are all None are a pickled None.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ ATOMS = SMALL_ATOMS | {str, bytes}
 _FULL_BYTES = 1 << 20
 _PATIENCE_S = 0.01
 _EACH = b"E"
+_NONE = pickle.dumps(None, protocol=5)
 _COUNT = struct.Struct("<I")
 _ENTRY = struct.Struct("<BIQ")  # form of the call, number of buffers, bytes of the pickle
 _POSITIONAL, _KEYWORDS = 1, 2
@@ -313,6 +316,8 @@ class ValuePacker:
         if self._pickled:
             each = [x if type(x) is Pickled else pickle_one(x) for x in items]
             frames = _join_pickles(each)
+        elif items.count(None) == count:
+            frames = [_NONE]
         else:
             frames = [pickle.dumps(items, protocol=5)]
         return count, frames
@@ -321,6 +326,6 @@ class ValuePacker:
 def unpack_values(frames: Sequence[Frame], skip: int, take: int) -> list[Any]:
     """Returns the values of a packet's part."""
     if not _is_each(frames):
-        values: list[Any] = pickle.loads(frames[0])[skip : skip + take]
-        return values
+        values: list[Any] | None = pickle.loads(frames[0])
+        return [None] * take if values is None else values[skip : skip + take]
     return [unpickle(part.data, part.buffers) for part in _split_pickles(frames, skip, take)]

@@ -22,7 +22,7 @@ from gridmap.retry import Retry, ladder
 EAGER_BYTES = 64 << 20
 """So much is pickled before anything is started,"""
 
-EAGER_LOCAL_S = 0.01
+EAGER_LOCAL_S = 0.05
 """or for so long, where to start something takes no longer."""
 
 LARGE_BLOB_BYTES = 1 << 20

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import socket
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,30 +29,32 @@ class LocalTransport:
 
     def __init__(self, children: int, forkserver: Forkserver, gridmap: str, python: str) -> None:
         self._children = children
-        self._forkserver: Forkserver | None = forkserver
         self._versions = (gridmap, python)
-        self._runtime: AgentRuntime | None = None
-        self._hello: Hello | None = None
         self._inbox: list[Received] = []
         self._post: Post = lambda event: None
-        self._started = 0
+        self._wanted = 0
+        self._made = 0
+        self._make(forkserver, 0)
+        self._runtime.tick(time.monotonic())  # so that the children start meanwhile
 
     def begin(self, post: Post) -> None:
         self._post = post
 
     def submit(self, request: int, pool: int, count: int) -> None:
-        self._started += 1
-        worker = f"local.{self._started}"
-        forkserver = self._forkserver or Forkserver.launch()
-        self._forkserver = None
-        if self._runtime is not None:
+        self._wanted += 1
+        if self._made < self._wanted:
             self._runtime.close()
+            self._make(Forkserver.launch(), pool)
+        self._post(WorkersSubmitted(request, (self._hello.native_id,)))
+
+    def _make(self, forkserver: Forkserver, pool: int) -> None:
+        self._made += 1
         gridmap, python = self._versions
         self._hello = Hello(
             gridmap=gridmap,
             python=python,
             protocol=PROTOCOL,
-            native_id=worker,
+            native_id=f"local.{self._made}",
             incarnation=os.urandom(8).hex(),
             pool=pool,
             host=socket.gethostname(),
@@ -61,41 +64,35 @@ class LocalTransport:
         )
         core = AgentCore(self._children, self._hello)
         self._runtime = AgentRuntime(core, forkserver, self._said)
-        self._post(WorkersSubmitted(request, (worker,)))
 
     def _said(self, message: FromAgent, frames: list[Frame]) -> None:
-        assert self._hello is not None
         self._inbox.append(
             Received(self._hello.native_id, self._hello.incarnation, message, frames)
         )
 
     def receive(self) -> list[Received]:
+        if self._made > self._wanted:  # nobody has asked for this worker yet
+            return []
         inbox, self._inbox = self._inbox, []
         return inbox
 
     def send(self, worker: str, message: ToAgent, frames: list[Frame], now: float) -> None:
-        runtime = self._runtime
-        if runtime is None or self._hello is None or runtime.left:
-            return
-        if worker == self._hello.native_id:
-            runtime.receive(message, frames, now)
+        if worker == self._hello.native_id and not self._runtime.left:
+            self._runtime.receive(message, frames, now)
 
     def fds(self) -> Mapping[Any, int]:
-        return {} if self._runtime is None or self._runtime.left else self._runtime.fds()
+        return {} if self._runtime.left else self._runtime.fds()
 
     def ready(self, source: Any, events: int, now: float) -> None:
-        if self._runtime is not None:
-            self._runtime.ready(source, events, now)
+        self._runtime.ready(source, events, now)
 
     def next_deadline(self) -> float:
-        if self._inbox:
+        if self._inbox and self._made <= self._wanted:
             return -math.inf
-        if self._runtime is None or self._runtime.left:
-            return math.inf
-        return self._runtime.next_deadline()
+        return math.inf if self._runtime.left else self._runtime.next_deadline()
 
     def tick(self, now: float) -> None:
-        if self._runtime is not None and now >= self._runtime.next_deadline():
+        if now >= self._runtime.next_deadline():
             self._runtime.tick(now)
 
     def cancel(self, workers: tuple[str, ...]) -> None:
@@ -111,8 +108,4 @@ class LocalTransport:
         return ()
 
     def close(self, deadline_s: float) -> None:
-        if self._runtime is not None:
-            self._runtime.close(deadline_s)
-        if self._forkserver is not None:
-            self._forkserver.close(deadline_s)
-            self._forkserver = None
+        self._runtime.close(deadline_s)

@@ -86,7 +86,7 @@ class Runner:
                 except BaseException as error:
                     self._raised(error)
                 else:
-                    if type(value) in small:
+                    if value is None or type(value) in small:
                         keep(value)
                     else:
                         self._keep(value)

@@ -108,8 +108,9 @@ class Forkserver:
         """
         if threading.active_count() != 1:
             raise RuntimeError("a process with several threads cannot be forked safely")
-        import gridmap.node.child  # noqa: F401  # here, so that no child has to
+        from gridmap._loading import load
 
+        load("gridmap.node.child")  # here, so that no child has to
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 stream.flush()  # else the same text might be written twice

@@ -137,6 +137,8 @@ def serve(
     # what user code calls __main__ is not our front door
     _kept.append(sys.modules["__main__"])
     sys.modules["__main__"] = types.ModuleType("__main__")
+    import cloudpickle  # noqa: F401  # most functions come by value: no child has to load it
+
     forkserver = Forkserver.make()  # before there is a thread of ZeroMQ's
     try:
         from gridmap.wire.keys import read_connection

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import os
-import socket
 
 
 def guess_server() -> str:
@@ -16,6 +14,8 @@ def guess_recipient() -> str:
     """Returns the user at the last two parts of this host's name."""
     user = os.environ.get("USER", "")
     if not user:
+        import getpass
+
         try:
             user = getpass.getuser()
         except (KeyError, OSError):
@@ -24,6 +24,8 @@ def guess_recipient() -> str:
 
 
 def _host_parts() -> list[str]:
+    import socket
+
     name = socket.gethostname()
     if "." not in name:  # only then is the name server asked
         name = socket.getfqdn()
