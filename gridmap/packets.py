@@ -12,6 +12,7 @@ Values that are all None are a pickled None.
 
 from __future__ import annotations
 
+import io
 import itertools
 import pickle
 import struct
@@ -160,17 +161,57 @@ def _chunks(elements: Iterable[Any], max_items: int | Callable[[], int]) -> Iter
         size = max(1, size // 2) if slow or large else 2 * size
 
 
+_NUMBERS = frozenset({bool, int, float})
+
+
+class _NoNumber(Exception):
+    """There is something else among them."""
+
+
+class _NumberPickler(pickle.Pickler):
+    def reducer_override(self, obj: object) -> Any:
+        raise _NoNumber  # only basic types are pickled without it
+
+
+def _pickle_numbers(chunk: Sequence[Any]) -> bytes | None:
+    """Pickles a list of numbers; returns None when there is anything else in it.
+
+    To look at every type first would take longer than to pickle them.
+    """
+    buffer = io.BytesIO()
+    pickler = _NumberPickler(buffer, protocol=5)
+    try:
+        pickler.dump(chunk)
+    except _NoNumber:
+        return None
+    only_itself = len(pickler.memo.copy()) == 1  # which has no numbers
+    return buffer.getvalue() if only_itself else None
+
+
 def _pack_plain(chunk: Sequence[Any], max_bytes: int) -> list[Packet] | None:
     """Packs atoms as one pickle; returns None when there is anything else."""
     if type(chunk) is range:
         return [Packet(len(chunk), [pickle.dumps(chunk, protocol=5)])]
+    if type(chunk[0]) in _NUMBERS:
+        numbers = _pickle_numbers(chunk)
+        if numbers is not None and len(numbers) <= max_bytes:
+            return [Packet(len(chunk), [numbers])]
     types = set(map(type, chunk))
     if types == {list}:
         parts = list(itertools.chain.from_iterable(chunk))
         if not _all_atoms(parts, set(map(type, parts))):
             return None
-        return list(_halve(tuple(map(tuple, chunk)), max_bytes))
-    return list(_halve(chunk, max_bytes)) if _all_atoms(chunk, types) else None
+        return list(_cut(tuple(map(tuple, chunk)), max_bytes))
+    return list(_cut(chunk, max_bytes)) if _all_atoms(chunk, types) else None
+
+
+def _cut(chunk: Sequence[Any], max_bytes: int) -> Iterator[Packet]:
+    """Packs a chunk in pieces whose size the first elements tell."""
+    few = chunk[:4]
+    each = len(pickle.dumps(few, protocol=5)) / len(few)
+    step = max(1, int(max_bytes / each))
+    for at in range(0, len(chunk), step):
+        yield from _halve(chunk[at : at + step], max_bytes)
 
 
 def _halve(chunk: Sequence[Any], max_bytes: int) -> Iterator[Packet]:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from gridmap import data, errors
 from gridmap.core.messages import Death
 from gridmap.data import Arguments
+from gridmap.packets import _pickle_numbers
 
 ATOM = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(), st.binary()
@@ -134,6 +135,22 @@ def test_packets_close_at_max_items_and_max_bytes() -> None:
     assert {p.count for p in data.pack_arguments(list(range(8192)))} == {4096}
     many = list(data.pack_arguments(["x" * 1000 + str(i) for i in range(1000)]))
     assert max(len(p.frames[0]) for p in many) <= 65536 and sum(p.count for p in many) == 1000
+
+
+class Number(int):
+    """Is one, and may be more."""
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["text", "", b"bytes", (1, 2), [1], [], {}, set(), frozenset(), bytearray(b"x"), 2j, Number(3)],
+)
+def test_what_is_no_number_among_numbers_is_noticed(other: Any) -> None:
+    elements = [*range(50), other, *range(50)]
+    assert _pickle_numbers(elements) is None
+    assert [list(args) for args, _ in calls_of(elements)][50] == expected_call(other)[0]
+    types = [type(args[0]) for args, _ in calls_of([True, 1, 2.5, None, Number(7), other])[:5]]
+    assert types == [bool, int, float, type(None), Number]
 
 
 def test_a_range_travels_as_a_range() -> None:
