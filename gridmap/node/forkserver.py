@@ -42,6 +42,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 UNSAFE_TO_FORK = ("libgomp", "libiomp", "libomp", "libtbb", "libzmq", "libgrpc", "libcuda")
 """Libraries whose threads do not survive a fork and are not restarted after one."""
 
+_LOOKS, _LOOK_S = 20, 0.0005
+
 REAP_DEADLINE_S = 5.0
 """How long a forkserver that ends waits for its killed children; a disk may hold one up."""
 
@@ -65,8 +67,10 @@ def fork_is_safe() -> bool:
     if threading.active_count() != 1 or threading.current_thread() is not threading.main_thread():
         return False
     try:
-        if len(os.listdir("/proc/self/task")) == 1:
-            return True
+        for _ in range(_LOOKS):
+            if len(os.listdir("/proc/self/task")) == 1:
+                return True
+            time.sleep(_LOOK_S)  # a thread that has been joined may still be on its way out
         libraries = Path("/proc/self/maps").read_text(errors="replace")
     except OSError:
         return False

@@ -362,3 +362,19 @@ open("gate", "w").close()
 print(run.results(), list(stream))
 """
     assert outcome(tmp_path, text) == "True\nTrue\nTrue\n[0, 1] [2]\n"
+
+
+def test_one_map_after_the_other_never_needs_a_fresh_interpreter(tmp_path: Path) -> None:
+    """The thread of the map before may still be on its way out, which is no reason not to fork."""
+    text = """
+import gridmap
+from gridmap.node.forkserver import Forkserver
+
+launched = []
+launch = Forkserver.launch
+Forkserver.launch = lambda: launched.append(1) or launch()
+for _ in range(30):
+    gridmap.grid_map(abs, [-1, 2], local=True, max_processes=2)
+print(len(launched))
+"""
+    assert outcome(tmp_path, text) == "0\n"
