@@ -21,6 +21,9 @@ from gridmap.report.progress import Progress
 FILL_S = 0.05
 """How long a stream reads its input before it looks for values again."""
 
+BETWEEN_S = 0.005
+"""The same where there are values already, and somebody waits for them."""
+
 FIRST_JOBS = 64
 """At most so many jobs are under way before the first value has come."""
 
@@ -46,10 +49,10 @@ def stream(
     yielded = 0
     unpicklable: PicklingError | None = None
 
-    def fill() -> bool:
+    def fill(most_s: float = FILL_S) -> bool:
         nonlocal unpicklable
         try:
-            return _fill(engine, progress, yielded, bounds)
+            return _fill(engine, progress, yielded, bounds, most_s)
         except PicklingError as error:
             unpicklable = error
             engine.end_input()
@@ -66,7 +69,7 @@ def stream(
                 break
             batches = list(ended)
             if batches:
-                fill()  # nobody reads the input while the values are looked at
+                fill(BETWEEN_S)  # nobody reads the input while the values are looked at
             for batch in batches:
                 for job, value in enumerate(batch.values, batch.first):
                     for ready in order.put(job, value):
@@ -103,9 +106,10 @@ def _start(engine: Engine, progress: Progress) -> None:
     progress.begin(engine.id)
 
 
-def _fill(engine: Engine, progress: Progress, yielded: int, bounds: _Bounds) -> bool:
+def _fill(engine: Engine, progress: Progress, yielded: int, bounds: _Bounds, most_s: float) -> bool:
     """Reads from the input as far as it may, but not for long: there may be values to yield.
 
+    :param most_s: stops after so long
     :returns: whether there is room for more
     """
     until = math.inf
@@ -113,7 +117,7 @@ def _fill(engine: Engine, progress: Progress, yielded: int, bounds: _Bounds) -> 
         engine.feed(most_jobs=1)
         if engine.total:
             _start(engine, progress)  # takes a while, the first time
-        until = min(until, time.monotonic() + FILL_S)
+        until = min(until, time.monotonic() + most_s)
         if time.monotonic() >= until:
             return True
     return False

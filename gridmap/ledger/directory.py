@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -61,7 +60,7 @@ class RunDirectory:
         if keep_ledger or (keep_logs and self._has_logs()):
             for entry in self.path.iterdir() if self.path.is_dir() else ():
                 if entry.name == spool.FOLDER:
-                    shutil.rmtree(entry, ignore_errors=True)
+                    _remove(entry)
                 elif entry.is_file() and not (keep_ledger and entry.name.startswith("ledger.")):
                     entry.unlink()
         else:
@@ -74,4 +73,10 @@ class RunDirectory:
 
     def remove(self) -> None:
         """Removes the folder and what is in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        _remove(self.path)
+
+
+def _remove(folder: Path) -> None:
+    import shutil  # a worker, which needs the names in this module, would wait for it
+
+    shutil.rmtree(folder, ignore_errors=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -44,7 +43,7 @@ def write(
     folder = Path(run_dir) / FOLDER
     folder.mkdir(mode=0o700, exist_ok=True)
     spooled = Spooled(worker, incarnation, host, list(items), [bytes(frame) for frame in frames])
-    path = folder / f"{worker}.{secrets.token_hex(4)}"
+    path = folder / f"{worker}.{os.urandom(4).hex()}"
     scratch = path.with_name(f".{path.name}")
     try:
         with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import math
 import os
-import secrets
 import select
 import signal
 import socket
@@ -110,7 +109,7 @@ def make_hello(pool: int, children: int) -> Hello:
         python="{}.{}".format(*sys.version_info),
         protocol=PROTOCOL,
         native_id=native_id(os.environ),
-        incarnation=secrets.token_hex(8),
+        incarnation=os.urandom(8).hex(),
         pool=pool,
         host=socket.gethostname(),
         pid=os.getpid(),

@@ -19,7 +19,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import secrets
+import os
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -208,7 +208,7 @@ class AgentLink:
         socket.curve_publickey = self._connection.worker_public.encode()
         socket.curve_secretkey = self._connection.worker_secret.encode()
         # Nobody has had this name. ROUTER keeps those that begin with a zero byte for itself.
-        socket.routing_id = b"\x01" + secrets.token_bytes(_ROUTING_ID_BYTES - 1)
+        socket.routing_id = b"\x01" + os.urandom(_ROUTING_ID_BYTES - 1)
         seen = self._seen.setdefault(address, set())
         seen -= {zmq.Event.HANDSHAKE_SUCCEEDED, zmq.Event.DISCONNECTED}
         call = _Call(address, socket, watch(self._context, socket, int(_EVENTS)), seen)

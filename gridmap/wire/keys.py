@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,7 +94,7 @@ def write_connection(run_dir: str | os.PathLike[str], connection: Connection) ->
     """
     _check_dir(run_dir)
     path = Path(run_dir) / CONNECTION_NAME
-    scratch = path.with_name(f".{CONNECTION_NAME}.{os.getpid()}.{secrets.token_hex(4)}")
+    scratch = path.with_name(f".{CONNECTION_NAME}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
         content = msgspec.json.format(msgspec.json.encode(connection))
     except ValueError:  # a path of bytes that are no text

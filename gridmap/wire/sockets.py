@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import random
-import secrets
 import struct
 import threading
 from collections.abc import Sequence
@@ -120,7 +120,7 @@ def watch(
     context: zmq.Context[zmq.Socket[bytes]], socket: zmq.Socket[bytes], events: int
 ) -> zmq.Socket[bytes]:
     """Returns a socket that tells of these events of another one."""
-    name = f"inproc://events-{secrets.token_hex(8)}"
+    name = f"inproc://events-{os.urandom(8).hex()}"
     socket.monitor(name, events)
     watcher: zmq.Socket[bytes] = context.socket(zmq.PAIR)
     watcher.linger = 0
