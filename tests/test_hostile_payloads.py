@@ -24,7 +24,7 @@ def values_of(frames: list[Any], count: int = 3, skip: int = 0) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    "content", [[1], [], {}, "abc", (1, 2, 3), 7, None], ids=lambda content: repr(content)
+    "content", [[1], [], {}, "abc", (1, 2, 3), 7, False], ids=lambda content: repr(content)
 )
 def test_a_packet_of_another_length_or_kind_fails_its_jobs(content: Any) -> None:
     values = values_of([pickle.dumps(content)])
