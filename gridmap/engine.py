@@ -38,9 +38,6 @@ log = logging.getLogger(__name__)
 
 CLOSE_DEADLINE_S = 15.0
 
-HAND_OVER_S = 0.005
-"""How long jobs that have been pickled may wait for others, to go to the monitor with them."""
-
 
 class MonitorFailed(GridMapError):
     """The loop that runs everything has a fault."""
@@ -161,37 +158,30 @@ class Engine:
         :param most_s: stops after so long
         """
         fed, size = 0, 0
-        began = handed_over_at = time.monotonic()
-        try:
-            while not self._exhausted and fed < most_jobs and size < most_bytes:
-                part = next(self._source, None)
-                if part is None:
-                    self.end_input()
-                    break
-                fed += part.packet.count
-                size += part.nbytes
-                self.fed_bytes += part.nbytes
-                self.total += part.packet.count
-                self._pending.append(part)
-                now = time.monotonic()
-                if now >= handed_over_at + HAND_OVER_S:
-                    self._hand_over()
-                    handed_over_at = now
-                if now >= began + most_s:
-                    break
-        finally:
-            self._hand_over()
+        until = time.monotonic() + most_s
+        while not self._exhausted and fed < most_jobs and size < most_bytes:
+            part = next(self._source, None)
+            if part is None:
+                self.end_input()
+                break
+            fed += part.packet.count
+            size += part.nbytes
+            self.fed_bytes += part.nbytes
+            self.total += part.packet.count
+            self._pending.append(part)
+            self._hand_over()  # now: the next one may take long to come
+            if time.monotonic() >= until:
+                break
         return fed
 
     def _hand_over(self) -> None:
         if self._monitor is not None and self._pending:
-            self._monitor.add(self._pending)
-            self._pending = []
+            parts, self._pending = self._pending, []
+            self._monitor.add(parts)
 
     def end_input(self) -> None:
         """Says that no more jobs will come."""
         self._exhausted = True
-        self._hand_over()
         if self._monitor is not None:
             self._monitor.end_input()
 

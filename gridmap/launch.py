@@ -39,7 +39,11 @@ def launch_local(children: int, start_method: str) -> tuple[list[Limits], Transp
     make = {"fork": Forkserver.fork, "launch": Forkserver.launch}
     server = make.get(start_method, Forkserver.make)()
     limits = [Limits(1, children, polled=False)]
-    return limits, local.LocalTransport(children, server, __version__, PYTHON)
+    try:
+        return limits, local.LocalTransport(children, server, __version__, PYTHON)
+    except BaseException:  # no descriptors or memory for the children
+        server.close()
+        raise
 
 
 def launch_on_cluster(

@@ -182,7 +182,7 @@ def _pickle_numbers(chunk: Sequence[Any]) -> bytes | None:
     pickler = _NumberPickler(buffer, protocol=5)
     try:
         pickler.dump(chunk)
-    except _NoNumber:
+    except Exception:  # what it is, is told where each is pickled alone
         return None
     only_itself = len(pickler.memo.copy()) == 1  # which has no numbers
     return buffer.getvalue() if only_itself else None
@@ -192,7 +192,7 @@ def _pack_plain(chunk: Sequence[Any], max_bytes: int) -> list[Packet] | None:
     """Packs atoms as one pickle; returns None when there is anything else."""
     if type(chunk) is range:
         return [Packet(len(chunk), [pickle.dumps(chunk, protocol=5)])]
-    if type(chunk[0]) in _NUMBERS:
+    if type(chunk[0]) in _NUMBERS and type(chunk[-1]) in _NUMBERS:
         numbers = _pickle_numbers(chunk)
         if numbers is not None and len(numbers) <= max_bytes:
             return [Packet(len(chunk), [numbers])]

@@ -96,7 +96,7 @@ def parts(plan: Plan, local: bool, max_items: int | Callable[[], int] = 4096) ->
     """Pickles a plan, lazily.
 
     :param local: all jobs share one pool of workers, whatever they ask for, and nobody asks whether
-        he has a blob already: the large ones are named without reading them
+        he has a blob already: a large function of its own is named without reading it
     :raises PicklingError: names the job, the argument and the part of it that cannot be pickled
     """
     functions: dict[int, tuple[Any, str]] = {}
@@ -106,7 +106,8 @@ def parts(plan: Plan, local: bool, max_items: int | Callable[[], int] = 4096) ->
 
     def remember(frames: list[data.Frame]) -> str:
         large = sum(memoryview(frame).nbytes for frame in frames) >= LARGE_BLOB_BYTES
-        digest = os.urandom(32).hex() if local and large else data.digest(frames)
+        unread = local and large and len(plan.segments) == 1  # else two may be the same
+        digest = os.urandom(32).hex() if unread else data.digest(frames)
         new[digest] = frames
         return digest
 

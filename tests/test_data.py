@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 
 from gridmap import data, errors
 from gridmap.core.messages import Death
+from gridmap.core.spec import Resources
 from gridmap.data import Arguments
 from gridmap.packets import _pickle_numbers
+from gridmap.plan import Plan, Segment, parts
 
 ATOM = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(), st.binary()
@@ -151,6 +153,23 @@ def test_what_is_no_number_among_numbers_is_noticed(other: Any) -> None:
     assert [list(args) for args, _ in calls_of(elements)][50] == expected_call(other)[0]
     types = [type(args[0]) for args, _ in calls_of([True, 1, 2.5, None, Number(7), other])[:5]]
     assert types == [bool, int, float, type(None), Number]
+
+
+def test_functions_with_equal_parts_are_one_blob_however_large() -> None:
+    large = bytes(3 << 20)
+    jobs = [functools.partial(len, large) for _ in range(3)]
+    made = [Segment(job, data.Context(), Resources(), [[]]) for job in jobs]
+    both = list(parts(Plan(made, "n", str), True))
+    assert len({part.spec.function for part in both}) == 1
+    assert len({digest for part in both for digest in part.blobs}) == 2
+
+
+def test_deep_input_is_an_error_that_says_where() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(errors.PicklingError, match="argument 0 of job 1"):
+        list(data.pack_arguments([0, deep, 2]))
 
 
 def test_a_range_travels_as_a_range() -> None:

@@ -83,7 +83,7 @@ def _timed(call: Callable[[], Any]) -> tuple[Any, float, float]:
 def calls(count: int, reuse: bool = True) -> Measured:
     """Empty calls, from the call to its return."""
     mapped = functools.partial(
-        grid_map, functions.nothing, range(count), max_workers=WORKERS, reuse=reuse
+        grid_map, functions.nothing, list(range(count)), max_workers=WORKERS, reuse=reuse
     )
     values, _, total_s = _timed(lambda: mapped(require_cluster=True))
     assert values == list(range(count)), "wrong results"
@@ -94,7 +94,7 @@ def first(count: int) -> Measured:
     """Until the first result of so many empty calls is in the caller's hands."""
     began = time.perf_counter()
     stream = grid_imap_unordered(
-        functions.nothing, range(count), max_workers=WORKERS, require_cluster=True
+        functions.nothing, list(range(count)), max_workers=WORKERS, require_cluster=True
     )
     value = next(stream)
     first_s = time.perf_counter() - began
@@ -106,7 +106,9 @@ def rate(count: int) -> Measured:
     """Empty calls, with what the monitor sees of them."""
     watch = Watch()
     values, began, total_s = _timed(
-        lambda: grid_map(functions.nothing, range(count), max_workers=WORKERS, require_cluster=True)
+        lambda: grid_map(
+            functions.nothing, list(range(count)), max_workers=WORKERS, require_cluster=True
+        )
     )
     assert values == list(range(count)), "wrong results"
     return {"total_s": total_s, **watch.seen(began)}

@@ -68,14 +68,14 @@ def calls(agents: int, count: int, size: int = 0) -> dict[str, Any]:
 
     :param size: bytes of each argument; 0: a number
     """
-    arguments: Any = range(count)
+    arguments: list[Any] = list(range(count))
     if size:
         arguments = [number.to_bytes(8, "little") * (size // 8) for number in range(count)]
     with cluster("answer", 2):
         used, began = cpu_s(), time.monotonic()
         values = gridmap.grid_map(identity, arguments, max_workers=agents)
         seconds, used = time.monotonic() - began, cpu_s() - used
-        assert values == list(arguments), "wrong values"
+        assert values == arguments, "wrong values"
     return {"seconds": seconds, "cpu_s": used}
 
 
@@ -109,8 +109,9 @@ def queued(count: int, traced: int) -> dict[str, Any]:
         watcher.start()
         if traced:
             tracemalloc.start()
+        numbers = list(range(count))
         before = rss()
-        values = gridmap.grid_map(identity, range(count), max_workers=1)
+        values = gridmap.grid_map(identity, numbers, max_workers=1)
         watcher.join()
-        assert values == list(range(count)), "wrong values"
+        assert values == numbers, "wrong values"
     return found

@@ -33,8 +33,8 @@ UNCHARGED_TRIES = 3
 it might be a limit on time that nobody knows of."""
 
 SMOOTHING = 0.3
-"""Weight of the newest measurement in the mean duration of a function's calls; more if it is of
-more calls than all before."""
+"""Least weight of the newest measurement in the mean duration of a function's calls; else its share
+of all calls."""
 
 
 class Limits(Struct, frozen=True):
@@ -188,7 +188,7 @@ class Policy(Struct, frozen=True):
         :param remaining: jobs that wait in the queue
         :param children: processes that share them
 
-        Held by tests/core/test_policy.py::test_chunks_grow_by_doubling_and_shrink_at_the_tail.
+        Held by tests/core/test_policy.py::test_chunks_grow_and_shrink_at_the_tail.
         """
         size = pace.grown
         if pace.mean_s * size > self.chunk_target_s:
@@ -224,7 +224,7 @@ class Pace(Struct):
     def finished(self, count: int) -> None:
         """Takes in that a chunk of this size went through: the next may be larger.
 
-        Held by tests/core/test_policy.py::test_chunks_grow_by_doubling_and_shrink_at_the_tail.
+        Held by tests/core/test_policy.py::test_chunks_grow_and_shrink_at_the_tail.
         """
-        quick = self.latest_s * count < QUICK_CHUNK_S
+        quick = self.calls > 0 and self.latest_s * count < QUICK_CHUNK_S
         self.grown = max(self.grown, (8 if quick else 2) * count)

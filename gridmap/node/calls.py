@@ -1,13 +1,11 @@
 """Runs the calls of one lease, in order, and collects what became of them.
 
 This is the only place that calls user code.  The loop for plain arguments is the tight one: per
-call it writes the job's number to shared memory, calls, and keeps the value; it looks at the clock
-after each call, or after some if they are quick.
+call it writes the job's number to shared memory, calls, keeps the value and looks at the clock.
 """
 
 from __future__ import annotations
 
-import itertools
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,11 +16,6 @@ from gridmap.core.messages import Death, Outcome
 from gridmap.data import Frame
 
 FLUSH_INTERVAL_S = 0.05
-QUICK_S = 0.001
-"""As many calls as take less than this are made without a look at the clock,"""
-
-MOST_UNTIMED = 64
-"""but not more."""
 
 Item = tuple[int, int, int, int, float, int, int]
 Send = Callable[[list[Item], list[Frame]], None]
@@ -76,26 +69,21 @@ class Runner:
         slot, clock, small = self._slot, time.monotonic, data.SMALL_ATOMS
         keep = self._values.items.append
         call = (lambda args: function(*args)) if calls.many else function
-        arguments = iter(calls.arguments)
-        untimed, looked_at = 1, clock()
-        while several := list(itertools.islice(arguments, untimed)):
-            for job, argument in enumerate(several, number):
-                slot[0] = job
-                try:
-                    value = call(argument)
-                except BaseException as error:
-                    self._raised(error)
+        due = self._due
+        for job, argument in enumerate(calls.arguments, number):
+            slot[0] = job
+            try:
+                value = call(argument)
+            except BaseException as error:
+                self._raised(error)
+            else:
+                if value is None or type(value) in small:
+                    keep(value)
                 else:
-                    if value is None or type(value) in small:
-                        keep(value)
-                    else:
-                        self._keep(value)
-            number += len(several)
-            now = clock()
-            untimed = min(2 * untimed, MOST_UNTIMED) if now - looked_at < QUICK_S else 1
-            looked_at = now
-            if now >= self._due:
+                    self._keep(value)
+            if clock() >= due:
                 self.flush()
+                due = self._due
 
     def _run_pickled(
         self, number: int, function: Callable[..., Any], calls: Iterator[Callable[[], data.Call]]

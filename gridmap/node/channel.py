@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import itertools
 import os
 import socket
@@ -28,8 +29,8 @@ OWN_BUFFER_BYTES = 1 << 14
 """A frame of at least this size gets memory of its own, which is aligned for arrays."""
 
 MAX_PARTS = 256
-MAX_HANDED_OVER = 200
-"""Large frames of one message that travel by descriptor. Source: SCM_MAX_FD is 253 in Linux."""
+MAX_HANDED_OVER = 16
+"""Large frames of one message that travel by descriptor: who receives them needs as many."""
 
 MAX_HEADER_BYTES = 1 << 28
 _RIGHTS_BYTES = socket.CMSG_SPACE(MAX_HANDED_OVER * array.array("i").itemsize)
@@ -61,6 +62,41 @@ class Answer(NamedTuple):
 READY, WORKING, FINISHED = 0, 1, 2
 
 
+class _Message(NamedTuple):
+    """A message on its way.
+
+    :param parts: what has not been sent
+    :param fds: of the memory that goes with the first byte
+    :param header, frames: what it was made of
+    """
+
+    parts: deque[memoryview]
+    fds: list[int]
+    header: Any
+    frames: Sequence[Frame]
+
+    def first(self) -> list[memoryview]:
+        return list(itertools.islice(self.parts, MAX_PARTS))
+
+    def rights(self) -> list[tuple[int, int, array.array[int]]]:
+        if not self.fds:
+            return []
+        return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", self.fds))]
+
+    def sent(self, nbytes: int) -> None:
+        """So much of it has been sent."""
+        self.close()
+        while self.parts and nbytes >= self.parts[0].nbytes:
+            nbytes -= self.parts.popleft().nbytes
+        if nbytes:
+            self.parts[0] = self.parts[0][nbytes:]
+
+    def close(self) -> None:
+        """Lets go of the memory: it is the other end's, or nobody's."""
+        while self.fds:
+            os.close(self.fds.pop())
+
+
 class Channel:
     """One end of the socket pair.
 
@@ -75,7 +111,7 @@ class Channel:
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode: Callable[[bytearray], Any] = msgspec.msgpack.Decoder(kind).decode
         self._blocking = blocking
-        self._queue: deque[tuple[memoryview, list[int]]] = deque()
+        self._queue: deque[_Message] = deque()
         self._fds: deque[int] = deque()  # that have come, and wait for their header
         self._spare = memoryview(b"")
         self._messages = self._parse()
@@ -96,8 +132,7 @@ class Channel:
     def _forget(self) -> None:
         """Lets go of what waits to be sent."""
         while self._queue:
-            for fd in self._queue.popleft()[1]:
-                os.close(fd)
+            self._queue.popleft().close()
 
     # --- sending ----------------------------------------------------------------------------------
 
@@ -112,44 +147,46 @@ class Channel:
         :param header: its `sizes` are filled in here
         :raises OSError: on a blocking end only, when the other end is gone
         """
+        self._queue.append(self._message(header, frames, MAX_HANDED_OVER))
+        self.flush()
+
+    def _message(self, header: Any, frames: Sequence[Frame], most: int) -> _Message:
         sizes: list[int] = []
         fds: list[int] = []
         views = []
         for frame in frames:
             view = memoryview(frame).cast("B")
             fd = None
-            if view.nbytes >= handover.LEAST_BYTES and len(fds) < MAX_HANDED_OVER:
+            if view.nbytes >= handover.LEAST_BYTES and len(fds) < most:
                 fd = handover.lay_out(view)
             if fd is not None:
                 fds.append(fd)
                 sizes.append(-view.nbytes)
             else:
-                views.append(view)
                 sizes.append(view.nbytes)
+                if view.nbytes:
+                    views.append(view)
         data = self._encode(header._replace(sizes=sizes))
-        self._queue.append((memoryview(_PREFIX.pack(len(data)) + data), fds))
-        self._queue.extend((view, []) for view in views if view.nbytes)
-        self.flush()
+        parts = deque([memoryview(_PREFIX.pack(len(data)) + data), *views])
+        return _Message(parts, fds, header, frames)
 
     def flush(self) -> None:
         """Sends what waits in the queue, as far as the socket takes it."""
         queue = self._queue
         try:
             while queue:
-                view, fds = queue[0]
-                parts = [view]
-                for following, others in itertools.islice(queue, 1, MAX_PARTS):
-                    if others:  # they go with the first byte of their own message
-                        break
-                    parts.append(following)
-                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
-                sent = self._sock.sendmsg(parts, rights if fds else [])
-                while fds:
-                    os.close(fds.pop())
-                while queue and sent >= queue[0][0].nbytes:
-                    sent -= queue.popleft()[0].nbytes
-                if sent:
-                    queue[0] = queue[0][0][sent:], []
+                message = queue[0]
+                try:
+                    message.sent(self._sock.sendmsg(message.first(), message.rights()))
+                except OSError as error:
+                    if error.errno != errno.ETOOMANYREFS:
+                        raise
+                    # this user has too many descriptors on their way: none of it has been sent
+                    message.close()
+                    queue[0] = self._message(message.header, message.frames, 0)
+                    continue
+                if not message.parts:
+                    queue.popleft()
         except BlockingIOError:
             return
         except OSError:
@@ -216,7 +253,9 @@ class Channel:
                     n = self._sock.recv_into(view)
                     view = view[n:]
                 else:
-                    data, rights, _, _ = self._sock.recvmsg(BUFFER_BYTES, _RIGHTS_BYTES)
+                    data, rights, _, _ = self._sock.recvmsg(
+                        BUFFER_BYTES, _RIGHTS_BYTES, socket.MSG_CMSG_CLOEXEC
+                    )
                     for _, _, fds in rights:
                         self._fds.extend(array.array("i", fds))
                     self._spare = memoryview(data)

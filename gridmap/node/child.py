@@ -7,7 +7,6 @@ folder and environment, fork, or start a grid_map of its own.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import importlib
 import mmap
@@ -63,6 +62,8 @@ def run_child(server: int, sock: int, slot: int) -> None:
 
 def _settle(server: int) -> None:
     """Makes a forked process one of its own that ends with the forkserver."""
+    import ctypes
+
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)

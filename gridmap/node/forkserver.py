@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import ctypes
 import logging
 import os
 import select
@@ -67,15 +66,19 @@ def fork_is_safe() -> bool:
     if threading.active_count() != 1 or threading.current_thread() is not threading.main_thread():
         return False
     try:
-        for _ in range(_LOOKS):
+        if len(os.listdir("/proc/self/task")) == 1:
+            return True
+        libraries = Path("/proc/self/maps").read_text(errors="replace")
+        # OpenBLAS has threads, and ends and restarts them around a fork
+        if "openblas" in libraries and not any(name in libraries for name in UNSAFE_TO_FORK):
+            return True
+        for _ in range(_LOOKS):  # a thread that has been joined may still be on its way out
+            time.sleep(_LOOK_S)
             if len(os.listdir("/proc/self/task")) == 1:
                 return True
-            time.sleep(_LOOK_S)  # a thread that has been joined may still be on its way out
-        libraries = Path("/proc/self/maps").read_text(errors="replace")
     except OSError:
-        return False
-    # OpenBLAS has threads, and ends and restarts them around a fork
-    return "openblas" in libraries and not any(name in libraries for name in UNSAFE_TO_FORK)
+        pass
+    return False
 
 
 class Forkserver:
@@ -285,6 +288,7 @@ def _be_forkserver(control: socket.socket, agent: int) -> None:
     """What a forked process becomes; never returns."""
     status = 1
     try:
+        import ctypes  # here, while the parent goes on
         import gc
 
         gc.disable()

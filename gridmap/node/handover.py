@@ -7,9 +7,10 @@ where it writes.  Whoever dies in between leaves nothing behind: the memory has 
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import functools
 import mmap
 import os
+from typing import Any
 
 from gridmap.data import Frame
 
@@ -17,12 +18,6 @@ LEAST_BYTES = 1 << 17
 """Smaller frames are copied through the socket, which costs less than to map one."""
 
 _MAP_FIXED = 0x10
-_FAILED = ctypes.c_void_p(-1).value
-_mmap = ctypes.CDLL(None, use_errno=True).mmap
-_mmap.restype = ctypes.c_void_p
-_mmap.argtypes = (
-    *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long),
-)
 
 
 def lay_out(frame: memoryview) -> int | None:
@@ -60,17 +55,29 @@ def pick_up(fd: int, size: int) -> Frame:
         os.close(fd)
 
 
+@functools.cache
+def _libc_mmap() -> Any:
+    import ctypes  # a run without large results does not need it
+
+    function = ctypes.CDLL(None, use_errno=True).mmap
+    function.restype = ctypes.c_void_p
+    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    return function
+
+
 def _mapped(fd: int, size: int) -> memoryview:
     """Maps the memory where an anonymous mapping was, which an mmap object will unmap.
 
     An mmap object of a file keeps a descriptor for itself (until Python 3.13), and of these there
     are few: a list of results may need thousands.
     """
+    import ctypes
+
     area = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     place = ctypes.c_char.from_buffer(area)
     flags = mmap.MAP_PRIVATE | _MAP_FIXED
-    at = _mmap(ctypes.addressof(place), size, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, 0)
-    if at == _FAILED:
+    at = _libc_mmap()(ctypes.addressof(place), size, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, 0)
+    if at == ctypes.c_void_p(-1).value:
         raise OSError(ctypes.get_errno(), "mmap")
     del place
     return memoryview(area)

@@ -37,6 +37,9 @@ SILENCE_S = 5.0
 PATIENCE_S = 120.0
 """How long to wait in all."""
 
+MOST_ENDS = 8
+"""So often others may leave before they gave a blob, until it is fetched for this agent alone."""
+
 MOST_OFFERS = 64
 """Blobs that one agent offers, each at the cost of a descriptor."""
 
@@ -94,6 +97,7 @@ class Neighbors:
         self._offers: dict[str, _Offer] = {}
         self._waits: dict[str, _Wait] = {}
         self._alone: set[str] = set()  # fetched for this agent, whatever others do
+        self._ends: dict[str, int] = {}  # how often waiting was in vain
 
     # --- what the agent asks for, and gets --------------------------------------------------------
 
@@ -189,6 +193,8 @@ class Neighbors:
 
         :raises OSError: neither is possible
         """
+        if len(self._offers) >= MOST_OFFERS:
+            return self._connect(digest)
         tries = 0
         while not self._offer(digest):
             try:
@@ -205,8 +211,6 @@ class Neighbors:
 
         :raises OSError: not possible here
         """
-        if len(self._offers) >= MOST_OFFERS:
-            raise OSError(f"{MOST_OFFERS} are offered already")
         listener = _socket()
         try:
             listener.bind(self._name(digest))
@@ -260,17 +264,23 @@ class Neighbors:
     def _hear(self, digest: str, wait: _Wait, now: float) -> None:
         try:
             while True:
-                text, fds, _, _ = socket.recv_fds(wait.socket, _PLACE.size, 1)
+                text, fds = _receive(wait.socket)
                 if text != _BEAT:
                     break
                 wait.heard_at = now
         except BlockingIOError:
             return
         except OSError:
-            text, fds = b"", []
+            text, fds = b"", array.array("i")
         self._stop_waiting(digest)
-        if not fds:  # it died, or has not got it either
-            self.need(digest, now)
+        self._ends[digest] = self._ends.get(digest, 0) + 1
+        if not fds and not text and self._ends[digest] < MOST_ENDS:
+            self.need(digest, now)  # it died, or has not got it either
+            return
+        if not fds:
+            logger.info("blob %s cannot be had from another worker: it is fetched", digest)
+            self._alone.add(digest)
+            self._fetch(digest)
             return
         try:
             self._store.adopt(digest, fds[0], *_PLACE.unpack(text))
@@ -289,6 +299,17 @@ def _socket() -> socket.socket:
     return socket.socket(
         socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     )
+
+
+def _receive(sock: socket.socket) -> tuple[bytes, array.array[int]]:
+    """Returns what came, and the descriptors that came with it, which no other program inherits."""
+    fds = array.array("i")
+    text, rights, _, _ = sock.recvmsg(
+        _PLACE.size, socket.CMSG_SPACE(fds.itemsize), socket.MSG_CMSG_CLOEXEC
+    )
+    for _, _, told in rights:
+        fds.frombytes(told)
+    return text, fds
 
 
 def _is_ours(sock: socket.socket) -> bool:

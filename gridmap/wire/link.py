@@ -60,7 +60,7 @@ _OF_GATE = (
     | zmq.Event.HANDSHAKE_SUCCEEDED
 )
 _ZAP_DOMAIN = b"gridmap"
-PING_PATIENCE = 4
+PING_PATIENCE = 3
 """Of the silence after which a connection is dropped, this part comes after a ping.
 
 Each message that follows a ping ends a timer, and libzmq seeks that among those of all peers, in

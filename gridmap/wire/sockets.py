@@ -31,7 +31,8 @@ _EVENT = struct.Struct("=Hi")
 
 PING_EVERY_MS = 15_000
 PING_TIMEOUT_MS = 120_000
-"""Silence after which a connection is dropped.  A ping waits behind what the kernel has taken."""
+"""Silence after which a connection is dropped, at the latest; the monitor drops one whose ping was
+not answered in a third of that.  A ping waits behind what the kernel has taken."""
 
 
 def share(data: Buffer) -> Shared:

@@ -94,7 +94,7 @@ def test_a_job_that_works_or_waits_for_disk_is_not_idle() -> None:
     assert not POLICY.is_idle(held(0.5, running=False))
 
 
-def test_chunks_grow_by_doubling_and_shrink_at_the_tail() -> None:
+def test_chunks_grow_and_shrink_at_the_tail() -> None:
     pace = Pace()
     sizes = []
     for _ in range(7):

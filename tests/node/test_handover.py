@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,6 +112,42 @@ def test_no_descriptors_left_is_no_end(ends: tuple[Channel, Channel]) -> None:
         assert bytes_of(passed(ends, frames)) == frames
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_with_too_many_descriptors_on_their_way_frames_are_copied() -> None:
+    """The kernel counts them by user, except for root."""
+    ours, theirs = socket.socketpair()
+    frames: list[Frame] = [bytes([n]) * LARGE for n in range(MAX_HANDED_OVER)]
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            ours.close()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+            if os.geteuid() == 0:
+                os.setgid(65534)
+                os.setuid(65534)
+            sender = Channel(theirs, Answer, blocking=True)
+            for _ in range(12):
+                sender.send(Answer(WORKING, []), frames)
+            status = 0
+        finally:
+            os._exit(status)
+    theirs.close()
+    time.sleep(0.5)  # until it can send no more
+    receiver = Channel(ours, Answer, blocking=True)
+    for _ in range(12):
+        got = receiver.receive()
+        assert got is not None and bytes_of(got[1]) == frames
+    assert os.waitpid(pid, 0)[1] == 0
+    receiver.close()
+
+
+def test_what_is_received_no_other_program_inherits(ends: tuple[Channel, Channel]) -> None:
+    sender, receiver = ends
+    sender.send(Answer(WORKING, []), [bytes(LARGE)])
+    next(receiver._fill(memoryview(bytearray(4))), None)
+    assert [os.get_inheritable(fd) for fd in receiver._fds] == [False]
 
 
 def test_what_its_sender_did_not_live_to_see_taken_is_there(tmp_path: Path) -> None:
