@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,6 +117,7 @@ def test_no_descriptors_left_is_no_end(ends: tuple[Channel, Channel]) -> None:
 def test_with_too_many_descriptors_on_their_way_frames_are_copied() -> None:
     """The kernel counts them by user, except for root."""
     ours, theirs = socket.socketpair()
+    stuck, tells = os.pipe()
     frames: list[Frame] = [bytes([n]) * LARGE for n in range(MAX_HANDED_OVER)]
     pid = os.fork()
     if pid == 0:
@@ -127,14 +128,20 @@ def test_with_too_many_descriptors_on_their_way_frames_are_copied() -> None:
             if os.geteuid() == 0:
                 os.setgid(65534)
                 os.setuid(65534)
-            sender = Channel(theirs, Answer, blocking=True)
+            sender = Channel(theirs, Answer, blocking=False)
             for _ in range(12):
                 sender.send(Answer(WORKING, []), frames)
+            os.write(tells, b"!")
+            while sender.wants_to_send:
+                select.select([], [theirs], [])
+                sender.flush()
             status = 0
         finally:
             os._exit(status)
     theirs.close()
-    time.sleep(0.5)  # until it can send no more
+    os.close(tells)
+    assert os.read(stuck, 1) == b"!", "it can send no more for now"
+    os.close(stuck)
     receiver = Channel(ours, Answer, blocking=True)
     for _ in range(12):
         got = receiver.receive()
