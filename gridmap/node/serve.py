@@ -48,6 +48,9 @@ WELCOME_FRACTION = 0.5
 EXAMINATION_FRACTION = 0.1
 """How long, of that time, the last try of all addresses may take."""
 
+UNANSWERED_FRACTION = 0.25
+"""How long, of that time, a first connection may bring nothing before the next call."""
+
 REREAD_S = 2.0
 """How often a worker that hears nothing looks whether another monitor has taken over."""
 
@@ -183,7 +186,8 @@ class Node:
         self._silence_s = math.inf  # after which to look for another monitor
         self._reread_at = 0.0
         self._called_at = -math.inf
-        self._patience_s = math.inf  # with a connection on which nothing comes
+        # with a connection on which nothing comes
+        self._patience_s = UNANSWERED_FRACTION * welcome_deadline_s
         self._host = hello.host
         self._hello = hello
         self._welcome_deadline_s = welcome_deadline_s
@@ -284,8 +288,10 @@ class Node:
 
         More patient each time, and for good: it may be large arguments that take so long.
         """
+        if not self._link.connected:
+            self._called_at = now
         silent_s = now - max(self._heard_at, self._called_at)
-        if self.welcomed and self._link.connected and silent_s >= self._patience_s:
+        if silent_s >= self._patience_s:
             logger.info("no word from the monitor for %.0f s; calling it again", silent_s)
             self._called_at = now
             self._patience_s *= 2
@@ -333,10 +339,10 @@ class Node:
         for message, frames in self._link.receive():
             self._heard_at = time.monotonic()
             if isinstance(message, Welcome):
-                self.welcomed = True
                 self._silence_s = 2 * message.heartbeat_s
-                if self._patience_s == math.inf:
+                if not self.welcomed:
                     self._patience_s = self._silence_s
+                self.welcomed = True
             elif isinstance(message, Refuse):
                 self._refused = message.reason
             self._runtime.receive(message, frames, time.monotonic())

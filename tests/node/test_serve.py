@@ -434,16 +434,44 @@ class Relay:
                 other.shutdown(socket.SHUT_WR)
 
 
-def test_a_worker_that_hears_nothing_calls_again(tmp_path: Path) -> None:
-    """As after a network was cut: the connection is dead, and neither end has noticed."""
-    monitor = Monitor(tmp_path / "run")
+@contextlib.contextmanager
+def relayed(
+    tmp_path: Path, **changes: Any
+) -> Iterator[tuple[Monitor, Relay, subprocess.Popen[bytes]]]:
+    """A worker that speaks with its monitor through a relay."""
+    monitor = Monitor(tmp_path / "run", **changes)
     relay = Relay(int(monitor.link.addresses[0].rpartition(":")[2]))
     connection = read_connection(tmp_path / "run")
     there = dataclasses.replace(connection, addresses=[f"tcp://127.0.0.1:{relay.port}"])
     write_connection(tmp_path / "run", there)
     worker = start(tmp_path / "run", tmp_path / "log")
     try:
+        yield monitor, relay, worker
+    finally:
+        worker.kill()
+        worker.wait()
+        relay.close()
+        monitor.link.close()
+
+
+def test_a_worker_whose_first_connection_brings_nothing_calls_again(tmp_path: Path) -> None:
+    """The network was cut between its Hello and the answer."""
+    with relayed(tmp_path, startup_deadline_s=16.0) as (monitor, relay, worker):
+        while not monitor.said:
+            monitor.said += [message for _, message, _ in monitor.link.receive()]
+        relay.cut()
+        began = time.monotonic()
         monitor.until(lambda: monitor.peer)
+        assert relay.calls == 2 and time.monotonic() - began < 6
+        monitor.link.send(monitor.peer, m.Drain())
+        monitor.until(lambda: isinstance(monitor.said[-1], m.Bye))
+        assert worker.wait(10) == 0
+
+
+def test_a_worker_that_hears_nothing_calls_again(tmp_path: Path) -> None:
+    """As after a network was cut: the connection is dead, and neither end has noticed."""
+    with relayed(tmp_path) as (monitor, relay, worker):
+        monitor.until(lambda: any(isinstance(said, m.Heartbeat) for said in monitor.said))
         first, calls = monitor.peer, relay.calls
         relay.cut()
         began = time.monotonic()
@@ -454,8 +482,3 @@ def test_a_worker_that_hears_nothing_calls_again(tmp_path: Path) -> None:
         monitor.link.send(monitor.peer, m.Drain())
         monitor.until(lambda: isinstance(monitor.said[-1], m.Bye))
         assert worker.wait(10) == 0
-    finally:
-        worker.kill()
-        worker.wait()
-        relay.close()
-        monitor.link.close()
