@@ -67,6 +67,8 @@ CREATE TABLE charges (job INTEGER PRIMARY KEY, attempts INTEGER, attempt INTEGER
 _MOST_VIEWS = 1024
 """Of one call. Source: IOV_MAX of Linux"""
 
+PIECE_BYTES = 8 << 20
+
 _CLOSE_DEADLINE_S = 10.0
 _LOCK_S = 0.2
 """Others hold the lock for a moment when they look whether somebody holds it."""
@@ -278,7 +280,6 @@ class Book:
             ready = [(row.statement, self._place(row, payload)) for row in rows]
             if self._size > size:
                 _write_at(self._data, size, payload)
-                os.fsync(self._data)
             for statement, values in ready:
                 self._connection.execute(statement, values)
             self._connection.commit()
@@ -309,14 +310,26 @@ class Book:
 
 
 def _write_at(file: int, at: int, views: deque[memoryview]) -> None:
-    """Writes all of it, in few calls: after each, this thread has to wait for the interpreter."""
+    """Brings all of it to the disk, a piece at a time, for which the system needs no new pages.
+
+    Few calls: after each, this thread has to wait for the interpreter.
+    """
     while views:
-        done = os.pwritev(file, list(itertools.islice(views, _MOST_VIEWS)), at)
-        at += done
-        while views and done >= len(views[0]):
-            done -= len(views.popleft())
-        if done:
-            views[0] = views[0][done:]
+        piece, nbytes = [], 0
+        while views and nbytes < PIECE_BYTES and len(piece) < _MOST_VIEWS:
+            view = views.popleft()
+            if len(view) > PIECE_BYTES - nbytes:
+                views.appendleft(view[PIECE_BYTES - nbytes :])
+                view = view[: PIECE_BYTES - nbytes]
+            piece.append(view)
+            nbytes += len(view)
+        done = os.pwritev(file, piece, at)
+        while done < nbytes:  # seldom
+            rest = b"".join(piece)[done:]
+            done += os.pwrite(file, rest, at + done)
+        os.fsync(file)
+        os.posix_fadvise(file, at, nbytes, os.POSIX_FADV_DONTNEED)
+        at += nbytes
 
 
 def lock(folder: str | os.PathLike[str]) -> contextlib.closing[sqlite3.Connection]:

@@ -2,7 +2,9 @@
 
 A message is 4 bytes (size of the header), the header (msgpack), and the frames, whose sizes the
 header tells.  A negative size is that of a large frame, whose memory is handed over beside the
-first byte of the message.  The agent's end never blocks: what does not fit into the socket waits in
+first byte of the message.  The highest bit of the 4 bytes says that the sender is short of
+descriptors: what the kernel cannot give it would be lost, so the other end copies large frames from
+now on.  The agent's end never blocks: what does not fit into the socket waits in
 a queue, so that both ends can send at the same time whatever the amount.  The child's end blocks.
 """
 
@@ -13,6 +15,7 @@ import contextlib
 import errno
 import itertools
 import os
+import resource
 import socket
 import struct
 from collections import deque
@@ -32,7 +35,11 @@ MAX_PARTS = 256
 MAX_HANDED_OVER = 16
 """Large frames of one message that travel by descriptor: who receives them needs as many."""
 
+SPARE_DESCRIPTORS = 64
+"""With fewer left, none are handed over to this process."""
+
 MAX_HEADER_BYTES = 1 << 28
+_SHORT = 1 << 31
 _RIGHTS_BYTES = socket.CMSG_SPACE(MAX_HANDED_OVER * array.array("i").itemsize)
 _PREFIX = struct.Struct("<I")
 
@@ -113,6 +120,7 @@ class Channel:
         self._blocking = blocking
         self._queue: deque[_Message] = deque()
         self._fds: deque[int] = deque()  # that have come, and wait for their header
+        self._most = MAX_HANDED_OVER  # that the other end has room for
         self._spare = memoryview(b"")
         self._messages = self._parse()
         self.closed = False
@@ -147,7 +155,7 @@ class Channel:
         :param header: its `sizes` are filled in here
         :raises OSError: on a blocking end only, when the other end is gone
         """
-        self._queue.append(self._message(header, frames, MAX_HANDED_OVER))
+        self._queue.append(self._message(header, frames, self._most))
         self.flush()
 
     def _message(self, header: Any, frames: Sequence[Frame], most: int) -> _Message:
@@ -167,8 +175,19 @@ class Channel:
                 if view.nbytes:
                     views.append(view)
         data = self._encode(header._replace(sizes=sizes))
-        parts = deque([memoryview(_PREFIX.pack(len(data)) + data), *views])
+        size = len(data) | (_SHORT if self._is_short() else 0)
+        parts = deque([memoryview(_PREFIX.pack(size) + data), *views])
         return _Message(parts, fds, header, frames)
+
+    def _is_short(self) -> bool:
+        """The kernel gives the lowest number that is free, which shows how many are in use."""
+        try:
+            fd = os.dup(self.fileno())
+        except OSError:
+            return True
+        os.close(fd)
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return 0 <= most < fd + SPARE_DESCRIPTORS  # -1 is no limit
 
     def flush(self) -> None:
         """Sends what waits in the queue, as far as the socket takes it."""
@@ -209,6 +228,8 @@ class Channel:
                 prefix = bytearray(_PREFIX.size)
                 yield from self._fill(memoryview(prefix))
                 size = _PREFIX.unpack(prefix)[0]
+                self._most = 0 if size & _SHORT else MAX_HANDED_OVER
+                size &= ~_SHORT
                 if size > MAX_HEADER_BYTES:
                     raise ValueError(f"a header of {size} bytes")
                 data = bytearray(size)

@@ -34,8 +34,8 @@ BEAT_S = 1.0
 SILENCE_S = 5.0
 """Who has not been told so for so long does not wait any more: the other process may be stopped."""
 
-PATIENCE_S = 120.0
-"""How long to wait in all."""
+PATIENCE_S = 600.0
+"""How long to wait in all: a blob of gigabytes through a slow network takes its time."""
 
 MOST_ENDS = 8
 """So often others may leave before they gave a blob, until it is fetched for this agent alone."""

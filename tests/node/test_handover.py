@@ -114,6 +114,40 @@ def test_no_descriptors_left_is_no_end(ends: tuple[Channel, Channel]) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
+def test_who_is_short_of_descriptors_gets_copies() -> None:
+    """The kernel would drop what it cannot give, without a word to the sender."""
+    ours, theirs = socket.socketpair()
+    frames: list[Frame] = [bytes([n]) * LARGE for n in range(5)]
+    pid = os.fork()
+    if pid == 0:
+        try:
+            ours.close()
+            other = Channel(theirs, Answer, blocking=True)
+            while other.receive() is not None:
+                other.send(Answer(WORKING, []), frames)
+        finally:
+            os._exit(0)
+    theirs.close()
+    end = Channel(ours, Answer, blocking=True)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+        for left in (100, 10, 0):
+            while not taken or taken[-1] < 255 - left:
+                taken.append(os.dup(ours.fileno()))
+            for _ in range(2):
+                end.send(Answer(WORKING, []), [])
+                got = end.receive()
+                assert got is not None and bytes_of(got[1]) == frames
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for fd in taken:
+            os.close(fd)
+        end.close()
+        os.waitpid(pid, 0)
+
+
 def test_with_too_many_descriptors_on_their_way_frames_are_copied() -> None:
     """The kernel counts them by user, except for root."""
     ours, theirs = socket.socketpair()
