@@ -128,11 +128,10 @@ def pack_arguments(
         packets of the elements before it have been yielded
     """
     index = 0
-    lasting = isinstance(elements, (list, tuple))
     for chunk in _chunks(elements, max_items):
         packets: Iterable[Packet] | None = _pack_plain(chunk, max_bytes)
         if packets is None:
-            packets = _pack_each(chunk, index, describe, max_bytes, copy=not lasting)
+            packets = _pack_each(chunk, index, describe, max_bytes)
         yield from packets
         index += len(chunk)
 
@@ -152,13 +151,37 @@ def _chunks(elements: Iterable[Any], max_items: int | Callable[[], int]) -> Iter
     while True:
         size = min(size, max_items if isinstance(max_items, int) else max_items())
         begun = time.monotonic()
-        chunk = list(itertools.islice(iterator, size))
+        chunk = _read(itertools.islice(iterator, size))
         slow = time.monotonic() - begun > _PATIENCE_S
         if not chunk:
             return
         large = any(getattr(x, "nbytes", 0) >= OUT_OF_BAND_BYTES for x in chunk)
         yield chunk
         size = max(1, size // 2) if slow or large else 2 * size
+
+
+def _read(elements: Iterable[Any]) -> list[Any]:
+    """Reads elements that somebody makes; what can change is pickled before the next one is made.
+
+    A generator may fill the same array again, or add to the same list.
+    """
+    chunk: list[Any] = []
+    for element in elements:
+        kind = type(element)
+        if kind in ATOMS or (kind is tuple and ATOMS.issuperset(map(type, element))):
+            chunk.append(element)
+        elif kind is list and ATOMS.issuperset(map(type, element)):
+            chunk.append(element.copy())
+        else:
+            try:
+                packed = _pickle_call(element)
+            except Exception:  # whoever packs it says what is wrong
+                chunk.append(element)
+                break
+            if packed.buffers:
+                packed = packed._replace(buffers=[memoryview(bytearray(b)) for b in packed.buffers])
+            chunk.append(packed)
+    return chunk
 
 
 _NUMBERS = frozenset({bool, int, float})
@@ -225,19 +248,17 @@ def _halve(chunk: Sequence[Any], max_bytes: int) -> Iterator[Packet]:
 
 
 def _pack_each(
-    chunk: Sequence[Any], index: int, describe: Callable[[int], str], max_bytes: int, copy: bool
+    chunk: Sequence[Any], index: int, describe: Callable[[int], str], max_bytes: int
 ) -> Iterator[Packet]:
     held: list[Pickled] = []
     size = 0
     for i, element in enumerate(chunk):
         try:
-            packed = _pickle_call(element)
+            packed = element if type(element) is Pickled else _pickle_call(element)
         except Exception as error:
             if held:
                 yield Packet(len(held), _join_pickles(held))
             raise _unpicklable_call(element, describe(index + i), error) from error
-        if copy and packed.buffers:  # a generator may fill the same array again
-            packed = packed._replace(buffers=[memoryview(bytearray(b)) for b in packed.buffers])
         if held and size + packed.nbytes > max_bytes:
             yield Packet(len(held), _join_pickles(held))
             held, size = [], 0

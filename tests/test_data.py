@@ -192,6 +192,24 @@ def test_packing_is_lazy() -> None:
     assert len(taken) == 1
 
 
+@pytest.mark.parametrize("max_items", [4096, lambda: 64])
+def test_a_generator_may_yield_the_same_object_again(max_items: Any) -> None:
+    def source() -> Iterator[Any]:
+        array, shown, both = bytearray(8), [0], {"n": [0]}
+        for i in range(300):
+            array[0], shown[0], both["n"][0] = i % 256, i, i
+            yield [array, (i, shown), shown, both, Arguments([i], {"to": both})][i % 5]
+
+    got = calls_of(source(), max_items=max_items)
+    for i, (args, kwargs) in enumerate(got):
+        expected: list[Any] = [
+            [bytearray([i % 256, *bytes(7)])], [(i, [i])], [i], [{"n": [i]}], [i]
+        ]  # fmt: skip
+        assert list(args) == expected[i % 5]
+        assert kwargs == ({"to": {"n": [i]}} if i % 5 == 4 else {})
+    assert len(got) == 300
+
+
 def test_an_element_that_cannot_be_unpickled_fails_alone() -> None:
     (packet,) = data.pack_arguments([[Holder(1)], [Poison()], [Holder(3)]])
     reads = list(data.pickled_calls(packet.frames, 0, 3))

@@ -16,6 +16,7 @@ import pytest
 
 import gridmap
 from gridmap import Job, grid_map, process_jobs
+from gridmap.inline import _Home
 from tests.doors.functions import Careful, Picky, Scaler, cached, odd_ones_fail
 
 HERE = {"local": True, "max_processes": 1}
@@ -102,6 +103,27 @@ def test_one_process_is_this_one(capsys: pytest.CaptureFixture[str]) -> None:
     for on_error in ("raise", "finish", "return"):
         pids = gridmap.grid_imap(told, range(3), on_error=on_error, **HERE)
         assert set(pids) == {os.getpid()}
+
+
+def test_what_a_call_does_to_its_environment_the_next_does_not_see(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DOORS_MARK", "mine")
+    monkeypatch.chdir(tmp_path)
+
+    def moves(x: int) -> tuple[str | None, str]:
+        seen = os.environ.get("DOORS_MARK"), os.getcwd()
+        os.environ["DOORS_MARK"] = str(x)
+        os.chdir("/")
+        return seen
+
+    assert grid_map(moves, range(3), **HERE) == [("mine", str(tmp_path))] * 3
+
+
+def test_a_job_at_home_changes_nothing() -> None:
+    """Or each call would take as long as the environment has variables."""
+    home = _Home()
+    assert home.suits(Job(abs, [1])) and not home.suits(Job(abs, [1], add_env={"DOORS": "1"}))
 
 
 def test_several_processes_are_others() -> None:
