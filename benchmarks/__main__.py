@@ -36,6 +36,7 @@ def main(arguments: list[str]) -> int:
 
 def smoke() -> int:
     """Runs every part, and makes a page of what they recorded, which is not kept."""
+    print("Small sizes: does it run, are its results right. Titles name the full sizes.")
     with tempfile.TemporaryDirectory() as folder:
         measured, page = f"{folder}/performance.json", f"{folder}/performance.rst"
         status = max([main([part, "--smoke", "--record", measured]) for part in PARTS])

@@ -1,7 +1,7 @@
 """Writes the tables of docs/performance.rst from docs/performance.json.
 
 Each stands between two comments, `.. begin PART` and `.. end PART`; what is around them is written
-by hand.
+by hand.  The part `summary` is made of the goals of all others.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from benchmarks.record import FILE, ROOT, Row, figure, met, read
 
 PAGE = ROOT / "docs" / "performance.rst"
 GRIDMAP, REFERENCE = "GridMap", "serial"
+SUMMARY = "summary"
 GOALS = ("first", "noop20k", "noop1m", "skewed", "bulk", "broadcast", "crash")
 GROUPS = {
     "Goals": GOALS,
@@ -52,14 +53,31 @@ def page(text: str, parts: dict[str, Any]) -> str:
 
     :raises ValueError: a part has no place in it
     """
-    for name, part in parts.items():
+    written = {name: _part(name, part) for name, part in parts.items()}
+    if f".. begin {SUMMARY}\n" in text:
+        written[SUMMARY] = _summary(parts)
+    for name, tables in written.items():
         begin, end = f".. begin {name}\n", f".. end {name}\n"
         if begin not in text or end not in text:
             raise ValueError(f"the page has no place for {name!r}: {begin.strip()}, {end.strip()}")
         head, _, rest = text.partition(begin)
         _, _, tail = rest.partition(end)
-        text = f"{head}{begin}\n{_part(name, part)}\n\n{end}{tail}"
+        text = f"{head}{begin}\n{tables}\n\n{end}{tail}"
     return text
+
+
+def _summary(parts: dict[str, Any]) -> str:
+    """Returns a table of all goals."""
+    lines = [
+        [name, entry["what"], f"{_figure(entry, marked=False)} {entry['unit']}", _goal(entry)]
+        for name, part in parts.items()
+        for rows in part["tables"].values()
+        for entry in rows
+        if entry["goal"] is not None
+    ]
+    reached = sum("**missed**" not in line[-1] for line in lines)
+    head = ["part", "what", "measured", "goal"]
+    return f"{reached} of {len(lines)} goals are met.\n\n" + _table(head, lines, [8, 44, 18, 30])
 
 
 def _part(name: str, part: dict[str, Any]) -> str:

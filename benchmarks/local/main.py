@@ -23,7 +23,9 @@ def main(arguments: list[str]) -> int:
         measured = _measure(name, options)
         rows = [_row(name, system, those) for system, those in measured.items()]
         if options.smoke:
-            rows = [{**entry, "goal": None} for entry in rows]  # it is for the full size
+            rows = [
+                {**entry, "goal": None, "goal_text": ""} for entry in rows
+            ]  # it is for the full size
         _print(rows, measured)
         failed = failed or any(entry["note"] for entry in rows)
         if options.record:

@@ -159,5 +159,7 @@ DISTRIBUTIONS = {
     "dask.distributed": "distributed",
     "Ray": "ray",
     "Parsl": "parsl",
+    "cloudpickle": "cloudpickle",
+    "NumPy": "numpy",
 }
-"""Whose versions are noted; the others are part of Python."""
+"""Whose versions are noted; what is not named is part of Python."""

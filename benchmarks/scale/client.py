@@ -95,7 +95,8 @@ def queued(count: int, traced: int) -> dict[str, Any]:
             sizes.append(rss())
         found["bytes"] = (sizes[-1] - before) / count
         if traced:
-            taken = tracemalloc.take_snapshot().statistics("filename")
+            ours = tracemalloc.Filter(True, str(Path(gridmap.__file__).parent / "*"))
+            taken = tracemalloc.take_snapshot().filter_traces([ours]).statistics("filename")
             found["modules"] = {
                 Path(one.traceback[0].filename).stem: one.size / count for one in taken[:4]
             }

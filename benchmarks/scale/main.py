@@ -49,7 +49,9 @@ def main(arguments: list[str]) -> int:
     for table in options.only or TABLES:
         rows = TABLES[table](size)
         if options.smoke:
-            rows = [{**entry, "goal": None} for entry in rows]  # it is for the full size
+            rows = [
+                {**entry, "goal": None, "goal_text": ""} for entry in rows
+            ]  # it is for the full size
         _print(table, rows)
         if options.record:
             record("scale", table, rows, COMMAND, file=options.record)
@@ -174,7 +176,7 @@ def idle(size: Size) -> list[Row]:
     names = {"rss": "resident, shared pages too", "pss": "its share", "uss": "its own pages alone"}
     for name, words in names.items():
         goal: Any = {"at_most": 15} if name == "rss" else None
-        what = f"a local worker beside a bare interpreter: {words}"
+        what = f"a local worker, more than a bare interpreter: {words}"
         rows.append(
             row(what, "MB", [memory[name] / MB], goal=goal, goal_text="< 15 MB" if goal else "")
         )
