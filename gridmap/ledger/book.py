@@ -11,7 +11,6 @@ do not have.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import mmap
 import os
 import queue
@@ -315,7 +314,8 @@ def _write_at(file: int, at: int, views: deque[memoryview]) -> None:
     Few calls: after each, this thread has to wait for the interpreter.
     """
     while views:
-        piece, nbytes = [], 0
+        piece: list[memoryview] = []
+        nbytes = 0
         while views and nbytes < PIECE_BYTES and len(piece) < _MOST_VIEWS:
             view = views.popleft()
             if len(view) > PIECE_BYTES - nbytes:
