@@ -28,7 +28,7 @@ def main():
     parser.add_argument("--local", action="store_true", help="use this machine only")
     local = parser.parse_args().local
 
-    # The digits are a part of the function, so they travel to each worker once, not with each call.
+    # The digits are a part of the function, so they travel to each node once, not with each call.
     digits = load_digits(return_X_y=True)
     grid = list(product([0.0001, 0.001, 0.01], [1, 10, 100]))
     scores = grid_map(partial(score, digits), grid, name="svc", local=local, max_processes=2)

@@ -48,7 +48,9 @@ def test_blocks_are_found() -> None:
     assert python_blocks(text) == ["x = 1\n\nif x:\n    y = 2\n\n"]
 
 
-@pytest.mark.parametrize("document", ["README.rst", "docs/first_steps.rst", "docs/failures.rst"])
+@pytest.mark.parametrize(
+    "document", ["README.rst", "docs/first_steps.rst", "docs/fast.rst", "docs/failures.rst"]
+)
 def test_code_of_a_document_runs_as_written(document: str, root: Path, tmp_path: Path) -> None:
     """The blocks run one after the other in one program, as a reader would type them."""
     blocks = python_blocks((root / document).read_text())
