@@ -54,7 +54,6 @@ def test_blocks_are_found() -> None:
 def test_code_of_a_document_runs_as_written(document: str, root: Path, tmp_path: Path) -> None:
     """The blocks run one after the other in one program, as a reader would type them."""
     blocks = python_blocks((root / document).read_text())
-    assert len(blocks) >= 4
     script = tmp_path / "document.py"
     script.write_text("\n".join([LOCALLY, *blocks]))
     printed = run([str(script)], cwd=tmp_path)
