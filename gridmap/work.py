@@ -117,7 +117,11 @@ class Job:
         self.retry = as_retry(retry)
         self.retry_on = as_exceptions(retry_on)
         self.max_rss_bytes = 0 if max_rss is None else memory_bytes("max_rss", max_rss)
-        self.working_dir = os.getcwd()
+        try:
+            self.working_dir = os.getcwd()
+        except FileNotFoundError as error:
+            text = "the working directory, in which jobs run, does not exist any more"
+            raise FileNotFoundError(error.errno, text) from error
         self.path = self.working_dir
         self.environment: dict[str, str] | None = dict(os.environ) if copy_env else None
         self.white_list: list[str] = []

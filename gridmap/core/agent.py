@@ -24,6 +24,7 @@ from gridmap.core.effects import (
 )
 from gridmap.core.events import (
     AgentEvent,
+    BlobRefused,
     BlobStored,
     ChildAnswered,
     ChildDied,
@@ -144,6 +145,8 @@ class AgentCore:
             self._children.ready(event.child)
         elif isinstance(event, ChildDied):
             self._child_died(event, now, out)
+        elif isinstance(event, BlobRefused):
+            self._lacks(event.digest, f"cannot be kept on this node: {event.reason}", now, out)
         elif isinstance(event, BlobStored):
             self._blobs.add(event.digest)
             self._asked.pop(event.digest, None)
@@ -189,7 +192,7 @@ class AgentCore:
         elif isinstance(message, Welcome):
             self._welcomed(message, now, out)
         elif isinstance(message, Blob) and not message.found:
-            self._lacks(message.digest, now, out)
+            self._lacks(message.digest, "cannot be had from the monitor", now, out)
         elif isinstance(message, Recall):
             keys = {Key(*key) for key in message.keys}
             self._give_back([x for x in self._waiting if x.key in keys], now, out)
@@ -231,10 +234,10 @@ class AgentCore:
             self._asked[digest] = now
             out.append(Say(NeedBlob(digest)))
 
-    def _lacks(self, digest: str, now: float, out: list[AgentEffect]) -> None:
+    def _lacks(self, digest: str, how: str, now: float, out: list[AgentEffect]) -> None:
         """A blob cannot be had here: one job of each lease that needs it is charged for that."""
         self._asked.pop(digest, None)
-        text = "its function could not be brought to the node or kept there"
+        text = f"its function {how}"
         for lease in [x for x in self._waiting if digest in (x.function, x.context)]:
             self._waiting.remove(lease)
             out.append(DropLease(lease.key))

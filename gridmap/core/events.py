@@ -181,6 +181,13 @@ class BlobStored(Struct, frozen=True):
     digest: str
 
 
+class BlobRefused(Struct, frozen=True):
+    """A blob has come and cannot be kept on this node; `reason` says why."""
+
+    digest: str
+    reason: str
+
+
 class ChildReady(Struct, frozen=True):
     child: int
 
@@ -274,6 +281,7 @@ AgentEvent = (
     | MonitorSaid
     | MonitorChanged
     | BlobStored
+    | BlobRefused
     | ChildReady
     | ChildAnswered
     | ChildFinished

@@ -44,10 +44,11 @@ from gridmap.core.messages import (
 from gridmap.data import Frame, pack_death
 from gridmap.errors import signal_name
 from gridmap.node.blobs import BlobStore
-from gridmap.node.channel import FINISHED, READY, Answer, Channel, Order
+from gridmap.node.channel import FINISHED, MAX_TO_AGENT, READY, Answer, Channel, Order
 from gridmap.node.forkserver import Died, Forkserver, Started
 from gridmap.node.memory import Limits
 from gridmap.node.neighbors import Neighbors
+from gridmap.node.reserve import Reserve
 from gridmap.node.tree import Trees
 from gridmap.node.usage import UsageMeter
 
@@ -112,6 +113,8 @@ class AgentRuntime:
         self._arguments: dict[Key, list[Frame]] = {}
         self._payloads: dict[Key, list[Frame]] = {}
         self._deaths: dict[int, Died] = {}
+        self._reserve = Reserve(MAX_TO_AGENT)
+        self._unstarted: list[int] = []
         self._trees = Trees()
         self._meter = UsageMeter(self._trees)
         self._watch = UsageMeter(self._trees)  # between heartbeats
@@ -164,11 +167,8 @@ class AgentRuntime:
         if isinstance(message, Work):
             self._keep_arguments(message.leases, frames)
         elif isinstance(message, Blob) and message.found:
-            if self._store(message.digest, frames):
-                self._neighbors.stored(message.digest)
-                self._handle(ev.BlobStored(message.digest), now)
-                return
-            message = Blob(message.digest, found=False)
+            self._store(message.digest, frames, now)
+            return
         if isinstance(message, Blob):
             self._neighbors.lacks(message.digest)
         self._handle(ev.MonitorSaid(message), now)
@@ -189,10 +189,15 @@ class AgentRuntime:
     def tick(self, now: float) -> None:
         """Lets the core look at the time."""
         self._neighbors.tick(now)
+        while self._unstarted:
+            number = self._unstarted.pop()
+            self._handle(ev.ChildDied(number, -1, 1, 0, int(Outcome.DIED)), now)
         self._handle(ev.Tick(), now)
 
     def next_deadline(self) -> float:
         """Returns when `tick` is due."""
+        if self._unstarted:
+            return 0.0
         return min(self._core.next_deadline(), self._neighbors.next_deadline())
 
     def close(self, deadline_s: float = 5.0) -> None:
@@ -200,6 +205,7 @@ class AgentRuntime:
         self._forkserver.close(deadline_s)
         self._neighbors.close()
         self._blobs.close()
+        self._reserve.close()
         for child in self._children.values():
             child.close()
         self._children.clear()
@@ -222,13 +228,15 @@ class AgentRuntime:
                 self._arguments[Key(*lease.key)] = list(frames[at : at + size])
             at += size
 
-    def _store(self, digest: str, frames: Sequence[Frame]) -> bool:
+    def _store(self, digest: str, frames: Sequence[Frame], now: float) -> None:
         try:
             self._blobs.put(digest, frames)
         except OSError as error:
-            logger.error("cannot keep a function on this node: %s", error)
-            return False
-        return True
+            self._neighbors.lacks(digest)
+            self._handle(ev.BlobRefused(digest, str(error)), now)
+        else:
+            self._neighbors.stored(digest)
+            self._handle(ev.BlobStored(digest), now)
 
     def _ask_for_blob(self, digest: str) -> None:
         self._say(NeedBlob(digest), [])
@@ -311,18 +319,32 @@ class AgentRuntime:
         self._say(effect.message, frames)
 
     def _do_start(self, effect: do.StartChild, now: float) -> None:
-        ours, theirs = socket.socketpair()
-        fd = _memory()
         try:
-            slot = mmap.mmap(fd, SLOT_BYTES)
-            slot[:8] = (-1).to_bytes(8, "little", signed=True)
-            self._forkserver.spawn(effect.child, theirs, fd)
-        finally:
-            os.close(fd)
-            theirs.close()
-        child = _Child(effect.child, Channel(ours, Answer, blocking=False), slot)
+            with self._reserve.lent():
+                child = self._make_child(effect.child)
+        except OSError as error:
+            logger.warning("cannot start a process for jobs: %s", error)
+            self._unstarted.append(effect.child)
+            return
         self._children[child.number] = child
         self._by_fd[child.fd] = child
+
+    def _make_child(self, number: int) -> _Child:
+        """:raises OSError: there are no descriptors or no memory for it"""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                fd = _memory()
+                try:
+                    slot = mmap.mmap(fd, SLOT_BYTES)
+                    slot[:8] = (-1).to_bytes(8, "little", signed=True)
+                    self._forkserver.spawn(number, theirs, fd)
+                finally:
+                    os.close(fd)
+        except BaseException:
+            ours.close()
+            raise
+        return _Child(number, Channel(ours, Answer, self._reserve), slot)
 
     def _do_give(self, effect: do.GiveLease, now: float) -> None:
         lease = effect.lease
@@ -448,9 +470,9 @@ def _events(end: Channel | Forkserver) -> int:
 
 def _memory() -> int:
     """Returns the descriptor of a page of memory that processes can share."""
-    if hasattr(os, "memfd_create"):
+    try:
         fd = os.memfd_create("gridmap-slot")
-    else:
+    except (AttributeError, OSError):  # an old system, or one that forbids it
         import tempfile
 
         with tempfile.TemporaryFile() as file:

@@ -16,6 +16,9 @@ MAX_BYTES = 8 << 30
 SPARE_FRACTION = 0.1
 """Of a folder's file system this much stays free."""
 
+SMALL_FRACTION = 0.1
+"""A blob that needs no more than this of what is free may be kept all the same."""
+
 
 class BlobStore:
     """Blobs, named by their digests; gone with this process and those that map them.
@@ -89,9 +92,10 @@ class BlobStore:
 
             folder = tempfile.gettempdir()
         state = os.statvfs(folder)
-        spare = SPARE_FRACTION * state.f_blocks
-        if size > (state.f_bavail - spare) * state.f_frsize:
-            raise OSError(f"no room in {folder}")
+        free = state.f_bavail * state.f_frsize
+        spare = SPARE_FRACTION * state.f_blocks * state.f_frsize
+        if size > max(free - spare, SMALL_FRACTION * free):
+            raise OSError(f"no room in {folder}: {size:,} bytes, and {free:,} are free")
         if folder not in self._files:
             self._files[folder] = _nameless(folder)
         fd = self._files[folder]

@@ -15,7 +15,6 @@ import contextlib
 import errno
 import itertools
 import os
-import resource
 import socket
 import struct
 from collections import deque
@@ -26,6 +25,7 @@ import msgspec
 
 from gridmap.data import Frame
 from gridmap.node import handover
+from gridmap.node.reserve import Reserve, are_free
 
 BUFFER_BYTES = 1 << 18
 OWN_BUFFER_BYTES = 1 << 14
@@ -35,8 +35,11 @@ MAX_PARTS = 256
 MAX_HANDED_OVER = 16
 """Large frames of one message that travel by descriptor: who receives them needs as many."""
 
-SPARE_DESCRIPTORS = 64
-"""With fewer left, none are handed over to this process."""
+MAX_TO_AGENT = 8
+"""The same of a child's messages: the agent keeps as many descriptors in reserve."""
+
+SPARE_DESCRIPTORS = 8
+"""What a child has to have free beyond that, for itself."""
 
 MAX_HEADER_BYTES = 1 << 28
 _SHORT = 1 << 31
@@ -105,12 +108,14 @@ class _Message(NamedTuple):
 
 
 class Channel:
-    """One end of the socket pair.
+    """One end of the socket pair: the agent's, which has a reserve and never blocks, or a child's.
 
     :param kind: the type of the headers that arrive here
+    :param reserve: of MAX_TO_AGENT descriptors
     """
 
-    def __init__(self, sock: socket.socket, kind: type, blocking: bool) -> None:
+    def __init__(self, sock: socket.socket, kind: type, reserve: Reserve | None = None) -> None:
+        blocking = reserve is None
         sock.setblocking(blocking)
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
@@ -120,7 +125,8 @@ class Channel:
         self._blocking = blocking
         self._queue: deque[_Message] = deque()
         self._fds: deque[int] = deque()  # that have come, and wait for their header
-        self._most = MAX_HANDED_OVER  # that the other end has room for
+        self._reserve = reserve
+        self._has_room = True  # the other end, for descriptors
         self._spare = memoryview(b"")
         self._messages = self._parse()
         self.closed = False
@@ -155,7 +161,8 @@ class Channel:
         :param header: its `sizes` are filled in here
         :raises OSError: on a blocking end only, when the other end is gone
         """
-        self._queue.append(self._message(header, frames, self._most))
+        most = MAX_TO_AGENT if self._blocking else MAX_HANDED_OVER
+        self._queue.append(self._message(header, frames, most if self._has_room else 0))
         self.flush()
 
     def _message(self, header: Any, frames: Sequence[Frame], most: int) -> _Message:
@@ -180,14 +187,9 @@ class Channel:
         return _Message(parts, fds, header, frames)
 
     def _is_short(self) -> bool:
-        """The kernel gives the lowest number that is free, which shows how many are in use."""
-        try:
-            fd = os.dup(self.fileno())
-        except OSError:
-            return True
-        os.close(fd)
-        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        return 0 <= most < fd + SPARE_DESCRIPTORS  # -1 is no limit
+        if self._reserve is not None:
+            return not self._reserve.full
+        return not are_free(MAX_HANDED_OVER + SPARE_DESCRIPTORS, self.fileno())
 
     def flush(self) -> None:
         """Sends what waits in the queue, as far as the socket takes it."""
@@ -228,7 +230,7 @@ class Channel:
                 prefix = bytearray(_PREFIX.size)
                 yield from self._fill(memoryview(prefix))
                 size = _PREFIX.unpack(prefix)[0]
-                self._most = 0 if size & _SHORT else MAX_HANDED_OVER
+                self._has_room = not size & _SHORT
                 size &= ~_SHORT
                 if size > MAX_HEADER_BYTES:
                     raise ValueError(f"a header of {size} bytes")
@@ -274,9 +276,10 @@ class Channel:
                     n = self._sock.recv_into(view)
                     view = view[n:]
                 else:
-                    data, rights, _, _ = self._sock.recvmsg(
-                        BUFFER_BYTES, _RIGHTS_BYTES, socket.MSG_CMSG_CLOEXEC
-                    )
+                    with self._reserve.lent() if self._reserve else contextlib.nullcontext():
+                        data, rights, _, _ = self._sock.recvmsg(
+                            BUFFER_BYTES, _RIGHTS_BYTES, socket.MSG_CMSG_CLOEXEC
+                        )
                     for _, _, fds in rights:
                         self._fds.extend(array.array("i", fds))
                     self._spare = memoryview(data)

@@ -52,7 +52,7 @@ def run_child(server: int, sock: int, slot: int) -> None:
         os.set_inheritable(fd, False)
     with mmap.mmap(slot, mmap.PAGESIZE) as memory:
         os.close(slot)
-        channel = Channel(socket.socket(fileno=sock), Order, blocking=True)
+        channel = Channel(socket.socket(fileno=sock), Order)
         child = Child(channel, memoryview(memory).cast("q"))
         os.register_at_fork(after_in_child=child.disown)
         with contextlib.suppress(ConnectionError):
@@ -217,11 +217,11 @@ class Child:
         runner = Runner(order.first, order.attempt, self._slot, send)
         try:
             self._run_packets(runner, order, frames)
+            self._slot[0] = -1
         except ValueError:
             if os.getpid() != self._pid:  # a fork that came back into our loop
                 os._exit(0)
             raise
-        self._slot[0] = -1
         self._fresh = False
         self._flush_streams()
         self._send(FINISHED, *runner.take())

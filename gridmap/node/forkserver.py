@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import logging
 import os
 import select
@@ -160,7 +161,13 @@ class Forkserver:
         :param sock: the child's end of its channel
         :param slot: descriptor of the memory where it keeps the number of its job
         """
-        self._send(_SPAWN, child, b"", [os.dup(sock.fileno()), os.dup(slot)])
+        fds = [os.dup(sock.fileno())]
+        try:
+            fds.append(os.dup(slot))
+        except OSError:
+            os.close(fds[0])
+            raise
+        self._send(_SPAWN, child, b"", fds)
 
     def kill(self, child: int) -> None:
         """Ends a child and its process group; its death is told by `receive`."""
@@ -198,7 +205,8 @@ class Forkserver:
             data, fds = self._queue[0]
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
             try:
-                self._control.sendmsg([data], rights)
+                if not self._sent(data, rights):  # without them it answers that it could not
+                    self._control.sendmsg([data])
             except BlockingIOError:
                 return
             except OSError:
@@ -206,6 +214,33 @@ class Forkserver:
             self._queue.popleft()
             for fd in fds:
                 os.close(fd)
+
+    def _sent(self, data: bytes, rights: list[tuple[int, int, array.array[int]]]) -> bool:
+        """Sends a command; False where this user has too many descriptors on their way.
+
+        The kernel compares them with this process's limit at this moment.
+        """
+        try:
+            self._control.sendmsg([data], rights)
+        except OSError as error:
+            if error.errno != errno.ETOOMANYREFS:
+                raise
+        else:
+            return True
+        import resource  # seldom needed
+
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+            self._control.sendmsg([data], rights)
+        except BlockingIOError:
+            raise
+        except (OSError, ValueError) as error:
+            logger.warning("cannot start a process for jobs: %s", error)
+            return False
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        return True
 
     def close(self, deadline_s: float = 5.0) -> None:
         """Ends all children and the forkserver itself, and leaves no zombie."""
@@ -379,7 +414,12 @@ class _Server:
             return False
         what, child, *_ = _MESSAGE.unpack(data[: _MESSAGE.size])
         if what == _SPAWN:
-            self._spawn(child, *fds)
+            if len(fds) == 2:
+                self._spawn(child, *fds)
+            else:  # they did not come: there is no room for them
+                for fd in fds:
+                    os.close(fd)
+                self._tell(_DIED, child, 1)
         elif what == _KILL:
             for pid, number in self._children.items():
                 if number == child:

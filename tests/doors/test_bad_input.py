@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -225,3 +226,12 @@ def test_that_there_is_no_cluster_is_said_once(
         assert grid_map(identity, [1, 2]) == [1, 2]
     (said,) = [x.getMessage() for x in caplog.records if "no cluster" in x.getMessage()]
     assert said.count(nowhere) == 1
+
+
+def test_a_working_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    with pytest.raises(FileNotFoundError, match="working directory, in which jobs run, does not"):
+        grid_map(abs, [1], local=True)

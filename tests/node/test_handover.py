@@ -13,9 +13,11 @@ import pytest
 
 from gridmap.data import Frame
 from gridmap.node import handover
-from gridmap.node.channel import MAX_HANDED_OVER, WORKING, Answer, Channel
+from gridmap.node.channel import MAX_HANDED_OVER, MAX_TO_AGENT, WORKING, Answer, Channel
+from gridmap.node.reserve import Reserve
 
 LARGE = handover.LEAST_BYTES
+RESERVE = Reserve(MAX_TO_AGENT)
 
 
 def descriptors() -> int:
@@ -29,7 +31,7 @@ def bytes_of(frames: list[Frame]) -> list[bytes]:
 @pytest.fixture
 def ends() -> Iterator[tuple[Channel, Channel]]:
     ours, theirs = socket.socketpair()
-    pair = Channel(ours, Answer, blocking=False), Channel(theirs, Answer, blocking=False)
+    pair = Channel(ours, Answer, RESERVE), Channel(theirs, Answer, RESERVE)
     yield pair
     for end in pair:
         end.close()
@@ -122,13 +124,13 @@ def test_who_is_short_of_descriptors_gets_copies() -> None:
     if pid == 0:
         try:
             ours.close()
-            other = Channel(theirs, Answer, blocking=True)
+            other = Channel(theirs, Answer)
             while other.receive() is not None:
                 other.send(Answer(WORKING, []), frames)
         finally:
             os._exit(0)
     theirs.close()
-    end = Channel(ours, Answer, blocking=True)
+    end = Channel(ours, Answer)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken: list[int] = []
     try:
@@ -162,7 +164,7 @@ def test_with_too_many_descriptors_on_their_way_frames_are_copied() -> None:
             if os.geteuid() == 0:
                 os.setgid(65534)
                 os.setuid(65534)
-            sender = Channel(theirs, Answer, blocking=False)
+            sender = Channel(theirs, Answer, RESERVE)
             for _ in range(12):
                 sender.send(Answer(WORKING, []), frames)
             os.write(tells, b"!")
@@ -176,7 +178,7 @@ def test_with_too_many_descriptors_on_their_way_frames_are_copied() -> None:
     os.close(tells)
     assert os.read(stuck, 1) == b"!", "it can send no more for now"
     os.close(stuck)
-    receiver = Channel(ours, Answer, blocking=True)
+    receiver = Channel(ours, Answer)
     for _ in range(12):
         got = receiver.receive()
         assert got is not None and bytes_of(got[1]) == frames
@@ -196,11 +198,11 @@ def test_what_its_sender_did_not_live_to_see_taken_is_there(tmp_path: Path) -> N
     pid = os.fork()
     if pid == 0:
         ours.close()
-        Channel(theirs, Answer, blocking=True).send(Answer(WORKING, []), [b"x" * LARGE, b"y"])
+        Channel(theirs, Answer).send(Answer(WORKING, []), [b"x" * LARGE, b"y"])
         os.kill(os.getpid(), 9)
     theirs.close()
     os.waitpid(pid, 0)
-    receiver = Channel(ours, Answer, blocking=False)
+    receiver = Channel(ours, Answer, RESERVE)
     got = receiver.receive()
     assert got is not None and bytes_of(got[1]) == [b"x" * LARGE, b"y"]
     assert receiver.receive() is None and receiver.closed
@@ -210,8 +212,8 @@ def test_what_its_sender_did_not_live_to_see_taken_is_there(tmp_path: Path) -> N
 def test_who_hangs_up_lets_go_of_everything() -> None:
     before = descriptors()
     ours, theirs = socket.socketpair()
-    sender = Channel(ours, Answer, blocking=False)
-    receiver = Channel(theirs, Answer, blocking=False)
+    sender = Channel(ours, Answer, RESERVE)
+    receiver = Channel(theirs, Answer, RESERVE)
     for _ in range(3):
         sender.send(Answer(WORKING, []), [bytes(LARGE), bytes(LARGE - 1), bytes(LARGE - 1)] * 9)
     assert sender.wants_to_send

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import select
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -21,7 +23,7 @@ from gridmap.core import messages as m
 from gridmap.core.messages import Outcome
 from gridmap.data import split_frames
 from gridmap.node.blobs import BlobStore, map_blob
-from gridmap.node.forkserver import Forkserver
+from gridmap.node.forkserver import Died, Forkserver, Started
 from gridmap.node.usage import UsageMeter, get_cpu_load, get_job_status, get_memory_usage
 from tests.node.driver import Driver, alive, wait_for
 
@@ -262,3 +264,62 @@ def file_size_limit(size: int) -> Iterator[None]:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("hard", [64, 1024])
+def test_a_start_whose_descriptors_the_kernel_refuses_is_told(hard: int) -> None:
+    """Those on their way are counted by user, except for root, and compared with the limit."""
+    pid = os.fork()
+    if pid == 0:
+        status = 9
+        try:
+            if os.geteuid() == 0:
+                os.setgid(65534)
+                os.setuid(65534)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+            full, _unread = socket.socketpair()
+            with contextlib.suppress(OSError):
+                for _ in range(100):
+                    socket.send_fds(full, [b"x"], [0] * 16)
+            server = Forkserver.fork()
+            ours, theirs = socket.socketpair()
+            server.spawn(1, theirs, os.memfd_create("slot"))
+            select.select([server], [], [], 10)
+            status = [type(news) for news in server.receive()].index(
+                Died if hard == 64 else Started
+            )
+            server.close()
+            del ours
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_without_shared_memory_of_the_kernel_a_file_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> int:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "memfd_create", refused)
+    with Driver() as driver:
+        assert driver.run(abs, [-3]) == [(m.Outcome.VALUE, 3)]
+
+
+def test_a_function_that_cannot_be_kept_says_why(tmp_path: Path) -> None:
+    with Driver() as driver:
+        driver.runtime._blobs = BlobStore([str(tmp_path / "gone")])
+        ((outcome, death),) = driver.run(abs, [-3])
+    assert outcome is m.Outcome.DIED
+    assert "its function cannot be kept on this node" in death.text and "gone" in death.text
+
+
+def test_a_small_blob_may_use_what_is_kept_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = os.statvfs("/dev/shm")
+    nearly_full = os.statvfs_result([*state[:3], 100, 100, *state[5:]])
+    monkeypatch.setattr(os, "statvfs", lambda folder: nearly_full)
+    store = BlobStore(["/dev/shm"])
+    try:
+        assert store.put("small", [b"x" * (9 * state.f_frsize)])
+        with pytest.raises(OSError, match="no room in /dev/shm"):
+            store.put("large", [b"x" * (11 * state.f_frsize)])
+    finally:
+        store.close()
