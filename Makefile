@@ -24,7 +24,8 @@ help:
 	@echo 'make cluster  the tests on a real Grid Engine (Debian, root)'
 	@echo 'make faults   the fault matrix: breaks things on one and on three hosts (Debian, root; 27 min)'
 	@echo 'make chaos    random faults on three hosts: SEED=1 CHAOS_S=600 CHAOS_CALLS=20000'
-	@echo 'make bench    measures it beside its peers, which are installed in $(PEERS) (30 min)'
+	@echo 'make bench    measures all there is in docs/performance.rst (1 h): bench-local beside its peers,'
+	@echo '              which are installed in $(PEERS), bench-cluster, bench-scale; bench-report'
 	@echo 'make bench-smoke  the same with small sizes: does it run, are the results right'
 	@echo 'make clean    removes what these made'
 
