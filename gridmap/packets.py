@@ -151,7 +151,7 @@ def _chunks(elements: Iterable[Any], max_items: int | Callable[[], int]) -> Iter
     while True:
         size = min(size, max_items if isinstance(max_items, int) else max_items())
         begun = time.monotonic()
-        chunk = _read(itertools.islice(iterator, size))
+        chunk = _read(itertools.islice(iterator, size), begun + _PATIENCE_S)
         slow = time.monotonic() - begun > _PATIENCE_S
         if not chunk:
             return
@@ -160,10 +160,12 @@ def _chunks(elements: Iterable[Any], max_items: int | Callable[[], int]) -> Iter
         size = max(1, size // 2) if slow or large else 2 * size
 
 
-def _read(elements: Iterable[Any]) -> list[Any]:
+def _read(elements: Iterable[Any], until: float) -> list[Any]:
     """Reads elements that somebody makes; what can change is pickled before the next one is made.
 
     A generator may fill the same array again, or add to the same list.
+
+    :param until: reads no further after this time, so an element that took long travels at once
     """
     chunk: list[Any] = []
     for element in elements:
@@ -181,6 +183,8 @@ def _read(elements: Iterable[Any]) -> list[Any]:
             if packed.buffers:
                 packed = packed._replace(buffers=[memoryview(bytearray(b)) for b in packed.buffers])
             chunk.append(packed)
+        if time.monotonic() > until:
+            break
     return chunk
 
 
