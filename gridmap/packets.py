@@ -168,6 +168,7 @@ def _read(elements: Iterable[Any], until: float) -> list[Any]:
     :param until: reads no further after this time, so an element that took long travels at once
     """
     chunk: list[Any] = []
+    clock = time.monotonic
     for element in elements:
         kind = type(element)
         if kind in ATOMS or (kind is tuple and ATOMS.issuperset(map(type, element))):
@@ -183,7 +184,7 @@ def _read(elements: Iterable[Any], until: float) -> list[Any]:
             if packed.buffers:
                 packed = packed._replace(buffers=[memoryview(bytearray(b)) for b in packed.buffers])
             chunk.append(packed)
-        if time.monotonic() > until:
+        if clock() > until:
             break
     return chunk
 

@@ -151,14 +151,14 @@ def test_an_input_that_needs_the_values_so_far_gets_them(
         for x in range(12):
             if len(seen) < x:  # waits in vain: who could yield it waits for this element
                 missed.append(x)
-                time.sleep(1)
+                time.sleep(2)
             time.sleep(making_s)
             yield x
 
     for value in door(double, made_of_what_was_seen(), **THERE):
         seen.append(value)
     assert sorted(seen) == [2 * x for x in range(12)]
-    assert len(missed) <= 4, missed  # the children start, and the machine may be busy
+    assert len(missed) <= 6, missed  # the children start, and the machine may be busy
 
 
 @pytest.mark.parametrize("door", DOORS)
