@@ -158,7 +158,7 @@ def test_an_input_that_needs_the_values_so_far_gets_them(
     for value in door(double, made_of_what_was_seen(), **THERE):
         seen.append(value)
     assert sorted(seen) == [2 * x for x in range(12)]
-    assert len(missed) <= 6, missed  # the children start, and the machine may be busy
+    assert len(missed) <= 8, missed  # the children start, and the machine may be busy
 
 
 @pytest.mark.parametrize("door", DOORS)
