@@ -148,6 +148,7 @@ class Node:
     running: dict[int, tuple[m.Lease, int, float]] = field(default_factory=dict)
     generation: Counter[int] = field(default_factory=Counter)
     known: set[m.Key] = field(default_factory=set)
+    ends_early: set[tuple[int, m.Key]] = field(default_factory=set)
 
     def clock(self, now: float) -> float:
         """Returns what its clock shows."""
@@ -302,6 +303,7 @@ class Simulation:
         if writes and self.plan.client_deaths:
             self.after(self.write_s, lambda client=self.client: self.written(client, writes, held))  # type: ignore[misc]
         self.check_nobody_idles()
+        self.check_late_leases_are_shared()
         at = self.dispatcher.next_deadline()
         if at < self._ticking_at:
             self._ticking_at = at
@@ -694,6 +696,10 @@ class Simulation:
             self.step(node, effect.child, effect.lease, effect.lease.first, [])
         elif isinstance(effect, do.KillChild):
             self.child_dies(node, effect.child, effect.outcome)
+        elif isinstance(effect, do.EndEarly):
+            lease = node.running.get(effect.child, (None,))[0]
+            assert lease is None or lease.key == effect.key, "told of another lease"
+            node.ends_early.add((effect.child, effect.key))
         elif isinstance(effect, do.ReadUsage):
             usage = {
                 child: ev.Usage(1, 0.0 if self.fate(at) == "stall" else 1.0, False, at)
@@ -750,7 +756,9 @@ class Simulation:
             outcome = m.Outcome.NO_MEMORY
         ready.append(m.Result(job, 1, lease.attempt, int(outcome), seconds, 1, 1))
         last = job + 1 == lease.first + lease.count
-        if last or seconds > FLUSH_S:
+        flushes = last or seconds > FLUSH_S
+        last = last or (flushes and (child, lease.key) in node.ends_early)
+        if flushes:
             answered = ev.ChildAnswered(child, list(ready))
             ready.clear()
             self.agent(node, answered)
@@ -804,6 +812,22 @@ class Simulation:
             kept_from = first.avoid if self.clock < first.avoid_until else None
             idle = [w.id for w in up if w.capacity and not w.leases and w.host != kept_from]
             assert not idle, f"{self.now:.2f}: workers {idle} idle, {first} waits"
+
+    def check_late_leases_are_shared(self) -> None:
+        """Where somebody has nothing to do, no lease runs much longer than planned unasked."""
+        for pool in self.dispatcher.pools:
+            if not pool.starving or pool.queue.first() is not None or self.ended:
+                continue
+            before = self.clock - self.policy.late_after_s
+            late = [
+                (w.id, lease.key)
+                for w in pool.workers.values()
+                for lease in w.leases.values()
+                if w.state is WorkerState.UP and lease.since <= before and not lease.recalled
+                if w.served and lease.span.count > 1 and lease.left > 1
+            ]  # fmt: skip
+            at = self.dispatcher.next_deadline()
+            assert not late or at <= self.clock + self.policy.chunk_target_s, f"late: {late}"
 
     def check_max_workers(self) -> None:
         there = sum(len(pool.workers) + pool.requested for pool in self.dispatcher.pools)
