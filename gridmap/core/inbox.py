@@ -93,6 +93,8 @@ class Inbox:
             del worker.former[(lease.span.first, lease.attempt)]
         elif not late and not lease.open:
             self._leasing.close(worker, lease, now)
+        elif not late and lease.since == math.inf:
+            self._leasing.begins(worker, lease, now)
 
     def _values(self, parts: list[Span], item: Result, index: int, worker: WorkerRecord) -> None:
         """First value wins, however late it comes."""

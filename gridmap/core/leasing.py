@@ -99,8 +99,8 @@ class Leasing:
     def _lease(self, item: Range, worker: WorkerRecord, now: float) -> None:
         lease = LeaseRecord(item.span, item.spec, item.attempt, [item.span], pulse=worker.seq)
         worker.leases[(item.span.first, item.attempt)] = lease
-        if len(worker.leases) <= worker.children:
-            self._begins(worker, lease, now)
+        if worker.served and len(worker.leases) <= worker.children:
+            self.begins(worker, lease, now)
         worker.idle_since = math.inf
         self.jobs.move(item.span, _J.LEASED)
         self._emit(Assign(worker.id, item.span, item.attempt, item.spec))
@@ -185,7 +185,7 @@ class Leasing:
         look_at = math.inf
         for worker in pool.workers.values():
             for lease in worker.leases.values():
-                if lease.recalled or lease.left < 2 or not self._has_begun(worker, lease):
+                if lease.recalled or lease.since == math.inf or lease.left < 2:
                     continue
                 at = lease.since + self._policy.late_after_s
                 if at <= now:
@@ -202,14 +202,12 @@ class Leasing:
             look_at = min(look_at, now + self._policy.chunk_target_s)
         return max(look_at, now + self._policy.gather_s)  # however many there are
 
-    @staticmethod
-    def _has_begun(worker: WorkerRecord, lease: LeaseRecord) -> bool:
-        """Returns whether it can be late: the first lease may wait for its function to come."""
-        answers = worker.served > 0 or lease.left < lease.span.count
-        return answers and worker.state is WorkerState.UP
+    def begins(self, worker: WorkerRecord, lease: LeaseRecord, now: float) -> None:
+        """A worker seems to run a lease from now on.
 
-    def _begins(self, worker: WorkerRecord, lease: LeaseRecord, now: float) -> None:
-        """A worker's oldest leases are those that it runs, one in each of its processes."""
+        Those that it runs are its oldest, one in each of its processes; but the first one of all
+        may wait for its function to come, and nothing is known of it before it is answered.
+        """
         lease.since = now
         if lease.span.count > 1:
             pool = self._pools[worker.pool]
@@ -229,10 +227,9 @@ class Leasing:
         worker.served += 1
         if not lease.recalled:
             self.pace(lease.spec.function).finished(lease.span.count)
-        if len(worker.leases) >= worker.children:
-            following = next(itertools.islice(worker.leases.values(), worker.children - 1, None))
-            if following.since == math.inf:
-                self._begins(worker, following, now)
+        for other in itertools.islice(worker.leases.values(), worker.children):
+            if other.since == math.inf:
+                self.begins(worker, other, now)
         self._weigh(worker)
 
     def void(self, worker: WorkerRecord, lease: LeaseRecord) -> None:

@@ -823,8 +823,7 @@ class Simulation:
                 (w.id, lease.key)
                 for w in pool.workers.values()
                 for lease in w.leases.values()
-                if w.state is WorkerState.UP and lease.since <= before and not lease.recalled
-                if w.served and lease.span.count > 1 and lease.left > 1
+                if lease.since <= before and lease.left > 1 and not lease.recalled
             ]  # fmt: skip
             at = self.dispatcher.next_deadline()
             assert not late or at <= self.clock + self.policy.chunk_target_s, f"late: {late}"
