@@ -70,6 +70,7 @@ class Plan:
     time_levels: int = 1
     preemption: float = 0.0  # a worker goes back to the queue, and starts anew under its old id
     clocks: float = 0.0  # they run too fast or too slow, and leap
+    slow_from: int = -1  # jobs before this one take next to no time, and the others 5 s each
 
     @classmethod
     def draw(cls, rng: random.Random) -> Plan:
@@ -125,6 +126,7 @@ class Plan:
             time_levels=rng.choice([1, 1, 2]),
             preemption=some(0.2, 0.3),
             clocks=some(0.2, 0.2),
+            slow_from=rng.choice([-1, -1, -1, 3, 10]),
         )
 
 
@@ -198,6 +200,7 @@ class Simulation:
         self.causes: dict[int, Cause] = {}
         self.attempts: dict[int, int] = {}
         self.starts: Counter[int] = Counter()
+        self.last_end_s = 0.0
         self.ended = False
         self.log: list[str] = []
         self._ticking_at = float("inf")
@@ -462,6 +465,7 @@ class Simulation:
     def end(self, job: int, how: str) -> None:
         assert job not in self.ends, f"job {job} ended as {self.ends[job]}, then as {how}"
         self.ends[job] = how
+        self.last_end_s = self.now
 
     def submit(self, effect: do.SubmitWorkers) -> None:
         self._request = effect.request
@@ -725,6 +729,8 @@ class Simulation:
             return
         token = node.generation[child]
         seconds = self.rng.choice([0.001, 0.01, 0.5, 5.0, 40.0])
+        if self.plan.slow_from >= 0:
+            seconds = 1e-5 if job < self.plan.slow_from else 5.0
         if fate == "long" and self.plan.walltime_s:
             seconds = 2 * self.plan.walltime_s
         self.after(seconds, lambda: self.done(node, child, token, lease, job, ready, seconds))
