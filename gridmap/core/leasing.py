@@ -199,8 +199,8 @@ class Leasing:
             lease.recalled = True
             self._emit(SendMessage(worker_id, Recall([lease.key])))
         if len(late) > idle:
-            look_at = min(look_at, now + self._policy.chunk_target_s)
-        return max(look_at, now + self._policy.gather_s)  # however many there are
+            look_at = now
+        return max(look_at, now + self._policy.chunk_target_s)  # all workers are looked at
 
     def begins(self, worker: WorkerRecord, lease: LeaseRecord, now: float) -> None:
         """A worker seems to run a lease from now on.
