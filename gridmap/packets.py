@@ -151,7 +151,7 @@ def _chunks(elements: Iterable[Any], max_items: int | Callable[[], int]) -> Iter
     while True:
         size = min(size, max_items if isinstance(max_items, int) else max_items())
         begun = time.monotonic()
-        chunk = _read(itertools.islice(iterator, size))
+        chunk = _read(itertools.islice(iterator, size), begun + _PATIENCE_S)
         slow = time.monotonic() - begun > _PATIENCE_S
         if not chunk:
             return
@@ -160,12 +160,15 @@ def _chunks(elements: Iterable[Any], max_items: int | Callable[[], int]) -> Iter
         size = max(1, size // 2) if slow or large else 2 * size
 
 
-def _read(elements: Iterable[Any]) -> list[Any]:
+def _read(elements: Iterable[Any], until: float) -> list[Any]:
     """Reads elements that somebody makes; what can change is pickled before the next one is made.
 
     A generator may fill the same array again, or add to the same list.
+
+    :param until: reads no further after this time, so an element that took long travels at once
     """
     chunk: list[Any] = []
+    clock = time.monotonic
     for element in elements:
         kind = type(element)
         if kind in ATOMS or (kind is tuple and ATOMS.issuperset(map(type, element))):
@@ -181,6 +184,8 @@ def _read(elements: Iterable[Any]) -> list[Any]:
             if packed.buffers:
                 packed = packed._replace(buffers=[memoryview(bytearray(b)) for b in packed.buffers])
             chunk.append(packed)
+        if clock() > until:
+            break
     return chunk
 
 

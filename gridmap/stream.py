@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from msgspec.structs import replace
 
-from gridmap.engine import Engine, Failed
+from gridmap.engine import Batch, Engine, Failed
 from gridmap.errors import PicklingError
 from gridmap.failures import advice
 from gridmap.launch import LOCAL
@@ -23,6 +24,15 @@ FILL_S = 0.05
 
 BETWEEN_S = 0.005
 """The same where there are values already, and somebody waits for them."""
+
+SLOW_S = 0.01
+"""Values come before the input is read on when to read it took longer than this."""
+
+WAIT_SHARE = 0.1
+"""Of the time that reading takes, so much may be spent waiting for values before it is read on."""
+
+WAIT_LEAST_S = 0.001
+"""So much of it is used up by each element that comes at once."""
 
 FIRST_JOBS = 64
 """At most so many jobs are under way before the first value has come."""
@@ -45,14 +55,16 @@ def stream(
             segment.elements = source
     options = replace(options, durable=False)  # it could not be bounded
     engine = bounds.engine = Engine(plan, options, watcher, bounds.most_items)
+    patience = _Patience(engine)
     order = _Order(options.on_error, ordered)
     yielded = 0
+    batches: list[Batch] = []
     unpicklable: PicklingError | None = None
 
     def fill(most_s: float = FILL_S) -> bool:
         nonlocal unpicklable
         try:
-            return _fill(engine, progress, yielded, bounds, most_s)
+            return _fill(engine, progress, yielded, bounds, patience, most_s)
         except PicklingError as error:
             unpicklable = error
             engine.end_input()
@@ -60,15 +72,15 @@ def stream(
 
     try:
         while True:
-            room = fill()
+            room = (patience.slow and bool(batches)) or fill()  # there may be more values by now
             if not engine.total:
                 break
             _start(engine, progress)
-            ended = engine.take(0.0 if room else None)
+            ended = patience.take(room)
             if ended is None:
                 break
-            batches = list(ended)
-            if batches:
+            batches = ended
+            if batches and not patience.slow:
                 fill(BETWEEN_S)  # nobody reads the input while the values are looked at
             for batch in batches:
                 for job, value in enumerate(batch.values, batch.first):
@@ -106,7 +118,14 @@ def _start(engine: Engine, progress: Progress) -> None:
     progress.begin(engine.id)
 
 
-def _fill(engine: Engine, progress: Progress, yielded: int, bounds: _Bounds, most_s: float) -> bool:
+def _fill(
+    engine: Engine,
+    progress: Progress,
+    yielded: int,
+    bounds: _Bounds,
+    patience: _Patience,
+    most_s: float,
+) -> bool:
     """Reads from the input as far as it may, but not for long: there may be values to yield.
 
     :param most_s: stops after so long
@@ -114,9 +133,14 @@ def _fill(engine: Engine, progress: Progress, yielded: int, bounds: _Bounds, mos
     """
     until = math.inf
     while not engine.exhausted and bounds.room(engine.total - yielded):
+        job, begun = engine.total, time.monotonic()
         engine.feed(most_jobs=1)
+        read_s = time.monotonic() - begun
         if engine.total:
             _start(engine, progress)  # takes a while, the first time
+        patience.sent(job, read_s)
+        if patience.slow:
+            return True
         until = min(until, time.monotonic() + most_s)
         if time.monotonic() >= until:
             return True
@@ -154,6 +178,66 @@ class _Bounds:
             return max(4, min(few, FIRST_JOBS))
         bytes_each = sink.value_bytes / sink.values + engine.fed_bytes / engine.total
         return max(few, int(STREAM_BYTES / max(1.0, bytes_each)))
+
+
+class _Patience:
+    """Sees to it that values come before a slow input is read on, which takes long once more.
+
+    It waits for a call as long as others have taken lately, should there be time for that; all its
+    waiting is no more than a share of the time that reading took.  What is left of a slow element's
+    share serves the ones after it: they may come at once only because their maker, who had been
+    waiting in vain for values, has them now.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.slow = False
+        """To read the input took long, or may again: look for values before it is read on."""
+        self._engine = engine
+        self._left_s = 0.0
+        self._until = 0.0
+        self._taken = 0
+        self._probe: tuple[int, float] | None = None  # a job under way, and when it was sent
+        self._lately: deque[float] = deque(maxlen=4)  # from sending some jobs to their values
+
+    def sent(self, job: int, read_s: float) -> None:
+        """Takes in that to read the input took so long, and that a packet was sent.
+
+        :param job: the first one of it
+        """
+        now = time.monotonic()
+        if self._probe is None and self._engine.total > job:
+            self._probe = job, now
+        self._left_s = max(self._left_s - WAIT_LEAST_S, WAIT_SHARE * (read_s - SLOW_S))
+        self.slow = self._left_s > 0
+        wait_s = self._left_s
+        if self._lately:
+            in_time = min(self._lately) <= wait_s
+            wait_s = min(wait_s, 1.5 * max(self._lately) + 0.005) if in_time else 0.0
+        self._until = now + wait_s
+
+    def take(self, room: bool) -> list[Batch] | None:
+        """Returns what has ended; None when nothing more will.
+
+        :param room: the input can be read on, so this does not wait for long
+        """
+        engine, begun = self._engine, time.monotonic()
+        if not room:
+            ended = engine.take(None)
+        elif self.slow and self._taken < engine.total:
+            ended = engine.take(max(0.0, self._until - begun))
+            self._left_s -= time.monotonic() - begun
+        else:
+            ended = engine.take(0.0)
+        if ended is None:
+            return None
+        came = engine.sink.latest_s
+        batches = list(ended)
+        for batch in batches:
+            self._taken += len(batch.values)
+            if self._probe and batch.first <= self._probe[0] < batch.first + len(batch.values):
+                self._lately.append(came - self._probe[1])
+                self._probe = None
+        return batches
 
 
 class _Order:

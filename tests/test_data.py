@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import pickle
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -131,6 +133,17 @@ def test_a_generator_may_fill_the_same_array_again() -> None:
 def test_a_large_element_is_a_packet_of_its_own() -> None:
     elements = [[1, []], bytes(200_000), [2, []], "x" * 200_000]
     assert [p.count for p in data.pack_arguments(elements)] == [1, 1, 1, 1]
+
+
+def test_an_element_that_took_long_is_the_last_of_its_packet() -> None:
+    def source() -> Iterator[int]:
+        for i in range(900):
+            if i >= 800 and i % 20 == 0:
+                time.sleep(0.015)
+            yield i
+
+    counts = [packet.count for packet in data.pack_arguments(source())]
+    assert {801, 821, 841, 861, 881} <= set(itertools.accumulate(counts))
 
 
 def test_packets_close_at_max_items_and_max_bytes() -> None:

@@ -196,6 +196,8 @@ class AgentCore:
         elif isinstance(message, Recall):
             keys = {Key(*key) for key in message.keys}
             self._give_back([x for x in self._waiting if x.key in keys], now, out)
+            for key in keys:
+                self._children.end_early(key, out)
         elif isinstance(message, Cancel):
             self._cancel(message, now, out)
         elif isinstance(message, Drain):

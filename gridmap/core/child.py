@@ -54,6 +54,7 @@ class Child(Struct):
     used: bool = False
     lease: Lease | None = None
     first: bool = False  # the first job of its lease is the first that the worker runs
+    ends_early: bool = False  # it was told to end its lease with the call that it is in
     early: bool = False  # and came so early that it had all of the worker's time
     position: int = 0  # first job of the lease that has no answer yet
     position_at: float = 0.0  # since when

@@ -7,7 +7,14 @@ from collections.abc import Mapping
 
 from gridmap.core import memory
 from gridmap.core.child import Child, ChildState, Reason
-from gridmap.core.effects import AgentEffect, GiveLease, KeepDeath, KillChild, StartChild
+from gridmap.core.effects import (
+    AgentEffect,
+    EndEarly,
+    GiveLease,
+    KeepDeath,
+    KillChild,
+    StartChild,
+)
 from gridmap.core.events import ChildAnswered, ChildDied, Usage
 from gridmap.core.messages import Held, Key, Lease, Outcome, Phase, Result
 from gridmap.core.policy import UNCHARGED_TRIES
@@ -93,11 +100,25 @@ class Children:
         child.used = True
         child.lease = lease
         child.first, child.early = not self.worked, early
+        child.ends_early = False
         child.position = lease.first
         child.position_at = now
         child.use, child.near = Usage(), False
         out.append(GiveLease(child.number, lease))
         return True
+
+    def end_early(self, key: Key, out: list[AgentEffect]) -> None:
+        """Has the child that runs this lease end it after the call that it is in.
+
+        What it has not begun by then is given back when it says that it has finished.
+        """
+        for child in self._of.values():
+            lease = child.lease
+            if lease is None or lease.key != key or child.state is not ChildState.BUSY:
+                continue
+            if not child.ends_early and child.position + 1 < lease.first + lease.count:
+                child.ends_early = True
+                out.append(EndEarly(child.number, key))
 
     # --- answers ----------------------------------------------------------------------------------
 

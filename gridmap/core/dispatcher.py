@@ -158,6 +158,7 @@ class Dispatcher:
         for pool in self.pools:  # what a worker had that was given up just now
             if pool.starving and pool.queue.first() is not None:
                 self._feed(pool, now)
+            self._leasing.share(pool, now)
         if self._input_ended and self.jobs.unfinished == 0:
             self._finish()
 

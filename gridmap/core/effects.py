@@ -162,6 +162,13 @@ class GiveLease(Struct, frozen=True):
     lease: Lease
 
 
+class EndEarly(Struct, frozen=True):
+    """Let a child end this lease when it next sends values; of any other it takes no notice."""
+
+    child: int
+    key: Key
+
+
 class KillChild(Struct, frozen=True):
     """End a child; what follows is ChildDied with this outcome."""
 
@@ -242,6 +249,7 @@ AgentEffect = (
     Say
     | StartChild
     | GiveLease
+    | EndEarly
     | KillChild
     | DropLease
     | DropResult

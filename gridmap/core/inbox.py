@@ -92,7 +92,9 @@ class Inbox:
         if late and not lease.open:
             del worker.former[(lease.span.first, lease.attempt)]
         elif not late and not lease.open:
-            self._leasing.close(worker, lease)
+            self._leasing.close(worker, lease, now)
+        elif not late and lease.since == math.inf:
+            self._leasing.begins(worker, lease, now)
 
     def _values(self, parts: list[Span], item: Result, index: int, worker: WorkerRecord) -> None:
         """First value wins, however late it comes."""
@@ -114,6 +116,8 @@ class Inbox:
     ) -> None:
         """Given back unstarted, so uncharged; whoever does only that is of no use."""
         whole = parts == [lease.span] and not lease.recalled
+        if lease.recalled and parts and parts != [lease.span]:
+            self._leasing.pace(lease.spec.function).was_late()
         for part in parts:
             self._leasing.queue_again(self._jobs.spans(part, IN_FLIGHT), lease)
         if whole and worker.state is WorkerState.UP:
@@ -216,7 +220,7 @@ class Inbox:
             present.add((lease.span.first, lease.attempt))
             if held.phase == Phase.RUNNING:
                 self._running(worker, lease, held)
-            elif lease.recalled:  # the word may have been lost
+            if lease.recalled:  # the word may have been lost
                 self._emit(SendMessage(worker.id, Recall([lease.key])))
         unknown_twice = strangers & worker.strangers
         worker.strangers = strangers

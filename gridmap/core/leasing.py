@@ -91,14 +91,16 @@ class Leasing:
                     self._recall_for(pool)
                     idle.append(worker)
                 continue
-            self._lease(item, worker)
+            self._lease(item, worker, now)
             pool.hungry[worker_id] = None
         pool.starving.update(passed)
         return idle
 
-    def _lease(self, item: Range, worker: WorkerRecord) -> None:
+    def _lease(self, item: Range, worker: WorkerRecord, now: float) -> None:
         lease = LeaseRecord(item.span, item.spec, item.attempt, [item.span], pulse=worker.seq)
         worker.leases[(item.span.first, item.attempt)] = lease
+        if worker.served and len(worker.leases) <= worker.children:
+            self.begins(worker, lease, now)
         worker.idle_since = math.inf
         self.jobs.move(item.span, _J.LEASED)
         self._emit(Assign(worker.id, item.span, item.attempt, item.spec))
@@ -165,6 +167,52 @@ class Leasing:
                 return
             del pool.loaded[donor_id]
 
+    def share(self, pool: PoolRecord, now: float) -> None:
+        """Some have nothing to do: take back what leases that run late have not begun.
+
+        What comes back is shared by all, in small chunks; so it is not asked of more leases than
+        there are processes without work, and of others only when these still have none.
+        """
+        if not pool.starving or pool.queue.first() is not None:
+            return
+        if now >= pool.share_at:
+            pool.share_at = self._recall_late(pool, now)
+        pool.reconsider_at = min(pool.reconsider_at, pool.share_at)
+
+    def _recall_late(self, pool: PoolRecord, now: float) -> float:
+        """Recalls leases that run; returns when to look for others."""
+        late: list[tuple[int, str, LeaseRecord]] = []
+        look_at = math.inf
+        for worker in pool.workers.values():
+            for lease in worker.leases.values():
+                if lease.recalled or lease.since == math.inf or lease.left < 2:
+                    continue
+                at = lease.since + self._policy.late_after_s
+                if at <= now:
+                    late.append((lease.left, worker.id, lease))
+                else:
+                    look_at = min(look_at, at)
+        late.sort(key=lambda entry: entry[0], reverse=True)
+        starving = (pool.workers[worker_id] for worker_id in pool.starving)
+        idle = sum(max(0, min(w.capacity, w.children) - len(w.leases)) for w in starving)
+        for _, worker_id, lease in late[:idle]:
+            lease.recalled = True
+            self._emit(SendMessage(worker_id, Recall([lease.key])))
+        if len(late) > idle:
+            look_at = now
+        return max(look_at, now + self._policy.chunk_target_s)  # all workers are looked at
+
+    def begins(self, worker: WorkerRecord, lease: LeaseRecord, now: float) -> None:
+        """A worker seems to run a lease from now on.
+
+        Those that it runs are its oldest, one in each of its processes; but the first one of all
+        may wait for its function to come, and nothing is known of it before it is answered.
+        """
+        lease.since = now
+        if lease.span.count > 1:
+            pool = self._pools[worker.pool]
+            pool.share_at = min(pool.share_at, now + self._policy.late_after_s)
+
     def _weigh(self, worker: WorkerRecord) -> None:
         """Keeps the list of those that hold more than they run."""
         loaded = self._pools[worker.pool].loaded
@@ -173,11 +221,15 @@ class Leasing:
         else:
             loaded.pop(worker.id, None)
 
-    def close(self, worker: WorkerRecord, lease: LeaseRecord) -> None:
+    def close(self, worker: WorkerRecord, lease: LeaseRecord, now: float) -> None:
         """Every job of a lease has been answered."""
         worker.leases.pop((lease.span.first, lease.attempt), None)
         worker.served += 1
-        self.pace(lease.spec.function).finished(lease.span.count)
+        if not lease.recalled:
+            self.pace(lease.spec.function).finished(lease.span.count)
+        for other in itertools.islice(worker.leases.values(), worker.children):
+            if other.since == math.inf:
+                self.begins(worker, other, now)
         self._weigh(worker)
 
     def void(self, worker: WorkerRecord, lease: LeaseRecord) -> None:

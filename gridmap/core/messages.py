@@ -234,7 +234,10 @@ class Ack(Struct, frozen=True):
 
 
 class Recall(Struct, frozen=True):
-    """Give these back if they have not started."""
+    """Give back what of these has not begun.
+
+    A lease that runs ends early, after the call that it is in.
+    """
 
     keys: list[Key]
 

@@ -39,6 +39,7 @@ class LeaseRecord(Struct):
     pulse: int = -1  # the last one that the worker was sent before it
     absent: int = 0  # heartbeats in a row that should have known of it, and did not
     recalled: bool = False
+    since: float = math.inf  # when it began to run, as far as can be known from here
     last: Held | None = None
     idle_job: int = -1
     idle_beats: int = 0  # heartbeats in a row in which that job did nothing
@@ -46,6 +47,11 @@ class LeaseRecord(Struct):
     @property
     def key(self) -> Key:
         return Key(self.span.first, self.span.count, self.attempt)
+
+    @property
+    def left(self) -> int:
+        """How many of its jobs have no answer yet."""
+        return sum(span.count for span in self.open)
 
     def holds(self, job: int) -> bool:
         """Returns whether this job has no answer yet."""
@@ -187,6 +193,7 @@ class PoolRecord(Struct):
     up: int = 0
     coming: int = 0  # workers submitted that have not said Hello
     reconsider_at: float = math.inf  # when a job that is kept for another host is kept no longer
+    share_at: float = -math.inf  # when, at the earliest, a lease runs late, if somebody starves
     gather_at: float = math.inf  # when to see whether more workers are wanted
     submit_not_before: float = -math.inf
     submit_failures: int = 0

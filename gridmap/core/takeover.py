@@ -114,6 +114,7 @@ class Takeover:
                 for job in (job for s in waiting for job in range(s.first, s.stop)):
                     self._leasing.attempt_failed(job, lease, Cause.DIED, -1, worker, text, now)
             return
+        lease.since = now  # or earlier, or it waits there
         worker.leases[name] = lease
         for span in waiting:
             self._jobs.move(span, _J.LEASED)

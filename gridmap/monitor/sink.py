@@ -129,6 +129,8 @@ class Sink:
         self._marked = False  # a reader will look for samples
         self.values = 0
         self.value_bytes = 0
+        self.latest_s = 0.0
+        """When the latest delivery came."""
         self.ended = False
         self.drained = False
         """Everything has been taken, and nothing more comes."""
@@ -140,6 +142,7 @@ class Sink:
             self.values += item.span.count
             self.value_bytes += sum(memoryview(frame).nbytes for frame in item.frames)
         if not isinstance(item, Sample):
+            self.latest_s = time.monotonic()
             self._queue.put(item)
             return
         if not self._wanted:

@@ -44,7 +44,15 @@ from gridmap.core.messages import (
 from gridmap.data import Frame, pack_death
 from gridmap.errors import signal_name
 from gridmap.node.blobs import BlobStore
-from gridmap.node.channel import FINISHED, MAX_TO_AGENT, READY, Answer, Channel, Order
+from gridmap.node.channel import (
+    FINISHED,
+    MAX_TO_AGENT,
+    READY,
+    Answer,
+    Channel,
+    Order,
+    end_early,
+)
 from gridmap.node.forkserver import Died, Forkserver, Started
 from gridmap.node.memory import Limits
 from gridmap.node.neighbors import Neighbors
@@ -124,6 +132,7 @@ class AgentRuntime:
             do.Say: self._do_say,
             do.StartChild: self._do_start,
             do.GiveLease: self._do_give,
+            do.EndEarly: self._do_end_early,
             do.KillChild: self._do_kill,
             do.DropLease: self._do_drop_lease,
             do.DropResult: self._do_drop_result,
@@ -366,6 +375,11 @@ class AgentRuntime:
             lease.packets,
         )
         child.channel.send(order, frames)
+
+    def _do_end_early(self, effect: do.EndEarly, now: float) -> None:
+        child = self._children.get(effect.child)
+        if child is not None:
+            child.channel.send(end_early(effect.key.first, effect.key.attempt), [])
 
     def _do_kill(self, effect: do.KillChild, now: float) -> None:
         child = self._children.get(effect.child)

@@ -31,13 +31,23 @@ class Runner:
 
     :param slot: shared memory of one integer: the number of the job that runs
     :param send: takes results whenever some are due
+    :param recalled: asked after that: True where those that have not begun are wanted back
     """
 
-    def __init__(self, first: int, attempt: int, slot: memoryview, send: Send) -> None:
+    def __init__(
+        self,
+        first: int,
+        attempt: int,
+        slot: memoryview,
+        send: Send,
+        recalled: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._next = first  # the first job that is neither kept nor sent
         self._attempt = attempt
         self._slot = slot
         self._send = send
+        self._recalled = recalled
+        self.ends_early = False  # those that have not begun are left
         self._values = data.ValuePacker()
         self._items: list[Item] = []
         self._frames: list[Frame] = []
@@ -83,11 +93,14 @@ class Runner:
                     self._keep(value)
             if clock() >= due:
                 self.flush()
+                if self.ends_early:
+                    return
                 due = self._due
 
     def _run_pickled(
         self, number: int, function: Callable[..., Any], calls: Iterator[Callable[[], data.Call]]
     ) -> None:
+        due = self._due
         for read in calls:
             self._slot[0] = number
             number += 1
@@ -105,8 +118,11 @@ class Runner:
                 self._keep(value)
                 del value
             del args, kwargs
-            if time.monotonic() >= self._due:
+            if time.monotonic() >= due:
                 self.flush()
+                if self.ends_early:
+                    return
+                due = self._due
 
     def refuse(self, count: int, text: str) -> None:
         """Answers for jobs that cannot be run at all."""
@@ -184,4 +200,5 @@ class Runner:
     def flush(self) -> None:
         """Sends what there is."""
         self._send(*self.take())
+        self.ends_early = self.ends_early or self._recalled()
         self._due = time.monotonic() + FLUSH_INTERVAL_S

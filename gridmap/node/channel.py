@@ -48,7 +48,10 @@ _PREFIX = struct.Struct("<I")
 
 
 class Order(NamedTuple):
-    """Agent to child: run this lease. The paths are those of blob files, "" for none."""
+    """Agent to child: run this lease. The paths are those of blob files, "" for none.
+
+    :param count: 0: end this lease early, if it runs
+    """
 
     first: int
     count: int  # type: ignore[assignment]
@@ -59,6 +62,11 @@ class Order(NamedTuple):
     context_place: str
     packets: list[tuple[int, int, int]]
     sizes: Sequence[int] = ()
+
+
+def end_early(first: int, attempt: int) -> Order:
+    """Returns the word to end a lease after the call that runs."""
+    return Order(first, 0, attempt, "", "", "", "", [])
 
 
 class Answer(NamedTuple):
@@ -223,6 +231,15 @@ class Channel:
         At the end of the stream `closed` becomes True.
         """
         return next(self._messages, None)
+
+    def waits(self) -> bool:
+        """Returns whether `receive` would find something; never blocks."""
+        if self._spare.nbytes:
+            return True
+        try:
+            return bool(self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except OSError:  # nothing; or the other end is gone, which is told by sending
+            return False
 
     def _parse(self) -> Iterator[tuple[Any, list[Frame]] | None]:
         try:

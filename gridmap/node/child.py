@@ -195,7 +195,8 @@ class Child:
             message = self._channel.receive()
             if message is None:
                 return
-            self._run(*message)
+            if message[0].count:  # else the lease that was to end early has ended
+                self._run(*message)
             del message
 
     def disown(self) -> None:
@@ -214,7 +215,10 @@ class Child:
         def send(items: list[Item], parts: list[Frame]) -> None:
             self._send(WORKING, items, parts)
 
-        runner = Runner(order.first, order.attempt, self._slot, send)
+        def recalled() -> bool:
+            return self._is_recalled(order)
+
+        runner = Runner(order.first, order.attempt, self._slot, send, recalled)
         try:
             self._run_packets(runner, order, frames)
             self._slot[0] = -1
@@ -225,6 +229,14 @@ class Child:
         self._fresh = False
         self._flush_streams()
         self._send(FINISHED, *runner.take())
+
+    def _is_recalled(self, order: Order) -> bool:
+        """Looks for a word to end this lease early; no other order comes while one runs."""
+        while self._channel.waits() and (message := self._channel.receive()) is not None:
+            word = message[0]
+            if (word.first, word.attempt) == (order.first, order.attempt):
+                return True
+        return False
 
     def _run_packets(self, runner: Runner, order: Order, frames: list[Frame]) -> None:
         self._slot[0] = order.first  # loading the function may end the process, too
@@ -249,6 +261,8 @@ class Child:
         at = 0
         for skip, take, number in order.packets:
             runner.run_packet(function, frames[at : at + number], skip, take)
+            if runner.ends_early:
+                return
             at += number
 
     def _load(self, digest: str, place: str) -> Callable[..., Any]:

@@ -70,6 +70,7 @@ class Plan:
     time_levels: int = 1
     preemption: float = 0.0  # a worker goes back to the queue, and starts anew under its old id
     clocks: float = 0.0  # they run too fast or too slow, and leap
+    slow_from: int = -1  # jobs before this one take next to no time, and the others 5 s each
 
     @classmethod
     def draw(cls, rng: random.Random) -> Plan:
@@ -125,6 +126,7 @@ class Plan:
             time_levels=rng.choice([1, 1, 2]),
             preemption=some(0.2, 0.3),
             clocks=some(0.2, 0.2),
+            slow_from=rng.choice([-1, -1, -1, 3, 10]),
         )
 
 
@@ -148,6 +150,7 @@ class Node:
     running: dict[int, tuple[m.Lease, int, float]] = field(default_factory=dict)
     generation: Counter[int] = field(default_factory=Counter)
     known: set[m.Key] = field(default_factory=set)
+    ends_early: set[tuple[int, m.Key]] = field(default_factory=set)
 
     def clock(self, now: float) -> float:
         """Returns what its clock shows."""
@@ -197,6 +200,7 @@ class Simulation:
         self.causes: dict[int, Cause] = {}
         self.attempts: dict[int, int] = {}
         self.starts: Counter[int] = Counter()
+        self.last_end_s = 0.0
         self.ended = False
         self.log: list[str] = []
         self._ticking_at = float("inf")
@@ -302,6 +306,7 @@ class Simulation:
         if writes and self.plan.client_deaths:
             self.after(self.write_s, lambda client=self.client: self.written(client, writes, held))  # type: ignore[misc]
         self.check_nobody_idles()
+        self.check_late_leases_are_shared()
         at = self.dispatcher.next_deadline()
         if at < self._ticking_at:
             self._ticking_at = at
@@ -460,6 +465,7 @@ class Simulation:
     def end(self, job: int, how: str) -> None:
         assert job not in self.ends, f"job {job} ended as {self.ends[job]}, then as {how}"
         self.ends[job] = how
+        self.last_end_s = self.now
 
     def submit(self, effect: do.SubmitWorkers) -> None:
         self._request = effect.request
@@ -694,6 +700,10 @@ class Simulation:
             self.step(node, effect.child, effect.lease, effect.lease.first, [])
         elif isinstance(effect, do.KillChild):
             self.child_dies(node, effect.child, effect.outcome)
+        elif isinstance(effect, do.EndEarly):
+            lease = node.running.get(effect.child, (None,))[0]
+            assert lease is None or lease.key == effect.key, "told of another lease"
+            node.ends_early.add((effect.child, effect.key))
         elif isinstance(effect, do.ReadUsage):
             usage = {
                 child: ev.Usage(1, 0.0 if self.fate(at) == "stall" else 1.0, False, at)
@@ -719,6 +729,8 @@ class Simulation:
             return
         token = node.generation[child]
         seconds = self.rng.choice([0.001, 0.01, 0.5, 5.0, 40.0])
+        if self.plan.slow_from >= 0:
+            seconds = 1e-5 if job < self.plan.slow_from else 5.0
         if fate == "long" and self.plan.walltime_s:
             seconds = 2 * self.plan.walltime_s
         self.after(seconds, lambda: self.done(node, child, token, lease, job, ready, seconds))
@@ -750,7 +762,9 @@ class Simulation:
             outcome = m.Outcome.NO_MEMORY
         ready.append(m.Result(job, 1, lease.attempt, int(outcome), seconds, 1, 1))
         last = job + 1 == lease.first + lease.count
-        if last or seconds > FLUSH_S:
+        flushes = last or seconds > FLUSH_S
+        last = last or (flushes and (child, lease.key) in node.ends_early)
+        if flushes:
             answered = ev.ChildAnswered(child, list(ready))
             ready.clear()
             self.agent(node, answered)
@@ -804,6 +818,21 @@ class Simulation:
             kept_from = first.avoid if self.clock < first.avoid_until else None
             idle = [w.id for w in up if w.capacity and not w.leases and w.host != kept_from]
             assert not idle, f"{self.now:.2f}: workers {idle} idle, {first} waits"
+
+    def check_late_leases_are_shared(self) -> None:
+        """Where somebody has nothing to do, no lease runs much longer than planned unasked."""
+        for pool in self.dispatcher.pools:
+            if not pool.starving or pool.queue.first() is not None or self.ended:
+                continue
+            before = self.clock - self.policy.late_after_s
+            late = [
+                (w.id, lease.key)
+                for w in pool.workers.values()
+                for lease in w.leases.values()
+                if lease.since <= before and lease.left > 1 and not lease.recalled
+            ]  # fmt: skip
+            at = self.dispatcher.next_deadline()
+            assert not late or at <= self.clock + self.policy.chunk_target_s, f"late: {late}"
 
     def check_max_workers(self) -> None:
         there = sum(len(pool.workers) + pool.requested for pool in self.dispatcher.pools)

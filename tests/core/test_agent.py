@@ -228,6 +228,39 @@ def test_a_recall_returns_what_has_not_started() -> None:
     assert results(node.new) == [(1, 1, Outcome.RETURNED)]
 
 
+def test_a_recall_of_a_lease_that_runs_ends_it_early() -> None:
+    node = Node()
+    node.work(0, 10)
+    assert of(do.EndEarly, node.hear(m.Recall([m.Key(0, 10, 0)]))) == [
+        do.EndEarly(0, m.Key(0, 10, 0))
+    ]
+    assert not results(node.new)
+    assert not of(do.EndEarly, node.hear(m.Recall([m.Key(0, 10, 0)]))), "once is enough"
+    node.answers(0, 0, 3)
+    node.tell(ev.ChildFinished(0))
+    assert results(node.new) == [(3, 7, Outcome.RETURNED)]
+    assert not of(do.KillChild, node.new)
+    node.work(20, 5)
+    assert of(do.GiveLease, node.new)
+    assert of(do.EndEarly, node.hear(m.Recall([m.Key(20, 5, 0)])))
+    node.dies(22)
+    assert results(node.new) == [
+        (20, 2, Outcome.RETURNED), (22, 1, Outcome.DIED), (23, 2, Outcome.RETURNED)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", [(0, 10, 1), (10, 10, 0), (0, 1, 1)])
+def test_a_recall_of_what_does_not_run_here_does_nothing(key: tuple[int, int, int]) -> None:
+    node = Node()
+    node.work(0, 10)
+    assert not node.hear(m.Recall([m.Key(*key)]))
+    node.answers(0, 0, 9)
+    assert not node.hear(m.Recall([m.Key(0, 10, 0)])), "its last call has begun"
+    node.answers(0, 9)
+    node.tell(ev.ChildFinished(0))
+    assert not node.hear(m.Recall([m.Key(0, 10, 0)])), "it has ended"
+
+
 def test_a_stalled_job_is_killed_and_named() -> None:
     node = Node()
     node.work(0, 3)

@@ -293,6 +293,106 @@ def test_a_worker_that_holds_no_more_than_it_runs_is_asked_for_nothing() -> None
     assert not stage.sent(m.Recall)
 
 
+def late(policy: Policy | None = None, children: int = 2) -> tuple[Stage, Span]:
+    """One process runs many calls, of which the others took next to no time; nothing waits."""
+    stage = Stage(Limits(1, children), policy=policy, jobs=200)
+    stage.start("w", children=children, capacity=2 * children)
+    leases = stage.d.workers["w"].leases
+    while stage.d.pools[0].queue.count or len(leases) > 1:
+        span = next(iter(leases.values())).span
+        stage.result("w", span.first, count=span.count, seconds=1e-6 * span.count)
+    stage.tell(ev.InputEnded())
+    (lease,) = leases.values()
+    assert lease.span.count > 10
+    return stage, lease.span
+
+
+def recalls(effects: list[do.DispatcherEffect]) -> list[m.Message]:
+    sent = [e.message for e in of(do.SendMessage, effects)]
+    return [message for message in sent if isinstance(message, m.Recall)]
+
+
+def test_who_has_nothing_to_do_gets_what_a_late_lease_has_not_begun() -> None:
+    stage, span = late()
+    assert not recalls(stage.wait(Policy().late_after_s - 0.01))
+    assert recalls(stage.wait(0.02)) == [m.Recall([m.Key(*span, 0)])]
+    assert not recalls(stage.wait(5)), "it is asked once"
+    stage.result("w", span.first, count=3, seconds=0.6)
+    rest = Span(span.first + 3, span.count - 3)
+    stage.result("w", rest.first, Outcome.RETURNED, count=rest.count)
+    got = stage.assigned()
+    assert [(s.count, attempt) for _, s, attempt in got] == [(1, 1)] * 4
+    assert got[0][1].first == rest.first
+    assert stage.d.workers["w"].refusals == 0
+    for job in range(rest.first, rest.stop):
+        stage.result("w", job, attempt=1, seconds=0.2)
+    assert of(do.RunEnded, stage.new)
+
+
+def test_a_late_lease_is_left_alone_while_everybody_is_busy() -> None:
+    stage, _ = late(children=1)
+    assert not recalls(stage.wait(5))
+
+
+def test_a_lease_that_waits_behind_another_is_not_late() -> None:
+    stage = Stage(Limits(2, 1), jobs=100)
+    stage.start("w", "v")
+    for worker in ("w", "v"):
+        for _ in range(3):
+            lease = next(iter(stage.d.workers[worker].leases.values()))
+            stage.result(worker, lease.span.first, count=lease.span.count)
+    first, second = stage.d.workers["w"].leases.values()
+    assert second.span.count > 1
+    stage.wait(0.15)
+    stage.tell(ev.CancelRequested((Span(second.span.stop, 100),)))
+    stage.result("w", first.span.first, count=first.span.count, seconds=0.15)
+    for lease in list(stage.d.workers["v"].leases.values()):
+        stage.result("v", lease.span.first, count=lease.span.count)
+    assert "v" in stage.d.pools[0].starving
+    assert not recalls(stage.wait(0.19))
+    assert recalls(stage.wait(0.02)) == [m.Recall([second.key])]
+
+
+def test_whoever_runs_a_late_lease_is_told_again_if_it_has_not_heard() -> None:
+    stage, span = late()
+    stage.wait(1)
+    assert recalls(stage.beat("w", held(span.first, count=span.count)))
+    stage.result("w", span.first, count=span.count, seconds=0.2)
+    assert of(do.RunEnded, stage.new), "it had ended meanwhile"
+
+
+def test_no_more_late_leases_are_asked_for_than_there_are_idle_processes() -> None:
+    stage = Stage(Limits(4, 1), jobs=400)
+    stage.start("a", "b", "c", "d")
+    workers = stage.d.workers
+    for _ in range(4):
+        for name in "abcd":
+            lease = next(iter(workers[name].leases.values()))
+            stage.result(name, lease.span.first, count=lease.span.count)
+    spans = [x.span for name in "abc" for x in list(workers[name].leases.values())[:1]]
+    last = {name: next(iter(workers[name].leases.values())) for name in "abc"}
+    assert all(lease.span.count > 1 for lease in last.values())
+    kept = {job for span in spans for job in range(span.first, span.stop)}
+    stage.tell(ev.CancelRequested(tuple(Span(j, 1) for j in range(400) if j not in kept)))
+    for name in "abcd":
+        for lease in list(workers[name].leases.values())[0 if name == "d" else 1 :]:
+            stage.result(name, lease.span.first, Outcome.CANCELED, count=lease.span.count)
+    assert len(recalls(stage.wait(0.21))) == 1
+    assert len(recalls(stage.wait(1))) == 2, "it still has nothing to do"
+
+
+def test_a_death_in_a_late_lease_costs_one_job() -> None:
+    stage, span = late(GOING_ON)
+    stage.wait(1)
+    stage.result("w", span.first, Outcome.DIED)
+    stage.result("w", span.first + 1, Outcome.RETURNED, count=span.count - 1)
+    notes = of(do.Note, stage.all)
+    assert [note.text for note in notes if "resubmission" in note.text] == [
+        f"job {span.first} (died) on node7: resubmission 1 of 3"
+    ]
+    assert {attempt for _, _, attempt in stage.assigned()} == {1}
+
+
 def test_workers_get_leases_in_turn() -> None:
     stage = Stage(Limits(2, 1), jobs=2)
     stage.start("w", "v", capacity=3)

@@ -132,3 +132,14 @@ def test_the_margin_before_the_walltime() -> None:
 def test_a_first_job_that_came_late_had_less_than_all_the_time() -> None:
     for walltime_s, within_s in ((0, 10), (2, 1), (100, 5), (86400, 10)):
         assert came_first(within_s, walltime_s) and not came_first(within_s + 0.1, walltime_s)
+
+
+def test_chunks_grow_anew_after_a_late_one() -> None:
+    policy, pace = Policy(), Pace()
+    pace.measured(5000, 0.005)
+    pace.finished(5000)
+    assert policy.chunk_size(pace, 79, 8) == 79
+    pace.was_late()
+    assert policy.chunk_size(pace, 79, 8) == 1
+    pace.finished(1)
+    assert policy.chunk_size(pace, 79, 8) == 8

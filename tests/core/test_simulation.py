@@ -52,6 +52,18 @@ def test_suspended_workers_cost_no_job_an_attempt(seed: int) -> None:
     assert not [line for line in simulation.log if "resubmission" in line or "silent" in line]
 
 
+@pytest.mark.parametrize("seed", range(100))
+def test_jobs_that_become_slow_all_at_once_are_shared(seed: int) -> None:
+    plan = Plan(**CALM | {"jobs": 30, "slow_from": 10, "children": 1 + seed % 3})
+    simulation = Simulation(seed, plan)
+    simulation.run()
+    assert set(simulation.ends.values()) == {"value"}
+    assert max(simulation.starts.values()) == 1, "none is begun twice"
+    workers = simulation.dispatcher.workers.values()
+    came = [w for w in workers if w.up_since < 10]  # no more are wanted while nothing waits
+    assert simulation.last_end_s < 5 * (20 / (len(came) * plan.children) + 3)
+
+
 def test_a_seed_replays_the_same_history() -> None:
     first, second = Simulation(17), Simulation(17)
     first.run()

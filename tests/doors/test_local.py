@@ -81,6 +81,20 @@ def test_many_small_calls() -> None:
     assert grid_map(abs, range(-50_000, 0), **THERE) == list(range(50_000, 0, -1))
 
 
+def test_calls_that_become_slow_all_at_once_are_shared() -> None:
+    def f(i: int) -> tuple[int, int]:
+        if i >= 20_000:
+            time.sleep(0.1)
+        return i, os.getpid()
+
+    begin = time.monotonic()
+    got = grid_map(f, range(20_040), local=True, max_processes=4)
+    seconds = time.monotonic() - begin
+    assert [i for i, _ in got] == list(range(20_040))
+    assert len({pid for _, pid in got[20_000:]}) >= 3
+    assert seconds < 3.5  # 4 s one after the other, 1 s shared
+
+
 @pytest.mark.parametrize("how", BOTH)
 def test_jobs_of_different_functions(how: dict[str, Any]) -> None:
     jobs = []

@@ -140,6 +140,61 @@ def test_the_first_values_come_before_a_slow_input_ends() -> None:
 
 
 @pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("making_s", [0, 0.3])
+def test_an_input_that_needs_the_values_so_far_gets_them(
+    door: Callable[..., Any], making_s: float
+) -> None:
+    seen: list[int] = []
+    missed: list[int] = []
+
+    def made_of_what_was_seen() -> Iterator[int]:
+        for x in range(12):
+            if len(seen) < x:  # waits in vain: who could yield it waits for this element
+                missed.append(x)
+                time.sleep(2)
+            time.sleep(making_s)
+            yield x
+
+    for value in door(double, made_of_what_was_seen(), **THERE):
+        seen.append(value)
+    assert sorted(seen) == [2 * x for x in range(12)]
+    assert len(missed) <= 8, missed  # the children start, and the machine may be busy
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_small_window_lets_an_input_depend_on_values(door: Callable[..., Any]) -> None:
+    seen: list[int] = []
+
+    def strict() -> Iterator[int]:
+        for x in range(30):
+            assert len(seen) == x
+            yield x
+
+    for value in door(double, strict(), window=1, **THERE):
+        seen.append(value)
+    assert seen == [2 * x for x in range(30)]
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_values_wait_for_one_slow_element_at_most(door: Callable[..., Any]) -> None:
+    seen: list[int] = []
+    late: list[int] = []
+
+    def slow() -> Iterator[int]:
+        yield from range(500)  # so packets have become large
+        for x in range(500, 512):
+            if x > 502 and len(seen) < x - 1:
+                late.append(x)
+            time.sleep(0.2)
+            yield x
+
+    for value in door(double, slow(), **THERE):
+        seen.append(value)
+    assert sorted(seen) == [2 * x for x in range(512)]
+    assert len(late) <= 2, late  # the machine may be busy
+
+
+@pytest.mark.parametrize("door", DOORS)
 def test_values_come_in_the_order_of_the_input_or_as_they_end(
     door: Callable[..., Any], tmp_path: Path
 ) -> None:

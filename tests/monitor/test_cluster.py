@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from gridmap import grid_map
 from gridmap.core import messages as m
 from gridmap.core.spec import Resources
 from gridmap.monitor import cluster
@@ -17,6 +20,7 @@ from gridmap.monitor.transport import Received
 from gridmap.wire.keys import Connection, RunKeys
 from gridmap.wire.link import AgentLink, MonitorLink
 from tests.wire.scheduler import ProcessBackend, until
+from tests.wire.scheduler import cluster as a_cluster
 
 MIB = 1 << 20
 KEYS = RunKeys.generate()
@@ -214,3 +218,20 @@ def test_a_worker_that_does_not_read_costs_no_memory(
     agent.send(m.Results([m.Result(0, 1, 0, 5, 0.0, 0, 0)]))  # it reads after all
     wire.until(lambda: wire.heard(m.Results))
     assert not wire.transport._unread_bytes
+
+
+def test_calls_that_become_slow_all_at_once_are_shared_by_workers(tmp_path: Path) -> None:
+    def f(i: int) -> tuple[int, int]:
+        if i < 4:
+            (tmp_path / str(os.getpid())).touch()
+            while len(list(tmp_path.iterdir())) < 2:  # both have come
+                time.sleep(0.01)
+        if i >= 20_000:
+            time.sleep(0.1)
+        return i, os.getpid()
+
+    with a_cluster(ProcessBackend()):
+        got = grid_map(f, range(20_030), backend="drmaa", max_workers=2)
+    assert [i for i, _ in got] == list(range(20_030))
+    slow = [pid for _, pid in got[20_000:]]
+    assert min(slow.count(pid) for pid in {pid for _, pid in got}) >= 8

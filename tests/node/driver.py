@@ -144,6 +144,10 @@ class Driver:
         self._inbox.append((m.Work([lease]), [f for p in packets for f in p.frames]))
         return first + count
 
+    def tell(self, message: m.ToAgent) -> None:
+        """Says something to the agent."""
+        self._inbox.append((message, []))
+
     def turn(self, timeout_s: float = 0.02) -> None:
         """One turn of the loop."""
         while self._inbox:

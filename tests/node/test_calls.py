@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from gridmap import errors
-from gridmap.core.messages import Outcome
+from gridmap.core import effects as do
+from gridmap.core.messages import Key, Outcome, Recall
 from gridmap.data import Context
 from gridmap.node.calls import FLUSH_INTERVAL_S
 from tests.node.driver import Driver, alive, wait_for
@@ -187,6 +188,55 @@ def test_results_are_streamed_before_the_lease_ends(forked: Driver, tmp_path: Pa
     assert 3 not in forked.outcomes.of
     gate.touch()
     forked.until(lambda: 3 in forked.outcomes.of)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_lease_that_is_recalled_ends_after_the_call_that_runs(
+    node: Driver, tmp_path: Path, plain: bool
+) -> None:
+    gate = tmp_path / "gate"
+
+    def f(x: Any) -> tuple[int, int]:
+        time.sleep(FLUSH_INTERVAL_S)
+        wait_for(gate.exists)
+        return int(np.sum(x)), os.getpid()
+
+    elements = range(6000) if plain else (np.array([i]) for i in range(6000))
+    stop = node.lease(f, elements)
+    node.until(lambda: node.pids() and node.runtime._children[0].current == 0)
+    for count in (stop, stop - 1):  # the second one is of no lease of ours
+        node.tell(Recall([Key(0, count, node.attempt)]))
+    for _ in range(3):
+        node.turn()
+    gate.touch()
+    node.until(lambda: len(node.outcomes.of) == stop)
+    ran = [value for outcome, value in node.outcomes.of.values() if outcome is VALUE]
+    assert [value for value, _ in ran] == list(range(len(ran))) and 0 < len(ran) < 5
+    assert [node.outcomes.of[i] for i in range(len(ran), stop)] == [(RETURNED, None)] * (
+        stop - len(ran)
+    )
+    again = node.run(f, [7, 8], first=stop)
+    assert again == [(VALUE, (7, ran[0][1])), (VALUE, (8, ran[0][1]))], "the same process goes on"
+
+
+def test_a_word_to_end_another_lease_is_passed_over(forked: Driver) -> None:
+    def f(x: int) -> int:
+        time.sleep(FLUSH_INTERVAL_S)
+        return x
+
+    def end_early(first: int, attempt: int) -> None:
+        key = Key(first, 3, attempt)
+        forked.runtime._do_end_early(do.EndEarly(0, key), time.monotonic())
+
+    assert forked.run(f, [0]) == [(VALUE, 0)]
+    end_early(0, forked.attempt)  # between two leases
+    forked.lease(f, range(3), first=1)
+    forked.until(lambda: forked.runtime._children[0].current == 1)
+    end_early(0, forked.attempt)  # of the one before
+    end_early(1, forked.attempt + 1)
+    forked.until(lambda: len(forked.outcomes.of) == 4)
+    assert set(forked.outcomes.of.values()) == {(VALUE, i) for i in range(3)}
+    assert forked.run(f, [5], first=9) == [(VALUE, 5)]
 
 
 def test_without_reuse_each_lease_has_a_fresh_process(forked: Driver) -> None:
