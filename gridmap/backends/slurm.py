@@ -101,7 +101,8 @@ class SlurmBackend:
             self._log_dirs[job] = request.log_dir
             ids += [f"{job}_{number}" for number in range(count)]
             self._known.update(ids)
-        log.info("run %s: %d workers submitted: %s", request.run_tag, len(ids), fold_ids(ids))
+        jobs = list(dict.fromkeys(map(_job, ids)))
+        log.info("run %s: %d workers submitted as %s", request.run_tag, len(ids), jobs)
         return ids
 
     def _submit_array(self, request: SubmitRequest, count: int) -> str:

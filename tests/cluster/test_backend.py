@@ -25,6 +25,8 @@ from gridmap.errors import BackendError
 ENDED = {NativeState.DONE, NativeState.FAILED, NativeState.DELETED}
 END_S = 20.0
 
+pytestmark = pytest.mark.only_on("drmaa")
+
 
 @pytest.fixture
 def backend() -> Iterator[DrmaaBackend]:

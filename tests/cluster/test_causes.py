@@ -1,4 +1,4 @@
-"""What a job died of, and what is done about it, on a real Grid Engine."""
+"""What a job died of, and what is done about it, on a real scheduler."""
 
 from __future__ import annotations
 
@@ -52,6 +52,7 @@ def test_a_job_that_takes_longer_than_its_worker_may(tmp_path) -> None:
     assert len(list(tmp_path.glob("7.*"))) == 1, "another try would have taken as long"
 
 
+@pytest.mark.only_on("drmaa")
 @row(
     fault="h_rt (4 s) is exceeded, and the agent says no more (SIGSTOP)",
     where="scheduler",

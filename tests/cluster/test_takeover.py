@@ -1,10 +1,9 @@
-"""A client of a real Grid Engine is killed: another process goes on, with the workers that live."""
+"""A client of a real scheduler is killed: another process goes on, with the workers that live."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 
 import gridmap
 from tests.cluster.client import Program, eventually, queued
+from tests.cluster.scheduler import SCHEDULER
 from tests.rows import row
 
 PROGRAM = """
@@ -81,9 +81,8 @@ def test_live_workers_go_on_under_another_client(tmp_path: Path) -> None:
 )
 def test_workers_that_died_meanwhile_are_replaced(tmp_path: Path) -> None:
     info = killed(tmp_path)
-    jobs = {task.native_id.partition(".")[0] for task in queued()}
-    for job in jobs:
-        subprocess.run(["qdel", job], check=True, capture_output=True, timeout=20)
+    for array in {task.array for task in queued()}:
+        SCHEDULER.delete(array)
     eventually(lambda: not queued(), what="the workers are deleted")
 
     begun = time.monotonic()
