@@ -76,6 +76,7 @@ class SlurmBackend:
         self._log_dirs: dict[str, str] = {}
         self._clusters: set[str] = set()
         self._canceled: set[str] = set()
+        self._waits: set[str] = set()  # when it was last seen
         self._missing_since: dict[str, float] = {}
         self._in_doubt: set[str] = set()
         self._has_accounting = shutil.which("sacct") is not None
@@ -208,15 +209,27 @@ class SlurmBackend:
             if status is not None and status.state in _ENDED:
                 answer[native_id] = status
             elif now - self._missing_since.setdefault(native_id, now) >= GONE_AFTER_S:
-                answer[native_id] = NativeStatus(NativeState.FAILED, "Slurm no longer knows it")
+                answer[native_id] = self._gone(native_id)
         for native_id in asked:
             if native_id in answer:
                 answer[native_id] = self._settled(native_id, answer[native_id])
         return answer
 
+    def _gone(self, native_id: str) -> NativeStatus:
+        """Returns the ending of an element that nothing is known of any more.
+
+        One that is deleted while it waits leaves no trace (measured on Slurm 22.05).
+        """
+        if native_id in self._waits:
+            text = "deleted before it started, as it seems: Slurm no longer knows it"
+            return NativeStatus(NativeState.DELETED, text)
+        return NativeStatus(NativeState.FAILED, "Slurm no longer knows it")
+
     def _settled(self, native_id: str, status: NativeStatus) -> NativeStatus:
         """Keeps an ending, and tells what was deleted on our own request."""
         if status.state not in _ENDED:
+            waits = status.state in (NativeState.PENDING, NativeState.HELD)
+            (self._waits.add if waits else self._waits.discard)(native_id)
             return status
         if status.text.startswith("will never start"):
             self._cancel_after_failure([native_id])

@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from gridmap.backends.base import Backend, SubmitRequest
+from gridmap.backends.registry import open_backend
+from gridmap.core.spec import Resources
 from tests.cluster.scheduler import SCHEDULER, Task
 
 END_S = 20.0
@@ -75,3 +79,28 @@ def shared(tmp_path: Path) -> Path:
     folder = tmp_path / "a run: 1"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def backend() -> Iterator[Backend]:
+    opened = open_backend(SCHEDULER.backend)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def request_for(shared: Path) -> Callable[..., SubmitRequest]:
+    def make(
+        *command: str, count: int = 1, log_dir: str = str(shared), **resources: object
+    ) -> SubmitRequest:
+        return SubmitRequest(
+            run_tag=uuid.uuid4().hex,
+            name="a test",
+            command=command,
+            count=count,
+            resources=Resources(**resources),
+            log_dir=log_dir,
+            working_dir=str(shared),
+        )
+
+    return make
