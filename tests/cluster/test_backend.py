@@ -20,7 +20,7 @@ def test_more_workers_than_slots_and_all_deleted(backend, request_for) -> None:
     ids = backend.submit(request)
     assert len(set(ids)) == 8
 
-    seen = until(backend, ids, {NativeState.RUNNING, NativeState.PENDING})
+    until(backend, ids, {NativeState.RUNNING, NativeState.PENDING})
     until(backend, ids[:1], {NativeState.RUNNING})
     assert sorted(backend.find(request.run_tag)) == sorted(ids)
     assert backend.find("another") == []
