@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Mapping
 
 LOG_TAIL_BYTES = 4_000
 MISSING, LATE = 127, 124
 """Exit statuses of a command that does not exist, and of one that did not answer in time."""
 
 
-def run(*command: str, deadline_s: float, text: str = "") -> tuple[int, str]:
+def run(
+    *command: str, deadline_s: float, text: str = "", environment: Mapping[str, str] | None = None
+) -> tuple[int, str]:
     """Runs a command; returns its exit status and all that it printed.
 
     :param text: what it reads from its standard input
+    :param environment: None: this program's
     """
     try:
         done = subprocess.run(
             command,
             input=text.encode(),
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             timeout=deadline_s,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shlex
 import shutil
@@ -111,7 +112,7 @@ class SlurmBackend:
         shell = request.resources.interpreting_shell or "/bin/sh"
         # exec: the shell would not pass a warning on, nor the exit status as it is
         script = f"#!{shell}\nexec {shlex.join(request.command)}\n"
-        code, output = run(*command, deadline_s=COMMAND_S, text=script)
+        code, output = run(*command, deadline_s=COMMAND_S, text=script, environment=_environment())
         if code != 0:
             transient = may_pass(output)
             if transient:  # slurmctld may have heard it all the same
@@ -270,7 +271,9 @@ class SlurmBackend:
 
         :raises BackendError: it does not answer
         """
-        code, output = self._run("squeue", "-h", "-r", "--me", "-o", f"%i{SEPARATOR}%j")
+        alive = "PENDING,CONFIGURING,RUNNING,SUSPENDED,STOPPED"  # not those that are ending
+        words = ("-h", "-r", "--me", "-t", alive, "-o", f"%i{SEPARATOR}%j")
+        code, output = self._run("squeue", *words)
         if code != 0:
             raise BackendError(f"squeue: {_words(output)}", transient=True)
         pairs = (line.strip().partition(SEPARATOR) for line in output.splitlines())
@@ -319,6 +322,24 @@ class SlurmBackend:
 
 
 _ENDED = (NativeState.DONE, NativeState.FAILED, NativeState.DELETED)
+
+
+def _environment() -> dict[str, str]:
+    """Returns what a worker needs of this program's environment, all of which sbatch passes on.
+
+    The rest is none of Slurm's business: what jobs are to see comes over our own wire.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in _PASSED_ON or name.startswith(("LC_", "SBATCH_"))
+    }
+
+
+_PASSED_ON = frozenset({
+    "HOME", "LANG", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "SHELL", "SLURM_CLUSTERS", "SLURM_CONF",
+    "TZ", "USER", "XDG_DATA_HOME",
+})  # fmt: skip
 
 
 def _job(native_id: str) -> str:

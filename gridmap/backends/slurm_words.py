@@ -9,7 +9,7 @@ from typing import NamedTuple
 from gridmap.backends.native import DEFAULT_PAR_ENV, memory_bytes
 from gridmap.core.events import NativeState, NativeStatus
 from gridmap.core.spec import Resources
-from gridmap.errors import Cause
+from gridmap.errors import Cause, signal_name
 
 FIELDS = ("JobArrayID", "State", "Reason", "exit_code", "NodeList")
 """What squeue is asked for."""
@@ -141,9 +141,9 @@ def _status(state: str, reason: str, code: int, nodes: str, who: str) -> NativeS
         return NativeStatus(known, ", ".join(told))
     signum, exit_status = code & 0x7F, code >> 8 & 0xFF
     if signum:
-        told.append(f"signal {signum}")
+        told.append(f"ended by {signal_name(signum)}")
     elif known is NativeState.FAILED:
-        told.append(f"exit status {exit_status}")
+        told.append(f"exited with {exit_status}")
     return NativeStatus(
         known, ", ".join(told), -1 if signum else exit_status, signum, _CAUSES.get(word)
     )

@@ -196,6 +196,7 @@ class PoolRecord(Struct):
     share_at: float = -math.inf  # when, at the earliest, a lease runs late, if somebody starves
     gather_at: float = math.inf  # when to see whether more workers are wanted
     submit_not_before: float = -math.inf
+    leaving_until: float = -math.inf  # so long those that departed hold up the next submission
     submit_failures: int = 0
     submit_failing_since: float = math.inf
     poll_at: float = math.inf
@@ -223,6 +224,12 @@ class PoolRecord(Struct):
     def expected_children(self) -> int:
         """Returns how many processes for jobs there are or will be soon."""
         return (self.up + self.coming + self.requested) * self.limits.children
+
+    @property
+    def staff_at(self) -> float:
+        """When to see whether more workers are wanted."""
+        leaving_until = self.leaving_until if self.departed else -math.inf
+        return max(self.gather_at, self.submit_not_before, leaving_until)
 
 
 Lose = Callable[[WorkerRecord, Cause, str, float], None]

@@ -179,6 +179,7 @@ class Workforce:
             pool.submit_not_before = max(
                 pool.submit_not_before, now + 2 * self._policy.poll_first_s
             )
+            pool.leaving_until = now + self._policy.leaving_s
             self._polling.soon(pool, now)
 
     def gives_back_everything(self, worker: WorkerRecord, now: float) -> None:
@@ -324,7 +325,7 @@ class Workforce:
         """Returns when `keep_time` has something to do at the latest."""
         deadline = self._roster.next_reminder()
         for pool in self._pools:
-            wanted = max(pool.gather_at, pool.submit_not_before)
+            wanted = pool.staff_at
             unanswered = pool.asked_at + self._policy.submit_deadline_s
             deadline = min(deadline, wanted, unanswered, self._polling.next_deadline(pool))
         return deadline
@@ -342,7 +343,7 @@ class Workforce:
         for worker in self._roster.due(now):
             self._look_at(worker, now)
         for pool in self._pools:
-            if now >= max(pool.gather_at, pool.submit_not_before):
+            if now >= pool.staff_at:
                 pool.gather_at = math.inf
                 self._staff(pool, input_ended, now)
             self._staffing.look(pool, now)

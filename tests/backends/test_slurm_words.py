@@ -39,7 +39,7 @@ def test_what_squeue_lists() -> None:
     assert (listed["9_3"].exit_status, listed["9_3"].signal) == (3, 0)
     assert (listed["9_4"].exit_status, listed["9_4"].signal) == (-1, 11)
     assert listed["15_0"].text.startswith("will never start: ")
-    assert "PartitionConfig" in listed["15_0"].text and "on n2" in listed["9_3"].text
+    assert "PartitionConfig" in listed["15_0"].text and "on n2, exited with 3" in listed["9_3"].text
     causes = {one: status.cause for one, status in listed.items() if status.cause}
     assert causes == {
         "17_0": Cause.MEMORY, "18_0": Cause.WALLTIME, "23_7": Cause.PREEMPTED,

@@ -245,7 +245,7 @@ def test_an_interpreter_that_the_node_lacks(tmp_path, monkeypatch, arrays) -> No
     monkeypatch.setattr(sys, "executable", str(tmp_path / "nosuch" / "python"))
     began = time.monotonic()
     with pytest.raises(
-        JobNeverStarted, match="could not start it|failed 27|exit status 127"
+        JobNeverStarted, match="could not start it|failed 27|exited with 127"
     ) as caught:
         grid_map(abs, [1])
     print(f"no interpreter: {time.monotonic() - began:.1f} s")
