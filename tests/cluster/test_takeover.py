@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import gridmap
-from tests.cluster.client import Program, eventually, queued
+from tests.cluster.client import Program, eventually, queued, workers_of
 from tests.cluster.scheduler import SCHEDULER
 from tests.rows import row
 
@@ -83,7 +83,7 @@ def test_workers_that_died_meanwhile_are_replaced(tmp_path: Path) -> None:
     info = killed(tmp_path)
     for array in {task.array for task in queued()}:
         SCHEDULER.delete(array)
-    eventually(lambda: not queued(), what="the workers are deleted")
+    eventually(lambda: not queued() and not workers_of(info.id), what="the workers are deleted")
 
     begun = time.monotonic()
     values = gridmap.attach(info.id).results()
