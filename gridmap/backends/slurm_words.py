@@ -142,7 +142,7 @@ def _status(state: str, reason: str, code: int, nodes: str, who: str) -> NativeS
     signum, exit_status = code & 0x7F, code >> 8 & 0xFF
     if signum:
         told.append(f"ended by {signal_name(signum)}")
-    elif known is NativeState.FAILED:
+    elif exit_status:
         told.append(f"exited with {exit_status}")
     return NativeStatus(
         known, ", ".join(told), -1 if signum else exit_status, signum, _CAUSES.get(word)
