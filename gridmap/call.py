@@ -276,16 +276,17 @@ def _choose_backend(backend: str, local: bool, require_cluster: bool) -> str:
     from gridmap.backends import drmaa, slurm
 
     # Debian's DRMAA library can be there without its scheduler, which has to be named
-    if backend == "auto" and not os.environ.get("SGE_ROOT") and slurm.present():
+    named = any(map(os.environ.get, ("SGE_ROOT", "DRMAA_LIBRARY_PATH")))
+    if backend == "auto" and not named and slurm.present():
         return "slurm"
     reason = drmaa.why_not()
     if not reason:
         return "drmaa"
-    if backend == "auto" and slurm.present():
+    if backend == "auto" and named and slurm.present():
         return "slurm"
     if require_cluster or backend == "drmaa":
         raise DRMAANotPresentException(reason)
     if reason not in _said:  # once is enough
         _said.add(reason)
-        log.warning("no cluster, running on this machine: %s", reason)
+        log.warning("no Slurm, no Grid Engine, running on this machine: %s", reason)
     return "local"

@@ -27,6 +27,7 @@ def run(
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             timeout=deadline_s,
+            start_new_session=True,  # Ctrl-C is for the program
             check=False,
         )
     except subprocess.TimeoutExpired:

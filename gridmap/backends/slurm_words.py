@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from gridmap.backends.grid_engine import fold
 from gridmap.backends.native import DEFAULT_PAR_ENV, memory_bytes
 from gridmap.core.events import NativeState, NativeStatus
 from gridmap.core.spec import Resources
@@ -16,9 +17,11 @@ FIELDS = ("JobArrayID", "State", "Reason", "exit_code", "NodeList")
 
 SEPARATOR = "|"
 
+NEVER_STARTS = "will never start"
+
 NEVER = frozenset({
     "AccountNotAllowed", "BadConstraints", "DependencyNeverSatisfied", "InvalidAccount",
-    "InvalidQOS", "PartitionConfig", "PartitionNodeLimit", "PartitionTimeLimit", "QOSNotAllowed",
+    "InvalidQOS", "PartitionConfig", "PartitionTimeLimit", "QOSNotAllowed",
 })  # fmt: skip
 """Reasons of a job that waits and that nothing but its owner or an administrator can mend.
 
@@ -94,7 +97,7 @@ def submitted(text: str) -> tuple[str, str]:
 
     :raises ValueError: it printed something else
     """
-    for line in text.splitlines():  # there may be warnings before it
+    for line in reversed(text.splitlines()):  # there may be warnings before it
         found = re.fullmatch(r"(\d+)(?:;([\w.-]+))?", line.strip())
         if found:
             return found[1], found[2] or ""
@@ -134,19 +137,19 @@ def _status(state: str, reason: str, code: int, nodes: str, who: str) -> NativeS
         told.append(f"on {nodes}")
     if known is NativeState.PENDING:
         if reason in NEVER:
-            return NativeStatus(NativeState.FAILED, f"will never start: {', '.join(told)}")
+            return NativeStatus(NativeState.FAILED, f"{NEVER_STARTS}: {', '.join(told)}")
         if reason in _HELD:
             known = NativeState.HELD
     if known not in (NativeState.DONE, NativeState.FAILED, NativeState.DELETED):
         return NativeStatus(known, ", ".join(told))
+    if word not in ("COMPLETED", "FAILED", "CANCELLED"):  # then it is a mark of Slurm's own
+        return NativeStatus(known, ", ".join(told), cause=_CAUSES.get(word))
     signum, exit_status = code & 0x7F, code >> 8 & 0xFF
     if signum:
         told.append(f"ended by {signal_name(signum)}")
     elif exit_status:
         told.append(f"exited with {exit_status}")
-    return NativeStatus(
-        known, ", ".join(told), -1 if signum else exit_status, signum, _CAUSES.get(word)
-    )
+    return NativeStatus(known, ", ".join(told), -1 if signum else exit_status, signum)
 
 
 def fold_ids(ids: Iterable[str]) -> list[str]:
@@ -159,13 +162,7 @@ def fold_ids(ids: Iterable[str]) -> list[str]:
             numbers.append(int(element))
     folded = []
     for job, numbers in elements.items():
-        stretches: list[list[int]] = []
-        for number in sorted(numbers):
-            if stretches and stretches[-1][1] == number - 1:
-                stretches[-1][1] = number
-            else:
-                stretches.append([number, number])
-        parts = [f"{a}" if a == b else f"{a}-{b}" for a, b in stretches]
+        parts = [f"{a}" if a == b else f"{a}-{b}" for a, b in fold(numbers)]
         folded.append(f"{job}_[{','.join(parts)}]" if parts else job)
     return folded
 
@@ -179,11 +176,20 @@ HISTORIC_QUEUE = "all.q"
 """What DEFAULT_QUEUE has always been; on Slurm it stands for the cluster's own default."""
 
 
-def sbatch_options(resources: Resources) -> list[str]:
+OWN_OPTIONS = frozenset({
+    "array", "chdir", "clusters", "error", "exclude", "export", "export-file", "help", "job-name",
+    "open-mode", "output", "parsable", "quiet", "requeue", "no-requeue", "signal", "test-only",
+    "usage", "version", "wait", "wrap",
+})  # fmt: skip
+"""What GridMap says itself, or what would keep it from hearing of its workers."""
+
+
+def sbatch_options(resources: Resources, use_mem_free: bool = False) -> list[str]:
     """Returns the options that ask Slurm for these resources, hosts apart.
 
     Memory is asked for as on Grid Engine, for each slot.
 
+    :param use_mem_free: `mem_free` counts where there is no `h_vmem`
     :raises ValueError: Slurm has no word for it; the message names it
     Source: sbatch(1)
     """
@@ -195,9 +201,10 @@ def sbatch_options(resources: Resources) -> list[str]:
             raise ValueError(
                 f"par_env is {r.par_env!r}; Slurm has none: num_slots are processors of one node"
             )
-    if r.h_vmem or r.mem_free:
+    memory = r.h_vmem or (r.mem_free if use_mem_free else "")
+    if memory:
         what = "h_vmem" if r.h_vmem else "mem_free"
-        nbytes = memory_bytes(what, r.h_vmem or r.mem_free) * r.num_slots
+        nbytes = memory_bytes(what, memory) * r.num_slots
         options.append(f"--mem={-(-nbytes // (1 << 20))}M")
     if r.walltime_s:
         minutes, seconds = divmod(int(-(-r.walltime_s // 1)), 60)
@@ -220,6 +227,8 @@ def sbatch_options(resources: Resources) -> list[str]:
                 f"resources has {request!r}; on Slurm each is an option of sbatch, such as "
                 '"--constraint=fast"'
             )
+        if request[2:].partition("=")[0] in OWN_OPTIONS:
+            raise ValueError(f"resources has {request!r}, which GridMap says to sbatch itself")
         options.append(request)
     return options
 

@@ -158,8 +158,7 @@ class Workforce:
             self._leave_in_peace(worker, "is about to leave")
             pool = self._pools[worker.pool]
             if pool.limits.polled:  # it may be about to say that it was warned
-                soon = now + self._policy.poll_first_s
-                pool.submit_not_before = max(pool.submit_not_before, soon)
+                pool.hold(now, self._policy.poll_first_s, 0.0, self._policy.leaving_s)
             return
         worker.capacity = min(capacity, MOST_LEASES_PER_CHILD * worker.children)
         if worker.state is _S.UP:
@@ -180,10 +179,8 @@ class Workforce:
             self._staffing.useless(pool, f"worker {worker.id}: {reason}", now)
         elif pool.limits.polled:  # the scheduler may say that somebody deleted it
             pool.departed[worker.id] = now + self._policy.silent_after_s
-            pool.submit_not_before = max(
-                pool.submit_not_before, now + 2 * self._policy.poll_first_s
-            )
-            pool.leaving_until = now + self._policy.leaving_s
+            policy = self._policy
+            pool.hold(now, 2 * policy.poll_first_s, policy.leaving_s, policy.leaving_s)
             self._polling.soon(pool, now)
 
     def gives_back_everything(self, worker: WorkerRecord, now: float) -> None:

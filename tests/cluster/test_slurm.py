@@ -90,19 +90,23 @@ def test_a_worker_that_cannot_start_is_diagnosed(backend, request_for) -> None:
 
 
 def test_without_accounting_what_squeue_forgot_has_ended(backend, request_for, monkeypatch) -> None:
-    ids = backend.submit(request_for("/bin/sleep", "1", count=2))
+    ids = backend.submit(request_for("/bin/sleep", "100", count=2))
     until(backend, ids, {NativeState.RUNNING})
-    monkeypatch.setattr(slurm, "GONE_AFTER_S", 0.5)
-    monkeypatch.setattr(backend, "_has_accounting", False)
-    monkeypatch.setattr(backend, "_listed", lambda *which: {})
-    seen = until(backend, ids, ENDED)
+    with monkeypatch.context() as patch:
+        patch.setattr(slurm, "GONE_AFTER_S", 0.5)
+        patch.setattr(backend, "_accounting_s", 0.0)
+        patch.setattr(backend, "_listed", lambda *which: {})
+        seen = until(backend, ids, ENDED)
     assert {status.text for status in seen.values()} == {"Slurm no longer knows it"}
+    other = open_backend("slurm")
+    other.cancel(ids)
+    until(other, ids, {NativeState.DELETED})
 
 
 def test_the_accounting_knows_what_squeue_forgot(backend, request_for, monkeypatch) -> None:
     ids = backend.submit(request_for("/bin/sh", "-c", "exit 3", count=2))
     later = open_backend("slurm")
-    assert isinstance(later, SlurmBackend) and later._has_accounting
+    assert isinstance(later, SlurmBackend) and later._accounting_s > 0
     monkeypatch.setattr(slurm, "GONE_AFTER_S", 60.0)
     monkeypatch.setattr(later, "_listed", lambda *which: {})
     seen = until(later, ids, ENDED)
@@ -133,6 +137,7 @@ def test_workers_of_a_submission_that_seemed_to_fail_are_deleted(
     assert len(strays) == 2
     ids = backend.submit(request)
     eventually(lambda: set(backend.find(request.run_tag)) == set(ids), what="only the new ones")
+    until(backend, strays, {NativeState.FAILED})
     backend.cancel(ids)
     until(backend, ids, {NativeState.DELETED})
 
@@ -153,7 +158,7 @@ def test_no_commands(tmp_path, monkeypatch) -> None:
         gridmap.grid_map(abs, [1], backend="slurm")
 
 
-def test_the_record_names_no_secret_and_the_options(backend, request_for) -> None:
+def test_the_time_limit_is_slurms_too(backend, request_for) -> None:
     ids = backend.submit(request_for("/bin/sleep", "100", h_rt="0:2:0", walltime_s=120.0))
     record = subprocess.run(
         ["scontrol", "show", "job", ids[0]], capture_output=True, text=True, timeout=20, check=True

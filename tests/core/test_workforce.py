@@ -320,6 +320,19 @@ def test_who_left_warned_is_replaced_whatever_the_scheduler_does_not_say() -> No
     assert stage.sent_requests() == [0, 1]
 
 
+def test_workers_that_leave_one_after_the_other_do_not_hold_up_the_next_for_ever() -> None:
+    names = [f"w{number}" for number in range(30)]
+    stage = Stage(Limits(30, 1), jobs=100)
+    stage.start(*names)
+    for name in names[:12]:
+        stage.said(name, m.Credit(0))
+        stage.said(name, m.Bye("warned by signal 10", m.Departure.WARNED))
+        stage.wait(1)
+        if len(stage.sent_requests()) > 1:
+            break
+    assert len(stage.sent_requests()) > 1, "others are asked for while workers still leave"
+
+
 def test_workers_that_come_and_run_nothing_end_the_pool() -> None:
     stage = Stage(jobs=1, policy=Policy(startup_failures=2, num_resubmits=99))
     for worker in ("w", "v"):
