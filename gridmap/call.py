@@ -26,7 +26,7 @@ from gridmap.work import Job, whole_number
 
 log = logging.getLogger(__name__)
 
-BACKENDS = ("auto", "drmaa", "local")
+BACKENDS = ("auto", "drmaa", "slurm", "local")
 
 _said: set[str] = set()
 
@@ -254,6 +254,8 @@ def _log_folder(temp_dir: str | os.PathLike[str] | None, default: str) -> str | 
 def _choose_backend(backend: str, local: bool, require_cluster: bool) -> str:
     """Returns the backend to use; running locally for want of a cluster is said.
 
+    Where SGE_ROOT names a Grid Engine it comes first, else Slurm.
+
     :raises DRMAANotPresentException: a cluster is required and there is none
     """
     if backend not in BACKENDS:
@@ -269,16 +271,22 @@ def _choose_backend(backend: str, local: bool, require_cluster: bool) -> str:
             what = "local=True" if local else f"backend={backend!r}"
             raise ValueError(f"require_cluster=True contradicts {what}")
         return "local"
-    if backend not in BACKENDS:
+    if backend not in ("auto", "drmaa"):
         return backend
-    from gridmap.backends.drmaa import why_not
+    from gridmap.backends import drmaa, slurm
 
-    reason = why_not()
+    # Debian's DRMAA library can be there without its scheduler, which has to be named
+    named = any(map(os.environ.get, ("SGE_ROOT", "DRMAA_LIBRARY_PATH")))
+    if backend == "auto" and not named and slurm.present():
+        return "slurm"
+    reason = drmaa.why_not()
     if not reason:
         return "drmaa"
+    if backend == "auto" and named and slurm.present():
+        return "slurm"
     if require_cluster or backend == "drmaa":
         raise DRMAANotPresentException(reason)
     if reason not in _said:  # once is enough
         _said.add(reason)
-        log.warning("no cluster, running on this machine: %s", reason)
+        log.warning("no Slurm, no Grid Engine, running on this machine: %s", reason)
     return "local"

@@ -51,7 +51,7 @@ def advice() -> Iterator[None]:
         yield
     except BackendError as error:
         raise BackendError(
-            f"{error}; see whether the scheduler's own commands work here (Grid Engine: qstat), "
+            f"{error}; see whether the scheduler's own commands work here (qstat, sinfo), "
             "or pass local=True to run on this machine",
             error.transient,
         ) from error

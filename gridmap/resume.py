@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -205,5 +206,5 @@ def _inside(span: Span, of: Span) -> bool:
 
 
 def _job_number(native_id: str) -> int:
-    number = native_id.partition(".")[0]
-    return int(number) if number.isdigit() else 0
+    number = re.match(r"\d+", native_id)
+    return int(number[0]) if number else 0

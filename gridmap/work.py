@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from gridmap import conf
 from gridmap.backends.native import memory_bytes, native_specification, walltime_s
 from gridmap.core.spec import Resources
@@ -188,7 +190,9 @@ class Job:
             interpreting_shell=self.interpreting_shell or "",
             extra=tuple(self.resources),
         )
-        native_specification(wanted)
+        # an option of sbatch is checked where it is known that there is a Slurm
+        plain = [x for x in wanted.extra if not x.startswith("--")]
+        native_specification(replace(wanted, extra=tuple(plain)))
         self.retry.more_memory(wanted)  # for its errors, too
         return wanted
 

@@ -7,12 +7,12 @@ import os
 import pwd
 import shlex
 import shutil
-import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from gridmap.backends.base import SubmitRequest
+from gridmap.backends.commands import run, tail, worker_logs
 from gridmap.backends.drmaa_library import load_drmaa
 from gridmap.backends.drmaa_session import GONE_AFTER_S, NO_USAGE, SESSION, DrmaaSession
 from gridmap.backends.grid_engine import (
@@ -38,7 +38,6 @@ LONG_STRETCH = 50
 COMMAND_TIME_S = 5.0
 MOST_ACCOUNTING_S = 20.0
 """Time that a run spends in all on asking the accounting what its workers died of."""
-LOG_TAIL_BYTES = 4_000
 
 
 def present() -> bool:
@@ -53,12 +52,6 @@ def why_not() -> str:
     except DRMAANotPresentException as error:
         return str(error)
     return ""
-
-
-def worker_logs(log_dir: str, native_id: str) -> tuple[str, str]:
-    """Returns the files that hold a worker's standard output and error."""
-    stem = os.path.join(log_dir, f"worker.{native_id}")
-    return f"{stem}.out", f"{stem}.err"
 
 
 class DrmaaBackend:
@@ -258,7 +251,7 @@ class DrmaaBackend:
         if summary:
             told.append(f"qacct: {summary}")
         if job in self._log_dirs:
-            told += map(_tail, worker_logs(self._log_dirs[job], native_id))
+            told += map(tail, worker_logs(self._log_dirs[job], native_id))
         return "\n".join(filter(None, told)) or "nothing is known of it"
 
     def close(self) -> None:
@@ -345,30 +338,5 @@ def _user() -> str:
 
 
 def _run(*command: str) -> tuple[int, str]:
-    """Runs one of Grid Engine's commands; returns its exit status and output, 127 when missing."""
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=COMMAND_TIME_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return 124, f"no answer within {COMMAND_TIME_S:.0f} s"
-    except OSError as error:
-        return 127, str(error)
-    return done.returncode, done.stdout.decode(errors="replace")
-
-
-def _tail(path: str) -> str:
-    """Returns the end of a log under its name; "" when there is nothing in it."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - LOG_TAIL_BYTES))
-            text = file.read().decode(errors="replace").strip()
-    except OSError as error:
-        return f"{path}: {error.strerror}"
-    return f"{path}:\n{text}" if text else ""
+    """Runs one of Grid Engine's commands; returns its exit status and output."""
+    return run(*command, deadline_s=COMMAND_TIME_S)

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoints
 
 GROUP = "gridmap.backends"
-BUILT_IN = {"drmaa": "gridmap.backends.drmaa:DrmaaBackend"}
+BUILT_IN = {
+    "drmaa": "gridmap.backends.drmaa:DrmaaBackend",
+    "slurm": "gridmap.backends.slurm:SlurmBackend",
+}
 
 
 def backend_names() -> list[str]:

@@ -214,6 +214,8 @@ class AgentCore:
             self._heartbeat_at = now
             self._asked = dict.fromkeys(self._asked, -math.inf)
             self._outbox.repeat(now, now, out)
+            if self._draining_since is not None:
+                out.append(Say(Credit(0)))
         self._welcome, self._greeted = message, True
         self._time.told(message.walltime_s, now)
 

@@ -222,7 +222,7 @@ class Dispatcher:
         elif isinstance(message, Heartbeat):
             self._inbox.heartbeat(worker, message)
         elif isinstance(message, Credit):
-            self._force.credit(worker, message.capacity)
+            self._force.credit(worker, message.capacity, now)
         elif isinstance(message, Bye):
             self._force.leaves(worker, message, now)
 

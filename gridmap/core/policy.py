@@ -127,6 +127,7 @@ class Policy(Struct, frozen=True):
     grace_s: float = 300.0
     silent_after_s: float = 90.0
     poll_first_s: float = 1.0
+    leaving_s: float = 10.0  # so long the scheduler is given to say who ended a worker
     poll_most_s: float = 15.0
     startup_deadline_s: float = 60.0
     startup_failures: int = 3

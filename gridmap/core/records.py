@@ -196,6 +196,8 @@ class PoolRecord(Struct):
     share_at: float = -math.inf  # when, at the earliest, a lease runs late, if somebody starves
     gather_at: float = math.inf  # when to see whether more workers are wanted
     submit_not_before: float = -math.inf
+    leaving_until: float = -math.inf  # so long those that departed hold up the next submission
+    held_since: float = math.inf  # when the first of those that leave held it up
     submit_failures: int = 0
     submit_failing_since: float = math.inf
     poll_at: float = math.inf
@@ -223,6 +225,24 @@ class PoolRecord(Struct):
     def expected_children(self) -> int:
         """Returns how many processes for jobs there are or will be soon."""
         return (self.up + self.coming + self.requested) * self.limits.children
+
+    def hold(self, now: float, wait_s: float, leaving_s: float, most_s: float) -> None:
+        """Somebody leaves: others are asked for once it is known why, or a while has gone by.
+
+        However many leave one after the other: not later than `most_s` after the first of them.
+        """
+        if now > self.held_since + 2 * most_s:  # nobody was asked for then
+            self.held_since = now
+        self.held_since = min(self.held_since, now)
+        latest = self.held_since + most_s
+        self.submit_not_before = max(self.submit_not_before, min(now + wait_s, latest))
+        self.leaving_until = max(self.leaving_until, min(now + leaving_s, latest))
+
+    @property
+    def staff_at(self) -> float:
+        """When to see whether more workers are wanted."""
+        leaving_until = self.leaving_until if self.departed else -math.inf
+        return max(self.gather_at, self.submit_not_before, leaving_until)
 
 
 Lose = Callable[[WorkerRecord, Cause, str, float], None]

@@ -54,6 +54,7 @@ class Staffing:
             request, self._next_request = self._next_request, self._next_request + 1
             self._requests[request] = (pool.number, count)
             pool.requested += count
+            pool.held_since = math.inf
             pool.asked_at = min(pool.asked_at, now)
             self._emit(SubmitWorkers(request, pool.number, count))
 

@@ -152,10 +152,13 @@ class Workforce:
             else:
                 self._emit(Note("warning", f"worker {worker.id} refused: {text}"))
 
-    def credit(self, worker: WorkerRecord, capacity: int) -> None:
+    def credit(self, worker: WorkerRecord, capacity: int, now: float) -> None:
         """A worker takes so many leases from now on; with none it leaves when it is done."""
         if capacity < 1:
             self._leave_in_peace(worker, "is about to leave")
+            pool = self._pools[worker.pool]
+            if pool.limits.polled:  # it may be about to say that it was warned
+                pool.hold(now, self._policy.poll_first_s, 0.0, self._policy.leaving_s)
             return
         worker.capacity = min(capacity, MOST_LEASES_PER_CHILD * worker.children)
         if worker.state is _S.UP:
@@ -176,16 +179,16 @@ class Workforce:
             self._staffing.useless(pool, f"worker {worker.id}: {reason}", now)
         elif pool.limits.polled:  # the scheduler may say that somebody deleted it
             pool.departed[worker.id] = now + self._policy.silent_after_s
-            pool.submit_not_before = max(
-                pool.submit_not_before, now + 2 * self._policy.poll_first_s
-            )
+            policy = self._policy
+            pool.hold(now, 2 * policy.poll_first_s, policy.leaving_s, policy.leaving_s)
             self._polling.soon(pool, now)
 
     def gives_back_everything(self, worker: WorkerRecord, now: float) -> None:
         """A worker ran nothing of what it was given, several times."""
         text = f"{worker.named} gives back whatever it is given"
         self.drain(worker, text)
-        self._staffing.useless(self._pools[worker.pool], text, now)
+        if not worker.resumed:  # that one may have been on its way out
+            self._staffing.useless(self._pools[worker.pool], text, now)
 
     def _throw_out(self, worker: WorkerRecord, why: str, now: float) -> None:
         text = f"worker {worker.id} {why}"
@@ -256,10 +259,10 @@ class Workforce:
             if worker.state in ENDED:
                 self._over_after_bye(worker, status, now)
                 continue
-            worker.native = status
+            first, worker.native = worker.native.state is NativeState.UNKNOWN, status
             self._suspended_or_not(worker, status, now)
             if status.state in _OVER:
-                self._over(worker, status, now)
+                self._over(worker, status, now, before=first and worker.resumed)
             elif worker.state in COMING and status.state is not NativeState.UNKNOWN:
                 self._seen(worker, status, now)
 
@@ -295,12 +298,15 @@ class Workforce:
         elif status.state is not NativeState.RUNNING:  # back in the queue
             worker.running_since = math.inf
 
-    def _over(self, worker: WorkerRecord, status: NativeStatus, now: float) -> None:
-        """The scheduler is done with a worker; find out why if it never worked."""
+    def _over(self, worker: WorkerRecord, status: NativeStatus, now: float, before: bool) -> None:
+        """The scheduler is done with a worker; find out why if it never worked.
+
+        :param before: it was when the run was taken over: who deleted it then did not mean this
+        """
         coming = worker.state in COMING
         text = status.text or f"the scheduler says {status.state.value}"
         self._roster.end(worker, _S.GONE, text, now, _cause(status))
-        if status.state is NativeState.DELETED:
+        if status.state is NativeState.DELETED and not before:
             self._staffing.deleted(worker, text, now)
         if worker.resumed:  # it may have ended long ago, in peace
             return
@@ -324,7 +330,7 @@ class Workforce:
         """Returns when `keep_time` has something to do at the latest."""
         deadline = self._roster.next_reminder()
         for pool in self._pools:
-            wanted = max(pool.gather_at, pool.submit_not_before)
+            wanted = pool.staff_at
             unanswered = pool.asked_at + self._policy.submit_deadline_s
             deadline = min(deadline, wanted, unanswered, self._polling.next_deadline(pool))
         return deadline
@@ -342,7 +348,7 @@ class Workforce:
         for worker in self._roster.due(now):
             self._look_at(worker, now)
         for pool in self._pools:
-            if now >= max(pool.gather_at, pool.submit_not_before):
+            if now >= pool.staff_at:
                 pool.gather_at = math.inf
                 self._staff(pool, input_ended, now)
             self._staffing.look(pool, now)

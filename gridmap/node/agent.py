@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import mmap
 import os
 import select
@@ -64,6 +65,9 @@ logger = logging.getLogger(__name__)
 
 LOG_TAIL_BYTES = 4096
 SLOT_BYTES = mmap.PAGESIZE
+
+START_AGAIN_S = 0.2
+"""Until a process for which there was no memory or no descriptor is started again."""
 
 Say = Callable[[FromAgent, list[Frame]], None]
 
@@ -123,6 +127,7 @@ class AgentRuntime:
         self._deaths: dict[int, Died] = {}
         self._reserve = Reserve(MAX_TO_AGENT)
         self._unstarted: list[int] = []
+        self._unstarted_at = 0.0  # when the next of them counts as dead
         self._trees = Trees()
         self._meter = UsageMeter(self._trees)
         self._watch = UsageMeter(self._trees)  # between heartbeats
@@ -198,16 +203,16 @@ class AgentRuntime:
     def tick(self, now: float) -> None:
         """Lets the core look at the time."""
         self._neighbors.tick(now)
-        while self._unstarted:
-            number = self._unstarted.pop()
+        if self._unstarted and now >= self._unstarted_at:
+            number = self._unstarted.pop(0)
+            self._unstarted_at = now + START_AGAIN_S
             self._handle(ev.ChildDied(number, -1, 1, 0, int(Outcome.DIED)), now)
         self._handle(ev.Tick(), now)
 
     def next_deadline(self) -> float:
         """Returns when `tick` is due."""
-        if self._unstarted:
-            return 0.0
-        return min(self._core.next_deadline(), self._neighbors.next_deadline())
+        unstarted_at = self._unstarted_at if self._unstarted else math.inf
+        return min(self._core.next_deadline(), self._neighbors.next_deadline(), unstarted_at)
 
     def close(self, deadline_s: float = 5.0) -> None:
         """Ends all children and removes everything; twice does no harm."""
@@ -333,6 +338,7 @@ class AgentRuntime:
                 child = self._make_child(effect.child)
         except OSError as error:
             logger.warning("cannot start a process for jobs: %s", error)
+            self._unstarted_at = max(self._unstarted_at, now + START_AGAIN_S)
             self._unstarted.append(effect.child)
             return
         self._children[child.number] = child

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
+
+_turn = threading.Lock()
 
 
 class Reserve:
@@ -37,11 +40,12 @@ class Reserve:
     @contextlib.contextmanager
     def lent(self) -> Iterator[None]:
         """Lets go of them meanwhile."""
-        self._let_go()
-        try:
-            yield
-        finally:
-            self.fill()
+        with _turn:  # another run of this process would take them for its own reserve
+            self._let_go()
+            try:
+                yield
+            finally:
+                self.fill()
 
     def _let_go(self) -> None:
         while self._fds:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import signal
 import subprocess
 import sys
@@ -15,19 +14,16 @@ from typing import Any
 import psutil
 import pytest
 
-from gridmap.backends.grid_engine import QueuedTask, parse_qstat
+from tests.cluster.scheduler import SCHEDULER, Task
 
-USER = pwd.getpwuid(os.getuid()).pw_name
 SLOTS = 4
 END_S = 20.0
+COMMANDS = [[command] for command in SCHEDULER.commands]
 
 
-def queued() -> list[QueuedTask]:
+def queued() -> list[Task]:
     """Returns the user's tasks, without those that are being deleted."""
-    done = subprocess.run(
-        ["qstat", "-xml", "-u", USER], capture_output=True, text=True, timeout=20, check=True
-    )
-    return [task for task in parse_qstat(done.stdout) if "d" not in task.state]
+    return SCHEDULER.queued()
 
 
 def eventually(condition: Callable[[], Any], within_s: float = END_S, what: str = "") -> Any:
@@ -52,7 +48,7 @@ def processes() -> dict[int, list[str]]:
         except psutil.Error:
             continue
     found.pop(os.getpid(), None)
-    return {pid: line for pid, line in found.items() if line[:1] != ["qstat"]}
+    return {pid: line for pid, line in found.items() if line[:1] not in COMMANDS}
 
 
 def workers_of(run: str) -> dict[int, str]:
@@ -63,9 +59,8 @@ def workers_of(run: str) -> dict[int, str]:
             process = psutil.Process(pid)
             parent = process.parent()
             of_run = any(run in word for word in line)
-            if of_run and (parent is None or "sge_shepherd" in parent.name()):
-                environ = process.environ()
-                agents[pid] = f"{environ['JOB_ID']}.{environ['SGE_TASK_ID']}"
+            if of_run and (parent is None or SCHEDULER.shepherd in parent.name()):
+                agents[pid] = SCHEDULER.native_id(process.environ())
         except (psutil.Error, KeyError):
             continue
     return agents

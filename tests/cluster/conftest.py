@@ -1,36 +1,37 @@
-"""A real Grid Engine for the tests of this folder; tools/cluster_tests brings it up for them."""
+"""A real scheduler for the tests of this folder; tools/cluster_tests brings it up for them."""
 
 from __future__ import annotations
 
-import os
-import pwd
-import shutil
+import contextlib
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from gridmap.backends.grid_engine import QueuedTask, parse_qstat
+from gridmap.backends.base import Backend, SubmitRequest
+from gridmap.backends.registry import open_backend
+from gridmap.core.spec import Resources
+from tests.cluster.scheduler import SCHEDULER, Task
 
-USER = pwd.getpwuid(os.getuid()).pw_name
 END_S = 20.0
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what belongs to another scheduler: `@pytest.mark.only_on("drmaa")`."""
     here = Path(__file__).parent
+    others = []
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.cluster)
-
-
-def queued() -> list[QueuedTask]:
-    """Returns the user's tasks that the scheduler still has."""
-    done = subprocess.run(
-        ["qstat", "-xml", "-u", USER], capture_output=True, text=True, timeout=20, check=True
-    )
-    return parse_qstat(done.stdout)
+            mark = item.get_closest_marker("only_on")
+            if mark is not None and SCHEDULER.backend not in mark.args:
+                others.append(item)
+    if others:
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
 
 
 def eventually(condition: Callable[[], object], within_s: float = END_S) -> object:
@@ -47,29 +48,28 @@ def eventually(condition: Callable[[], object], within_s: float = END_S) -> obje
 
 @pytest.fixture(scope="session")
 def cluster() -> None:
-    """Fails at once, and clearly, where there is no Grid Engine to test with."""
-    if "SGE_ROOT" not in os.environ or shutil.which("qstat") is None:
-        pytest.fail("no Grid Engine here: run these tests by tools/cluster_tests")
-    done = subprocess.run(["qstat"], capture_output=True, text=True, timeout=20)
-    if done.returncode:
-        pytest.fail(f"Grid Engine does not answer: {done.stderr}")
+    """Fails at once, and clearly, where there is no scheduler to test with."""
+    if not SCHEDULER.present:
+        pytest.fail("no scheduler here: run these tests by tools/cluster_tests")
+    SCHEDULER.queued()
 
 
 @pytest.fixture(autouse=True)
 def nothing_left(cluster: None) -> Iterator[None]:
     """Sees to it that a test leaves no job behind."""
-    before = {task.native_id for task in queued()}
+    before = {task.native_id for task in SCHEDULER.queued()}
     yield
 
-    def left() -> list[QueuedTask]:
-        return [task for task in queued() if task.native_id not in before]
+    def left() -> list[Task]:
+        return [task for task in SCHEDULER.queued() if task.native_id not in before]
 
     deadline = time.monotonic() + END_S
     while left() and time.monotonic() < deadline:
         time.sleep(0.2)
     tasks = left()
-    for job in {task.native_id.partition(".")[0] for task in tasks}:
-        subprocess.run(["qdel", job], capture_output=True, timeout=20)
+    for array in {task.array for task in tasks}:
+        with contextlib.suppress(subprocess.CalledProcessError):
+            SCHEDULER.delete(array)
     assert not tasks, f"left in the queue: {tasks}"
 
 
@@ -79,3 +79,28 @@ def shared(tmp_path: Path) -> Path:
     folder = tmp_path / "a run: 1"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def backend() -> Iterator[Backend]:
+    opened = open_backend(SCHEDULER.backend)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def request_for(shared: Path) -> Callable[..., SubmitRequest]:
+    def make(
+        *command: str, count: int = 1, log_dir: str = str(shared), **resources: object
+    ) -> SubmitRequest:
+        return SubmitRequest(
+            run_tag=uuid.uuid4().hex,
+            name="a test",
+            command=command,
+            count=count,
+            resources=Resources(**resources),
+            log_dir=log_dir,
+            working_dir=str(shared),
+        )
+
+    return make

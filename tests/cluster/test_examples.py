@@ -1,4 +1,4 @@
-"""The examples, unchanged, on Grid Engine."""
+"""The examples, unchanged, on a real scheduler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs, workers and schedulers that fail, on a real Grid Engine."""
+"""Jobs, workers and schedulers that fail, on a real scheduler."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from tests.cluster.client import (
     queued,
     workers_of,
 )
+from tests.cluster.scheduler import SCHEDULER
 from tests.rows import row
 
 
@@ -152,7 +153,7 @@ def test_workers_that_are_killed_are_replaced(tmp_path, arrays, caplog) -> None:
 
 
 @row(
-    fault="a worker is deleted (qdel) before it starts, another at work",
+    fault="a worker is deleted before it starts, another at work",
     where="scheduler",
     expected="they are not replaced; the others make every value",
     bound_s=20,
@@ -164,9 +165,9 @@ def test_workers_that_are_deleted_are_not_replaced(tmp_path, arrays, caplog) -> 
     with gridmap.submit(jobs, max_workers=count) as run:
         eventually(lambda: len(begun()) == SLOTS)
         agents = eventually(lambda: len(found := workers_of(run.id)) == SLOTS and found)
-        [pending] = [task.native_id for task in queued() if "q" in task.state]
+        [pending] = [task.native_id for task in queued() if task.waits]
         for deleted in (pending, next(iter(agents.values()))):
-            subprocess.run(["qdel", deleted], check=True, capture_output=True, timeout=20)
+            SCHEDULER.delete(deleted)
             eventually(lambda deleted=deleted: f"worker {deleted} is not replaced" in caplog.text)
         gate.touch()
         assert run.results() == [n * n for n in range(count)]
@@ -196,7 +197,7 @@ def test_a_worker_that_falls_silent(tmp_path, monkeypatch, caplog) -> None:
 
 
 @row(
-    fault="all workers are deleted (qdel)",
+    fault="all workers are deleted",
     where="scheduler",
     expected="cause canceled; no others are asked for",
     bound_s=30,
@@ -205,7 +206,7 @@ def test_deleting_everything_ends_the_run(tmp_path, arrays) -> None:
     wait, begun, _ = make_gate(tmp_path)
     with gridmap.submit([Job(wait, [n]) for n in range(3)], max_workers=3) as run:
         eventually(begun)
-        subprocess.run(["qdel", arrays()[0]], check=True, capture_output=True, timeout=20)
+        SCHEDULER.delete(arrays()[0])
         began = time.monotonic()
         with pytest.raises(JobCanceled, match="were deleted from the scheduler"):
             run.results()
@@ -243,7 +244,9 @@ def test_an_interpreter_that_fails_on_the_node(tmp_path, monkeypatch, arrays) ->
 def test_an_interpreter_that_the_node_lacks(tmp_path, monkeypatch, arrays) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "nosuch" / "python"))
     began = time.monotonic()
-    with pytest.raises(JobNeverStarted, match="could not start it|failed 27") as caught:
+    with pytest.raises(
+        JobNeverStarted, match="could not start it|failed 27|exited with 127"
+    ) as caught:
         grid_map(abs, [1])
     print(f"no interpreter: {time.monotonic() - began:.1f} s")
     assert "nosuch/python" in str(caught.value)
@@ -286,16 +289,28 @@ def test_another_version_on_the_node(tmp_path, monkeypatch, arrays) -> None:
 # --- what is refused at once ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("wrong", "words"),
-    [
+REFUSED = {
+    "drmaa": [
         ({"queue": "nosuch.q"}, 'unknown queue "nosuch.q"'),
         ({"resources": ["nosuch=1"]}, 'unknown resource "nosuch"'),
         ({"num_slots": 2, "par_env": "nosuch"}, 'parallel environment "nosuch" does not exist'),
         ({"num_slots": 99}, "no suitable queues"),
         ({"white_list": ["nosuch"]}, 'can\'t resolve hostname "nosuch"'),
     ],
-)
+    "slurm": [
+        ({"queue": "nosuch"}, "invalid partition specified: nosuch"),
+        ({"resources": ["--nosuch=1"]}, "unrecognized option '--nosuch=1'"),
+        ({"resources": ["nosuch=1"]}, "each is an option of sbatch"),
+        ({"num_slots": 2, "par_env": "mpi"}, "par_env is 'mpi'; Slurm has none"),
+        ({"h_vmem": "1T"}, "Memory specification can not be satisfied"),
+        ({"gpu": 99}, "Requested node configuration is not available"),
+        ({"white_list": ["nosuch"]}, "white_list has nosuch, which Slurm does not know"),
+        ({"os_minor": "7"}, "Slurm has no such resource"),
+    ],
+}
+
+
+@pytest.mark.parametrize(("wrong", "words"), REFUSED[SCHEDULER.backend])
 def test_the_schedulers_own_words(runs, wrong, words) -> None:
     began = time.monotonic()
     with pytest.raises(BackendError) as caught:
@@ -339,6 +354,7 @@ def took(printed: str) -> float:
     return float(printed.split()[-1])
 
 
+@pytest.mark.only_on("drmaa")
 @row(
     fault="no qmaster at the submission",
     where="scheduler",
@@ -353,6 +369,7 @@ def test_no_qmaster(tmp_path, runs) -> None:
     assert not runs.exists() or not list(runs.iterdir())
 
 
+@pytest.mark.only_on("drmaa")
 def test_no_library(tmp_path) -> None:
     hidden = {"DRMAA_LIBRARY_PATH": "/nosuch/libdrmaa.so"}
     printed = Program(tmp_path, ONE_CALL, **hidden).finish()

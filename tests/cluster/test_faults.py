@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ import gridmap
 from gridmap import Job, process_jobs
 from gridmap.errors import JobException
 from tests.cluster.client import SLOTS, eventually, make_gate, processes, queued
+from tests.cluster.scheduler import SCHEDULER
 from tests.rows import Stopwatch, row
 
 GOOD = 20
@@ -276,19 +276,20 @@ def test_held(tmp_path: Path, caplog: pytest.LogCaptureFixture, stopwatch: Stopw
     with gridmap.submit([Job(wait, [n]) for n in range(SLOTS)], max_workers=SLOTS) as first:
         eventually(lambda: len(begun()) == SLOTS)
         with gridmap.submit([Job(wait, [n]) for n in (10, 11)], max_workers=2) as second:
-            ids = {task.native_id.partition(".")[0] for task in queued() if "q" in task.state}
+            ids = {task.array for task in queued() if task.waits}
             assert len(ids) == 1
             stopwatch.start()
-            subprocess.run(["qhold", *ids], check=True, capture_output=True, timeout=20)
+            SCHEDULER.hold(*ids)
             gate.touch()
             assert first.results() == [n * n for n in range(SLOTS)]
             eventually(lambda: "0 workers up, 2 pending" in caplog.text, what="it is said")
             assert not second.wait(3)
-            subprocess.run(["qrls", *ids], check=True, capture_output=True, timeout=20)
+            SCHEDULER.release(*ids)
             assert second.results() == [100, 121]
             stopwatch.stop()
 
 
+@pytest.mark.only_on("drmaa")
 @row(
     fault="s_rt (3 s) is exceeded, again and again",
     where="scheduler",

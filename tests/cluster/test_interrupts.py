@@ -1,4 +1,4 @@
-"""Runs on a real Grid Engine whose client is interrupted, terminated, ended or killed."""
+"""Runs on a real scheduler whose client is interrupted, terminated, ended or killed."""
 
 from __future__ import annotations
 

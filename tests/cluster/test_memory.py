@@ -1,4 +1,4 @@
-"""A limit on memory of one's own, on a real Grid Engine."""
+"""A limit on memory of one's own, on a real scheduler."""
 
 from __future__ import annotations
 

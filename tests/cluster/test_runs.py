@@ -1,4 +1,4 @@
-"""Whole runs on a real Grid Engine that end well."""
+"""Whole runs on a real scheduler that end well."""
 
 from __future__ import annotations
 
@@ -25,8 +25,12 @@ from tests.cluster.client import (
     queued,
     workers_of,
 )
+from tests.cluster.scheduler import SCHEDULER
 
 HOST = os.uname().nodename
+SLOTS_OF = {"drmaa": "NSLOTS", "slurm": "SLURM_CPUS_PER_TASK"}[SCHEDULER.backend]
+QUEUE_OF = {"drmaa": "QUEUE", "slurm": "SLURM_JOB_PARTITION"}[SCHEDULER.backend]
+QUEUE = {"drmaa": "all.q", "slurm": "main"}[SCHEDULER.backend]
 
 
 @pytest.fixture(autouse=True)
@@ -159,18 +163,20 @@ def test_max_workers_and_one_process_a_call(tmp_path) -> None:
 
 def test_jobs_with_different_needs_share_a_run() -> None:
     def needs():
-        return os.environ.get("NSLOTS"), os.environ.get("QUEUE"), os.environ.get("SHELL")
+        return os.environ.get(slots, "1"), os.environ.get(queue)
+
+    slots, queue = SLOTS_OF, QUEUE_OF
 
     jobs = [
         Job(needs, [], h_rt="0:1:0", copy_env=False),
-        Job(needs, [], num_slots=2, par_env="smp", queue="all.q", copy_env=False),
+        Job(needs, [], num_slots=2, par_env="smp", queue=QUEUE, copy_env=False),
         Job(needs, [], interpreting_shell="/bin/bash", name="1 odd/name", copy_env=False),
         Job(needs, [], h_rt="0:1:0", copy_env=False),
     ]
-    results = process_jobs(jobs, white_list=[HOST])
+    results = process_jobs(jobs, white_list=SCHEDULER.hosts)
     assert [result[0] for result in results] == ["1", "2", "1", "1"]
-    assert {result[1] for result in results} == {"all.q"}
-    arrays = [job.id.partition(".")[0] for job in jobs]
+    assert {result[1] for result in results} == {QUEUE}
+    arrays = [SCHEDULER.array(job.id) for job in jobs]
     assert len(set(arrays)) == 3 and arrays[0] == arrays[3]
 
 
@@ -211,15 +217,11 @@ def _nothing_secret(directory: Path) -> None:
     assert connection.stat().st_mode & 0o777 == 0o600
     content = json.loads(connection.read_text())
     secrets = [content["worker_secret"], content["server_public"], content["worker_public"]]
-    array = queued()[0].native_id.partition(".")[0]
     told = {
-        name: subprocess.run(command, capture_output=True, text=True, timeout=20).stdout
-        for name, command in {
-            "qstat": ["qstat", "-j", array],
-            "ps": ["ps", "axeww"],
-        }.items()
+        "record": SCHEDULER.record(queued()[0].array),
+        "ps": subprocess.run(["ps", "axeww"], capture_output=True, text=True, timeout=20).stdout,
     }
-    assert directory.name in told["qstat"] and directory.name in told["ps"]
+    assert directory.name in told["record"] and directory.name in told["ps"]
     for log in (directory / "logs").iterdir():
         told[log.name] = log.read_text()
     assert len(told) == 2 + 2 * SLOTS

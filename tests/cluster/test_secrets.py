@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import psutil
@@ -11,6 +10,7 @@ import pytest
 
 import gridmap
 from tests.cluster.client import eventually, make_gate, workers_of
+from tests.cluster.scheduler import SCHEDULER
 
 
 def test_the_scheduler_s_records_and_the_processes_hold_no_key(
@@ -24,10 +24,7 @@ def test_the_scheduler_s_records_and_the_processes_hold_no_key(
         told = json.loads((folder / "connection.json").read_text())
         agents = eventually(lambda: workers_of(run.id), what="an agent")
         (native_id,) = set(agents.values())
-        record = subprocess.run(
-            ["qstat", "-j", native_id.partition(".")[0]],
-            capture_output=True, text=True, timeout=20, check=True,
-        ).stdout  # fmt: skip
+        record = SCHEDULER.record(SCHEDULER.array(native_id))
         assert run.id in record  # it is the right one, with its arguments
         seen = [record]
         for pid in agents:

@@ -1,4 +1,4 @@
-"""Workers that a real Grid Engine suspends."""
+"""Workers that a real scheduler suspends."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from tests.cluster.client import eventually, make_gate, workers_of
 from tests.rows import row
 
 SILENT_S = 2.0
+
+pytestmark = pytest.mark.only_on("drmaa")  # on Slurm only an administrator may
 
 
 def qmod(option: str, native_id: str) -> None:

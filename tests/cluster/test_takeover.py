@@ -1,17 +1,17 @@
-"""A client of a real Grid Engine is killed: another process goes on, with the workers that live."""
+"""A client of a real scheduler is killed: another process goes on, with the workers that live."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
 import gridmap
-from tests.cluster.client import Program, eventually, queued
+from tests.cluster.client import Program, eventually, queued, workers_of
+from tests.cluster.scheduler import SCHEDULER
 from tests.rows import row
 
 PROGRAM = """
@@ -81,10 +81,9 @@ def test_live_workers_go_on_under_another_client(tmp_path: Path) -> None:
 )
 def test_workers_that_died_meanwhile_are_replaced(tmp_path: Path) -> None:
     info = killed(tmp_path)
-    jobs = {task.native_id.partition(".")[0] for task in queued()}
-    for job in jobs:
-        subprocess.run(["qdel", job], check=True, capture_output=True, timeout=20)
-    eventually(lambda: not queued(), what="the workers are deleted")
+    for array in {task.array for task in queued()}:
+        SCHEDULER.delete(array)
+    eventually(lambda: not queued() and not workers_of(info.id), what="the workers are deleted")
 
     begun = time.monotonic()
     values = gridmap.attach(info.id).results()

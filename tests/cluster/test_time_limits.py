@@ -1,4 +1,4 @@
-"""The end of a worker's time, and warnings of it, on a real Grid Engine."""
+"""The end of a worker's time, and warnings of it, on a real scheduler."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_job_that_takes_longer_than_its_worker_may_says_its_last_words(tmp_pat
     took = time.monotonic() - began
     print(f"h_rt=6: reported after {took:.1f} s: {caught.value}")
     error = caught.value
-    assert took < 6
+    assert took < 8, "it may take a second or two to start"
     assert (error.cause, error.attempts) == (Cause.WALLTIME, 1)
     assert "shortly before the end of its worker's time limit of 6 s" in str(error)
     assert "these were its last words" in error.log_tail
@@ -96,6 +96,7 @@ def test_short_jobs_under_a_short_limit_are_neither_lost_nor_charged(
     assert len(done) <= 16 + len(arrays()), "at most one for each worker is run again"
 
 
+@pytest.mark.only_on("drmaa")
 def test_a_first_job_that_outlives_a_soft_limit_is_out_of_time(tmp_path, notify) -> None:
     """A limit that nobody told of, as s_rt of a queue; h_rt comes late after it, qdel warns too."""
     job = Job(long_job(tmp_path), [0], resources=["s_rt=0:0:2"])
@@ -112,6 +113,7 @@ def test_a_first_job_that_outlives_a_soft_limit_is_out_of_time(tmp_path, notify)
     assert len(list(tmp_path.glob("begun.*"))) == 1
 
 
+@pytest.mark.only_on("drmaa")
 def test_a_job_that_only_the_hard_warning_meets_is_not_tried_for_ever(
     tmp_path, notify, monkeypatch
 ) -> None:
@@ -124,6 +126,7 @@ def test_a_job_that_only_the_hard_warning_meets_is_not_tried_for_ever(
     assert tries == 4, "three of them might have been for other reasons"
 
 
+@pytest.mark.only_on("drmaa")
 def test_a_deleted_worker_that_is_warned_gives_its_job_back_uncharged(
     tmp_path, notify, arrays, caplog
 ) -> None:

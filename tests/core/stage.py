@@ -89,6 +89,10 @@ class Stage:
     def polled(self, **states: ev.NativeState) -> list[Any]:
         return self.tell(ev.WorkersPolled({w: ev.NativeStatus(s) for w, s in states.items()}))
 
+    def sent_requests(self) -> list[int]:
+        """Returns the numbers of the requests for workers so far."""
+        return [effect.request for effect in of(do.SubmitWorkers, self.all)]
+
     def state(self, job: int) -> JobState:
         return self.d.jobs[job]
 

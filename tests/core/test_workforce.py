@@ -293,7 +293,44 @@ def test_a_worker_without_credit_is_leaving_and_another_comes_in_its_place() -> 
     stage.said("w", m.Credit(0))
     stage.result("w", 0)
     assert stage.assigned() == [] and stage.d.workers["w"].state is W.DRAINING
-    assert of(do.SubmitWorkers, stage.all)[-1].request == 1
+    assert not stage.sent_requests()[1:], "it may be about to say that somebody deleted it"
+    stage.wait(1.1)
+    assert stage.sent_requests() == [0, 1]
+
+
+def test_who_left_warned_is_replaced_once_the_scheduler_has_said_how_it_ended() -> None:
+    stage = Stage(jobs=3)
+    stage.start("w")
+    stage.said("w", m.Bye("warned by signal 15", m.Departure.WARNED))
+    stage.wait(5)
+    stage.polled(w=ev.NativeState.RUNNING)  # it takes its time to end
+    assert stage.sent_requests() == [0]
+    stage.polled(w=ev.NativeState.DONE)
+    stage.wait(0.1)
+    assert stage.sent_requests() == [0, 1]
+
+
+def test_who_left_warned_is_replaced_whatever_the_scheduler_does_not_say() -> None:
+    stage = Stage(jobs=3)
+    stage.start("w")
+    stage.said("w", m.Bye("warned by signal 15", m.Departure.WARNED))
+    stage.wait(9)
+    assert stage.sent_requests() == [0]
+    stage.wait(2)
+    assert stage.sent_requests() == [0, 1]
+
+
+def test_workers_that_leave_one_after_the_other_do_not_hold_up_the_next_for_ever() -> None:
+    names = [f"w{number}" for number in range(30)]
+    stage = Stage(Limits(30, 1), jobs=100)
+    stage.start(*names)
+    for name in names[:12]:
+        stage.said(name, m.Credit(0))
+        stage.said(name, m.Bye("warned by signal 10", m.Departure.WARNED))
+        stage.wait(1)
+        if len(stage.sent_requests()) > 1:
+            break
+    assert len(stage.sent_requests()) > 1, "others are asked for while workers still leave"
 
 
 def test_workers_that_come_and_run_nothing_end_the_pool() -> None:

@@ -16,6 +16,7 @@ import gridmap
 import gridmap.conf
 import gridmap.job
 from gridmap import Job, grid_map, process_jobs
+from gridmap.call import _choose_backend
 from tests.doors.functions import add, identity
 
 JOB = (
@@ -287,6 +288,30 @@ def test_no_library_means_a_warning_and_local_work(
     for options in ({"require_cluster": True}, {"backend": "drmaa"}):
         with pytest.raises(gridmap.DRMAANotPresentException, match="there is no libdrmaa"):
             grid_map(identity, [1], **options)
+
+
+@pytest.mark.parametrize(
+    ("named", "library", "slurm", "chosen"),
+    [
+        ("", "", True, "slurm"),  # Debian's library may be there without its scheduler
+        ("", "", False, "drmaa"),
+        ("SGE_ROOT", "", True, "drmaa"),
+        ("DRMAA_LIBRARY_PATH", "", True, "drmaa"),
+        ("SGE_ROOT", "there is none", True, "slurm"),
+        ("", "there is none", False, "local"),
+    ],
+)
+def test_which_cluster_is_chosen(
+    named: str, library: str, slurm: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SGE_ROOT", "DRMAA_LIBRARY_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    if named:
+        monkeypatch.setenv(named, "/somewhere")
+    monkeypatch.setattr("gridmap.backends.drmaa.why_not", lambda: library)
+    monkeypatch.setattr("gridmap.backends.slurm.present", lambda: slurm)
+    assert _choose_backend("auto", local=False, require_cluster=False) == chosen
+    assert _choose_backend("slurm", local=False, require_cluster=True) == "slurm"
 
 
 def test_a_job_can_be_pickled_and_copied() -> None:

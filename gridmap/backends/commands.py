@@ -1,0 +1,55 @@
+"""A scheduler's commands, and the logs of its workers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+
+LOG_TAIL_BYTES = 4_000
+MISSING, LATE = 127, 124
+"""Exit statuses of a command that does not exist, and of one that did not answer in time."""
+
+
+def run(
+    *command: str, deadline_s: float, text: str = "", environment: Mapping[str, str] | None = None
+) -> tuple[int, str]:
+    """Runs a command; returns its exit status and all that it printed.
+
+    :param text: what it reads from its standard input
+    :param environment: None: this program's
+    """
+    try:
+        done = subprocess.run(
+            command,
+            input=text.encode(),
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=deadline_s,
+            start_new_session=True,  # Ctrl-C is for the program
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return LATE, f"no answer within {deadline_s:.0f} s"
+    except OSError as error:
+        return MISSING, str(error)
+    return done.returncode, done.stdout.decode(errors="replace")
+
+
+def worker_logs(log_dir: str, native_id: str) -> tuple[str, str]:
+    """Returns the files that hold a worker's standard output and error."""
+    stem = os.path.join(log_dir, f"worker.{native_id}")
+    return f"{stem}.out", f"{stem}.err"
+
+
+def tail(path: str) -> str:
+    """Returns the end of a log under its name; "" when there is nothing in it."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - LOG_TAIL_BYTES))
+            text = file.read().decode(errors="replace").strip()
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    return f"{path}:\n{text}" if text else ""

@@ -1,0 +1,239 @@
+"""Slurm's words: what its commands print, read, and resources in the options of sbatch. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from gridmap.backends.grid_engine import fold
+from gridmap.backends.native import DEFAULT_PAR_ENV, memory_bytes
+from gridmap.core.events import NativeState, NativeStatus
+from gridmap.core.spec import Resources
+from gridmap.errors import Cause, signal_name
+
+FIELDS = ("JobArrayID", "State", "Reason", "exit_code", "NodeList")
+"""What squeue is asked for."""
+
+SEPARATOR = "|"
+
+NEVER_STARTS = "will never start"
+
+NEVER = frozenset({
+    "AccountNotAllowed", "BadConstraints", "DependencyNeverSatisfied", "InvalidAccount",
+    "InvalidQOS", "PartitionConfig", "PartitionTimeLimit", "QOSNotAllowed",
+})  # fmt: skip
+"""Reasons of a job that waits and that nothing but its owner or an administrator can mend.
+
+Source: squeue(1) "JOB REASON CODES"; tried on Slurm 22.05
+"""
+
+_STATES = {
+    "PENDING": NativeState.PENDING,
+    "REQUEUED": NativeState.PENDING,
+    "REQUEUE_FED": NativeState.PENDING,
+    "REQUEUE_HOLD": NativeState.HELD,
+    "SPECIAL_EXIT": NativeState.HELD,
+    "RESV_DEL_HOLD": NativeState.HELD,
+    "CONFIGURING": NativeState.RUNNING,
+    "RUNNING": NativeState.RUNNING,
+    "RESIZING": NativeState.RUNNING,
+    "SIGNALING": NativeState.RUNNING,
+    "COMPLETING": NativeState.RUNNING,
+    "STAGE_OUT": NativeState.RUNNING,
+    "STOPPED": NativeState.SUSPENDED,
+    "SUSPENDED": NativeState.SUSPENDED,
+    "COMPLETED": NativeState.DONE,
+    "CANCELLED": NativeState.DELETED,
+    "BOOT_FAIL": NativeState.FAILED,
+    "DEADLINE": NativeState.FAILED,
+    "FAILED": NativeState.FAILED,
+    "NODE_FAIL": NativeState.FAILED,
+    "OUT_OF_MEMORY": NativeState.FAILED,
+    "PREEMPTED": NativeState.FAILED,
+    "TIMEOUT": NativeState.FAILED,
+}
+"""Source: squeue(1) "JOB STATE CODES" """
+
+_CAUSES = {
+    "OUT_OF_MEMORY": Cause.MEMORY,
+    "TIMEOUT": Cause.WALLTIME,
+    "DEADLINE": Cause.WALLTIME,
+    "PREEMPTED": Cause.PREEMPTED,
+}
+
+_HELD = ("JobHeldUser", "JobHeldAdmin", "JobHold")
+
+_PASSING = (
+    "socket timed out", "unable to contact slurm controller", "connection refused",
+    "connection reset", "temporarily unable to accept", "resource temporarily unavailable",
+    "zero bytes were transmitted", "slurmctld is in standby", "in standby mode",
+    "communication connection failure", "no answer within", "try again later",
+)  # fmt: skip
+"""Parts of messages after which the same command may succeed later."""
+
+_UNKNOWN = "invalid job id specified"
+
+
+class Listed(NamedTuple):
+    """One element of an array that squeue or sacct lists."""
+
+    native_id: str
+    status: NativeStatus
+
+
+def may_pass(text: str) -> bool:
+    """Returns whether what a command said is a trouble that may pass."""
+    return any(part in text.lower() for part in _PASSING)
+
+
+def knows_none(text: str) -> bool:
+    """Returns whether squeue said that it knows none of the jobs."""
+    return _UNKNOWN in text.lower()
+
+
+def submitted(text: str) -> tuple[str, str]:
+    """Returns the job and the cluster ("" for the only one) of `sbatch --parsable`.
+
+    :raises ValueError: it printed something else
+    """
+    for line in reversed(text.splitlines()):  # there may be warnings before it
+        found = re.fullmatch(r"(\d+)(?:;([\w.-]+))?", line.strip())
+        if found:
+            return found[1], found[2] or ""
+    raise ValueError(f"sbatch printed {text.strip()!r}, and no job id")
+
+
+def parse_squeue(text: str) -> Iterator[Listed]:
+    """Yields each element in the output of squeue with FIELDS."""
+    for line in text.splitlines():
+        words = line.split(SEPARATOR)
+        if len(words) > len(FIELDS) and re.fullmatch(r"\d+(_\d+)?", words[0].strip()):
+            native_id, state, reason, code, nodes = (word.strip() for word in words[: len(FIELDS)])
+            yield Listed(native_id, _status(state, reason, _wait_status(code), nodes, "squeue"))
+
+
+def parse_sacct(text: str) -> Iterator[Listed]:
+    """Yields each element in the output of `sacct -P -n -X -o JobID,State,ExitCode,NodeList`."""
+    for line in text.splitlines():
+        words = [word.strip() for word in line.split(SEPARATOR)]
+        if len(words) == 4 and re.fullmatch(r"\d+(_\d+)?", words[0]):
+            exit_status, _, signum = words[2].partition(":")
+            code = int(exit_status or 0) << 8 | int(signum or 0)
+            yield Listed(words[0], _status(words[1], "", code, words[3], "sacct"))
+
+
+def _wait_status(text: str) -> int:
+    return int(text) if text.isdecimal() else 0
+
+
+def _status(state: str, reason: str, code: int, nodes: str, who: str) -> NativeStatus:
+    word = state.split(" ")[0].rstrip("+")  # "CANCELLED by 1000"
+    known = _STATES.get(word, NativeState.UNKNOWN)
+    told = [f"{who} says {state}"]
+    if reason not in ("", "None"):
+        told.append(f"reason {reason}")
+    if nodes:
+        told.append(f"on {nodes}")
+    if known is NativeState.PENDING:
+        if reason in NEVER:
+            return NativeStatus(NativeState.FAILED, f"{NEVER_STARTS}: {', '.join(told)}")
+        if reason in _HELD:
+            known = NativeState.HELD
+    if known not in (NativeState.DONE, NativeState.FAILED, NativeState.DELETED):
+        return NativeStatus(known, ", ".join(told))
+    if word not in ("COMPLETED", "FAILED", "CANCELLED"):  # then it is a mark of Slurm's own
+        return NativeStatus(known, ", ".join(told), cause=_CAUSES.get(word))
+    signum, exit_status = code & 0x7F, code >> 8 & 0xFF
+    if signum:
+        told.append(f"ended by {signal_name(signum)}")
+    elif exit_status:
+        told.append(f"exited with {exit_status}")
+    return NativeStatus(known, ", ".join(told), -1 if signum else exit_status, signum)
+
+
+def fold_ids(ids: Iterable[str]) -> list[str]:
+    """Returns elements of arrays in the words of scancel: "12_[1-3,7]"."""
+    elements: dict[str, list[int]] = {}
+    for native_id in ids:
+        job, _, element = native_id.partition("_")
+        numbers = elements.setdefault(job, [])
+        if element:
+            numbers.append(int(element))
+    folded = []
+    for job, numbers in elements.items():
+        parts = [f"{a}" if a == b else f"{a}-{b}" for a, b in fold(numbers)]
+        folded.append(f"{job}_[{','.join(parts)}]" if parts else job)
+    return folded
+
+
+# --- options --------------------------------------------------------------------------------------
+
+_NAME = re.compile(r"[A-Za-z0-9_.,:@=+/()\[\]*&|!-]+")
+
+
+HISTORIC_QUEUE = "all.q"
+"""What DEFAULT_QUEUE has always been; on Slurm it stands for the cluster's own default."""
+
+
+OWN_OPTIONS = frozenset({
+    "array", "chdir", "clusters", "error", "exclude", "export", "export-file", "help", "job-name",
+    "open-mode", "output", "parsable", "quiet", "requeue", "no-requeue", "signal", "test-only",
+    "usage", "version", "wait", "wrap",
+})  # fmt: skip
+"""What GridMap says itself, or what would keep it from hearing of its workers."""
+
+
+def sbatch_options(resources: Resources, use_mem_free: bool = False) -> list[str]:
+    """Returns the options that ask Slurm for these resources, hosts apart.
+
+    Memory is asked for as on Grid Engine, for each slot.
+
+    :param use_mem_free: `mem_free` counts where there is no `h_vmem`
+    :raises ValueError: Slurm has no word for it; the message names it
+    Source: sbatch(1)
+    """
+    r = resources
+    options = []
+    if r.num_slots > 1:
+        options.append(f"--cpus-per-task={r.num_slots}")
+        if r.par_env not in ("", DEFAULT_PAR_ENV):
+            raise ValueError(
+                f"par_env is {r.par_env!r}; Slurm has none: num_slots are processors of one node"
+            )
+    memory = r.h_vmem or (r.mem_free if use_mem_free else "")
+    if memory:
+        what = "h_vmem" if r.h_vmem else "mem_free"
+        nbytes = memory_bytes(what, memory) * r.num_slots
+        options.append(f"--mem={-(-nbytes // (1 << 20))}M")
+    if r.walltime_s:
+        minutes, seconds = divmod(int(-(-r.walltime_s // 1)), 60)
+        options.append(f"--time={minutes}:{seconds:02d}")
+    if r.queue and r.queue != HISTORIC_QUEUE:
+        options.append(f"--partition={_checked('queue', r.queue)}")
+    if r.project:
+        options.append(f"--account={_checked('project', r.project)}")
+    if r.gpu:
+        options.append(f"--gpus={r.gpu}")
+    for what, value in (("os_distribution", r.os_distribution), ("os_minor", r.os_minor)):
+        if value:
+            raise ValueError(
+                f"{what} is {value!r}; Slurm has no such resource: ask for the features of your "
+                'nodes, with resources=["--constraint=..."]'
+            )
+    for request in r.extra:
+        if not re.fullmatch(r"--[a-z][a-z-]*(=[^\n\0]*)?", request):
+            raise ValueError(
+                f"resources has {request!r}; on Slurm each is an option of sbatch, such as "
+                '"--constraint=fast"'
+            )
+        if request[2:].partition("=")[0] in OWN_OPTIONS:
+            raise ValueError(f"resources has {request!r}, which GridMap says to sbatch itself")
+        options.append(request)
+    return options
+
+
+def _checked(what: str, value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError(f"{what} is {value!r}; no partition or account of Slurm is called that")
+    return value

@@ -1,0 +1,127 @@
+"""What Slurm's commands print, and what sbatch is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from gridmap.backends import slurm_words as words
+from gridmap.core.events import NativeState as S
+from gridmap.core.spec import Resources
+from gridmap.errors import Cause
+
+# as Slurm 22.05 printed it
+LISTED = """\
+9_2|PENDING|JobArrayTaskLimit|0||
+9_1|RUNNING|None|0|n1|
+9_3|FAILED|NonZeroExitCode|768|n2|
+9_4|FAILED|NonZeroExitCode|11|n2|
+15_0|PENDING|PartitionConfig|0||
+16_0|PENDING|JobHeldUser|0||
+17_0|OUT_OF_MEMORY|OutOfMemory|125|n1|
+18_0|TIMEOUT|TimeLimit|1|n1|
+19_0|COMPLETED|None|0|n1|
+20|CANCELLED|None|0|n1|
+21_7|NODE_FAIL|NodeDown|1|n2|
+22_7|COMPLETING|None|0|n2|
+23_7|PREEMPTED|None|0|n2|
+24_7|SOMETHING_NEW|None|0|n2|
+"""
+
+
+def test_what_squeue_lists() -> None:
+    listed = {one.native_id: one.status for one in words.parse_squeue("CLUSTER: one\n" + LISTED)}
+    states = {native_id: status.state for native_id, status in listed.items()}
+    assert states == {
+        "9_2": S.PENDING, "9_1": S.RUNNING, "9_3": S.FAILED, "9_4": S.FAILED, "15_0": S.FAILED,
+        "16_0": S.HELD, "17_0": S.FAILED, "18_0": S.FAILED, "19_0": S.DONE, "20": S.DELETED,
+        "21_7": S.FAILED, "22_7": S.RUNNING, "23_7": S.FAILED, "24_7": S.UNKNOWN,
+    }  # fmt: skip
+    assert (listed["9_3"].exit_status, listed["9_3"].signal) == (3, 0)
+    assert (listed["9_4"].exit_status, listed["9_4"].signal) == (-1, 11)
+    assert listed["15_0"].text.startswith("will never start: ")
+    assert "PartitionConfig" in listed["15_0"].text and "on n2, exited with 3" in listed["9_3"].text
+    causes = {one: status.cause for one, status in listed.items() if status.cause}
+    assert causes == {
+        "17_0": Cause.MEMORY, "18_0": Cause.WALLTIME, "23_7": Cause.PREEMPTED,
+    }  # fmt: skip
+
+
+def test_what_the_accounting_says() -> None:
+    text = "9_3|FAILED|3:0|n1\n9_4|CANCELLED by 1001|0:15|n1\n9_[5-7]|PENDING|0:0|None assigned\n"
+    listed = {one.native_id: one.status for one in words.parse_sacct(text)}
+    assert listed.keys() == {"9_3", "9_4"}
+    assert (listed["9_3"].state, listed["9_3"].exit_status) == (S.FAILED, 3)
+    assert (listed["9_4"].state, listed["9_4"].signal) == (S.DELETED, 15)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("12\n", ("12", "")),
+        ("12;far-away\n", ("12", "far-away")),
+        ("sbatch: warning: be careful\n12\n", ("12", "")),
+    ],
+)
+def test_the_job_that_sbatch_made(text: str, answer: tuple[str, str]) -> None:
+    assert words.submitted(text) == answer
+
+
+def test_an_answer_without_a_job() -> None:
+    with pytest.raises(ValueError, match="'welcome'"):
+        words.submitted("welcome\n")
+
+
+def test_which_troubles_may_pass() -> None:
+    down = "Unable to contact slurm controller (connect failure)"
+    assert words.may_pass(f"sbatch: error: Batch job submission failed: {down}")
+    assert words.may_pass("slurm_load_jobs error: Socket timed out on send/recv operation")
+    assert not words.may_pass("sbatch: error: invalid partition specified: nosuch")
+    assert words.knows_none("slurm_load_jobs error: Invalid job id specified")
+
+
+def test_elements_are_folded() -> None:
+    ids = ["12_3", "12_1", "12_2", "12_7", "13", "14_0"]
+    assert words.fold_ids(ids) == ["12_[1-3,7]", "13", "14_[0]"]
+
+
+@pytest.mark.parametrize(
+    ("resources", "options"),
+    [
+        (Resources(), []),
+        (Resources(queue="all.q", par_env="smp"), []),
+        (Resources(queue="long", project="physics"), ["--partition=long", "--account=physics"]),
+        (Resources(num_slots=4, par_env="smp"), ["--cpus-per-task=4"]),
+        (Resources(h_vmem="2G", mem_free="1G"), ["--mem=2048M"]),
+        (Resources(mem_free="1G"), []),
+        (Resources(h_vmem="2G", num_slots=3), ["--cpus-per-task=3", "--mem=6144M"]),
+        (Resources(h_rt="1:0:0", walltime_s=3600.0), ["--time=60:00"]),
+        (Resources(h_rt="90", walltime_s=89.5), ["--time=1:30"]),
+        (Resources(gpu=2), ["--gpus=2"]),
+        (Resources(extra=("--constraint=a&b", "--exclusive")), ["--constraint=a&b", "--exclusive"]),
+    ],
+)
+def test_options_of_sbatch(resources: Resources, options: list[str]) -> None:
+    assert words.sbatch_options(resources) == options
+
+
+def test_mem_free_counts_where_the_cluster_takes_it() -> None:
+    assert words.sbatch_options(Resources(mem_free="1000000"), use_mem_free=True) == ["--mem=1M"]
+
+
+@pytest.mark.parametrize(
+    ("resources", "message"),
+    [
+        (Resources(num_slots=2, par_env="mpi"), "par_env is 'mpi'"),
+        (Resources(os_distribution="debian"), "os_distribution is 'debian'"),
+        (Resources(os_minor="7"), "os_minor is '7'"),
+        (Resources(extra=("h_fsize=1G",)), "resources has 'h_fsize=1G'"),
+        (Resources(extra=("--comment=x\ny",)), "resources has"),
+        (Resources(extra=("--array=0-3",)), "which GridMap says to sbatch itself"),
+        (Resources(extra=("--wait",)), "which GridMap says to sbatch itself"),
+        (Resources(queue="two words"), "queue is 'two words'"),
+        (Resources(project="-x;y"), "project is '-x;y'"),
+    ],
+)
+def test_what_slurm_has_no_words_for(resources: Resources, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        words.sbatch_options(resources)
