@@ -288,5 +288,5 @@ def _choose_backend(backend: str, local: bool, require_cluster: bool) -> str:
         raise DRMAANotPresentException(reason)
     if reason not in _said:  # once is enough
         _said.add(reason)
-        log.warning("no Slurm, no Grid Engine, running on this machine: %s", reason)
+        log.warning("no cluster, running on this machine: no Slurm, and %s", reason)
     return "local"

@@ -206,7 +206,7 @@ class SlurmBackend:
             if strays:
                 log.info("run %s: %s came of a submission that seemed to fail", run_tag, strays)
                 self._strays |= strays
-                self._scancel(strays)
+                self._scancel(sorted(strays))
 
     def _cancel_after_failure(self, ids: Sequence[str]) -> bool:
         """Deletes workers that nobody is told of; returns whether that was possible."""
