@@ -14,14 +14,15 @@ SAY     = @printf '\n=== %s\n'
 # Tests start thousands of processes, and none of them should compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint unit simulate cluster faults chaos bench bench-local bench-cluster bench-scale bench-report bench-smoke clean
+.PHONY: help demo test lint unit simulate cluster slurm faults chaos bench bench-local bench-cluster bench-scale bench-report bench-smoke clean
 help:
 	@echo 'make demo     installs GridMap in $(VENV) and counts words with it, on this machine'
 	@echo 'make test     checks and tests everything; says what it skipped'
 	@echo 'make lint     ruff, mypy, lint-imports'
 	@echo 'make unit     the tests that need no cluster'
 	@echo 'make simulate 20,000 random histories of a cluster, without one'
-	@echo 'make cluster  the tests on a real Grid Engine and a real Slurm (Debian, root)'
+	@echo 'make cluster  the tests on a real Grid Engine (Debian, root)'
+	@echo 'make slurm    the same on a real Slurm (Debian, root)'
 	@echo 'make faults   the fault matrix: breaks things on one and on three hosts (Debian, root; 27 min)'
 	@echo 'make chaos    random faults on three hosts: SEED=1 CHAOS_S=600 CHAOS_CALLS=20000'
 	@echo 'make bench    measures all there is in docs/performance.rst (1 h): bench-local beside its peers,'
@@ -55,8 +56,10 @@ simulate: $(VENV)/.installed-test
 
 cluster: $(VENV)/.installed-test
 	tools/cluster_tests
-	SCHEDULER=slurm tools/cluster_tests
 	tools/fault_tests -m 'not slow'
+
+slurm: $(VENV)/.installed-test
+	SCHEDULER=slurm tools/cluster_tests
 
 # Each part runs, whatever the one before has come to; what they measured is in docs/faults.json then.
 RECORD := $(VENV)/faults.record

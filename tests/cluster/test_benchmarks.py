@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.only_on("drmaa")
 def test_the_benchmarks_run(root: Path, tmp_path: Path) -> None:
     file = tmp_path / "performance.json"
     done = subprocess.run(
