@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from gridmap.job import grid_map as grid_map
     from gridmap.job import process_jobs as process_jobs
     from gridmap.job import submit as submit
+    from gridmap.resources import Resources as Resources
     from gridmap.retry import Retry as Retry
     from gridmap.run import Run as Run
 
@@ -81,6 +82,7 @@ _HOMES = {
         "gridmap.job",
     ),
     **dict.fromkeys(("RunInfo", "attach", "runs"), "gridmap.earlier"),
+    "Resources": "gridmap.resources",
     "Retry": "gridmap.retry",
     "Run": "gridmap.run",
     **dict.fromkeys(
