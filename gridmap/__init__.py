@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from gridmap.earlier import runs as runs
     from gridmap.errors import BackendError as BackendError
     from gridmap.errors import Cause as Cause
+    from gridmap.errors import ConfigError as ConfigError
     from gridmap.errors import DRMAANotPresentException as DRMAANotPresentException
     from gridmap.errors import GridMapError as GridMapError
     from gridmap.errors import JobCanceled as JobCanceled
@@ -86,6 +87,7 @@ _HOMES = {
         (
             "BackendError",
             "Cause",
+            "ConfigError",
             "DRMAANotPresentException",
             "GridMapError",
             "JobCanceled",
