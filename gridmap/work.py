@@ -11,7 +11,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from gridmap import conf
-from gridmap.backends.native import memory_bytes, native_specification, walltime_s
+from gridmap.backends.native import memory_bytes, walltime_s
+from gridmap.backends.options import native_specification
 from gridmap.core.spec import Resources
 from gridmap.errors import Cause
 from gridmap.retry import Retry, as_exceptions, as_retry

@@ -25,7 +25,8 @@ from gridmap.backends.grid_engine import (
     queue_summary,
     state_of,
 )
-from gridmap.backends.native import is_of_run, job_name, native_specification
+from gridmap.backends.native import is_of_run, job_name
+from gridmap.backends.options import native_specification
 from gridmap.core.events import NativeState, NativeStatus
 from gridmap.errors import BackendError, DRMAANotPresentException
 

@@ -18,6 +18,7 @@ from gridmap.backends.commands import (
     worker_logs,
 )
 from gridmap.backends.native import is_of_run, job_name
+from gridmap.backends.options import SLURM, render
 from gridmap.backends.slurm_words import (
     FIELDS,
     SEPARATOR,
@@ -26,7 +27,6 @@ from gridmap.backends.slurm_words import (
     may_pass,
     parse_sacct,
     parse_squeue,
-    sbatch_options,
     submitted,
 )
 from gridmap.core.events import NativeStatus
@@ -116,7 +116,7 @@ class SlurmBackend(BackendByCommands):
         :raises BackendError: Slurm has no words for what is wanted
         """
         try:
-            options = sbatch_options(request.resources, self._use_mem_free)
+            options = render(SLURM, request.resources, self._use_mem_free)
         except ValueError as error:
             raise BackendError(str(error)) from error
         if request.resources.walltime_s is None:
