@@ -23,15 +23,16 @@ Entries = dict["Keys", "Entry"]
 LATELY_S = 0.05
 """Where jobs are made one after the other, files are looked for so often."""
 
-SAME = {
-    "num_slots": "slots",
-    "h_vmem": "memory",
-    "h_rt": "walltime",
-    "gpu": "gpus",
-    "queue": "queue",
-    "project": "project",
-    "white_list": "hosts",
-}
+SAME = (
+    ("num_slots", "slots"),
+    ("h_vmem", "memory"),
+    ("mem_free", "memory"),
+    ("h_rt", "walltime"),
+    ("gpu", "gpus"),
+    ("queue", "queue"),
+    ("project", "project"),
+    ("white_list", "hosts"),
+)
 """Arguments, and the fields of Resources that say the same."""
 
 INSTEAD = {
@@ -103,10 +104,11 @@ def _filled(
         entries.pop((name,), None)
         for other in INSTEAD.get(name, ()) if value else ():
             entries.pop((other,), None)
-        if name in SAME:
-            entries.pop(("resources", SAME[name]), None)
-    for name, field in SAME.items():
-        if field in _said_fields(said.get("resources")):
+    of_resources = _said_fields(said.get("resources"))
+    for name, field in SAME:
+        if name in said:
+            entries.pop(("resources", field), None)
+        if field in of_resources:
             entries.pop((name,), None)
     filled = {**given, **{keys[0]: entry.value for keys, entry in entries.items() if not keys[1:]}}
     for name, make in _TABLES.items():
@@ -171,7 +173,7 @@ def _is_resources(value: Any) -> bool:
 def _resources_class() -> Any:
     import gridmap
 
-    return gridmap.Resources  # type: ignore[attr-defined]
+    return gridmap.Resources
 
 
 _TABLES: dict[str, Callable[[dict[str, Any], Any], Any]] = {

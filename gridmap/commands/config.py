@@ -192,7 +192,7 @@ def _said(row: Row) -> str:
         return f"{where} (profile {row['name']})" if "name" in row else where
     if row["source"] == "environment":
         return f"environment variable {row['name']}"
-    return row.get("name", row["source"])
+    return str(row.get("name", row["source"]))
 
 
 def _table(rows: list[tuple[str, str, str]]) -> Iterator[str]:

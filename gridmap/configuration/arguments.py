@@ -39,7 +39,7 @@ def _any_path(value: str) -> bool:
 
 def _description(value: str) -> bool:
     """Returns whether a backend is a file that describes it."""
-    return "/" in value or value.endswith(".toml")
+    return value.endswith(".toml")
 
 
 FLAG = Shape((bool,))
@@ -53,7 +53,7 @@ AMOUNT = Shape((str, int))  # with a unit as a text, without one as bytes or sec
 RESOURCES: Mapping[str, Shape] = {
     "slots": POSITIVE,
     "memory": AMOUNT,
-    "walltime": AMOUNT,
+    "walltime": Shape((str, int, float)),
     "gpus": COUNT,
     "queue": TEXT,
     "project": TEXT,

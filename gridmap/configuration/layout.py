@@ -102,9 +102,9 @@ class _Checker:
         for name in self._document.data:
             if name not in TABLES:
                 self._fail((name,), "there is no such table", TABLES)
+        settings = self._settings_in(("settings",))
         profiles = {name: self._profile(name) for name in self._names("profiles")}
         backends = {name: self._backend(name) for name in self._names("backends")}
-        settings = self._settings_in(("settings",))
         return Layer(self._document, settings, profiles, backends, self._variables)
 
     def _settings_in(self, keys: Keys) -> dict[str, Entry]:
@@ -140,12 +140,13 @@ class _Checker:
         entry = self._entry(keys, value, shape)
         if not isinstance(value, dict):
             return {keys[2:]: entry}
-        entries = {}
+        entries: dict[Keys, Entry] = {}
         for name, part in value.items():
             if shape.fields is not None and name not in shape.fields:
                 self._fail((*keys, name), "there is no such key", shape.fields)
             of_part = Shape((str,)) if shape.fields is None else shape.fields[name]
-            entries[(*keys[2:], name)] = self._entry((*keys, name), part, of_part)
+            below = (*keys[2:], name)
+            entries[below] = self._entry((*keys, name), part, of_part)
         return entries
 
     def _backend(self, name: str) -> Entry:
@@ -207,10 +208,9 @@ class _Checker:
     def _fail(self, keys: Keys, what: str, allowed: Any = ()) -> NoReturn:
         from difflib import get_close_matches
 
-        near = get_close_matches(keys[-1], list(allowed), 1)
-        if near:
-            what += f"; did you mean {near[0]}?"
         if allowed:
+            near = get_close_matches(keys[-1], list(allowed), 1)
+            what += f"; did you mean {near[0]}?" if near else "."
             what += f" There are: {', '.join(allowed)}"
         path, line = self._document.path, self._document.line(keys)
         where = f"{path}:{line}" if line else path

@@ -32,13 +32,13 @@ def why_not(path: str, status: os.stat_result) -> str:
     return ""
 
 
-def _trusted() -> tuple[int, int]:
+def _trusted() -> tuple[int, ...]:
     return (os.geteuid(), 0)
 
 
 def _belongs(status: os.stat_result) -> str:
-    ours, theirs = _user(os.geteuid()), _user(status.st_uid)
-    return f"{theirs}, and only files of {ours} and of root are read"
+    trusted = " and of ".join(dict.fromkeys(map(_user, _trusted())))
+    return f"{_user(status.st_uid)}, and only files of {trusted} are read"
 
 
 def _user(uid: int) -> str:
