@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from gridmap import conf
 from gridmap.errors import ConfigError
+from gridmap.resources import Resources
+from gridmap.retry import Retry
 
 if TYPE_CHECKING:
     from gridmap.configuration.layout import Entry, Keys
@@ -139,41 +141,23 @@ def _environment(values: dict[str, Any], said: Any) -> Any:
 
 
 def _retry(values: dict[str, Any], said: Any) -> Any:
-    from gridmap.retry import Retry
-
     return Retry(**values) if said is None else said
 
 
 def _resources(values: dict[str, Any], said: Any) -> Any:
     """Returns Resources; where the call has some, too, each field of theirs wins."""
-    if said is not None and not _is_resources(said):
+    if said is not None and not isinstance(said, Resources):
         return said  # the historic list
-    return _resources_class()(**{**values, **_said_fields(said)})
+    return Resources(**{**values, **_said_fields(said)})
 
 
 def _said_fields(resources: Any) -> dict[str, Any]:
     """Returns those fields of a call's Resources that say something."""
-    if not _is_resources(resources):
+    if not isinstance(resources, Resources):
         return {}
-    from gridmap.configuration.arguments import RESOURCES
-
-    plain = type(resources)()
-    values = {field: getattr(resources, field) for field in RESOURCES}
+    plain = Resources()
+    values = {field: getattr(resources, field) for field in Resources.__struct_fields__}
     return {field: value for field, value in values.items() if value != getattr(plain, field)}
-
-
-def _is_resources(value: Any) -> bool:
-    return (
-        value is not None
-        and not isinstance(value, (list, tuple))
-        and isinstance(value, _resources_class())
-    )
-
-
-def _resources_class() -> Any:
-    import gridmap
-
-    return gridmap.Resources
 
 
 _TABLES: dict[str, Callable[[dict[str, Any], Any], Any]] = {

@@ -256,6 +256,6 @@ def test_the_warning_of_a_file_that_is_not_read_is_one_line(files: Files) -> Non
     assert done.stderr == (f"gridmap: {files.user} is {NOT_READ} {files.user}\n")
 
 
-def test_the_script_is_installed(root: Path) -> None:
+def test_the_command_is_declared(root: Path) -> None:
     text = (root / "pyproject.toml").read_text()
     assert '\ngridmap = "gridmap.cli:main"\n' in text

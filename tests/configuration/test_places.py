@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import timeit
 from pathlib import Path
 
 import pytest
@@ -202,6 +203,11 @@ def test_jobs_made_in_a_row_ask_for_files_now_and_then(
     write(files.home / "gridmap.toml", '[settings]\nDEFAULT_QUEUE = "home.q"\n')
     monkeypatch.chdir(files.home)
     assert gridmap.Job(len, [""]).queue == "home.q"
+
+
+def test_settings_without_a_file_are_cheap(files: Files) -> None:
+    timer = timeit.Timer(conf.settings)
+    assert min(timer.repeat(20, number=5)) / 5 < 0.001
 
 
 PROGRAM = """

@@ -12,7 +12,16 @@ from typing import Any
 import pytest
 
 import gridmap
-from gridmap import Job, Retry, conf, grid_imap, grid_imap_unordered, grid_map, process_jobs
+from gridmap import (
+    Job,
+    Resources,
+    Retry,
+    conf,
+    grid_imap,
+    grid_imap_unordered,
+    grid_map,
+    process_jobs,
+)
 from gridmap.errors import ConfigError
 from gridmap.profiles import parameters, with_profile
 from tests.configuration.conftest import Files, write
@@ -217,6 +226,68 @@ def test_a_value_that_makes_no_sense_is_named_with_its_file(files: Files) -> Non
     expected = f"{files.user}:2, {files.user}:3: profiles.a.retry: .*memory"
     with pytest.raises(ConfigError, match=expected):
         Job(abs, [1], profile="a")
+
+
+GPU = """
+[profiles.gpu]
+resources = { gpus = 1, memory = "16G", walltime = "02:00:00", queue = "gpu", hosts = ["a"] }
+[profiles.old]
+gpu = 1
+h_vmem = "16G"
+mem_free = "16G"
+h_rt = "02:00:00"
+[profiles.list]
+resources = ["fast=1"]
+"""
+
+
+def asked_for(**said: Any) -> tuple[Any, ...]:
+    """Returns GPUs, bytes of memory, seconds and queue of a job that was made so."""
+    wanted = Job(abs, [1], **said).resources_wanted()
+    memory = wanted.h_vmem or wanted.memory_bytes >> 30
+    return (wanted.gpu, memory, wanted.walltime_s, wanted.queue)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({}, (1, 16, 7200, "gpu")),
+        ({"resources": Resources(memory="64G")}, (1, 64, 7200, "gpu")),
+        ({"resources": Resources(memory="64G", gpus=2, queue="q")}, (2, 64, 7200, "q")),
+        ({"h_vmem": "8G"}, (1, "8G", 7200, "gpu")),
+        ({"gpu": 3, "h_rt": 60}, (3, 16, 60, "gpu")),
+        ({"queue": "my.q"}, (1, 16, 7200, "my.q")),
+        ({"resources": ["fast=1"]}, (0, 0, None, "all.q")),
+    ],
+)
+def test_resources_of_a_profile(files: Files, said: dict[str, Any], expected: Any) -> None:
+    write(files.user, GPU)
+    assert asked_for(profile="gpu", **said) == expected
+
+
+def test_historic_arguments_of_a_profile_and_resources_of_the_call(files: Files) -> None:
+    write(files.user, GPU)
+    assert asked_for(profile="old") == (1, "16G", 7200, "all.q")
+    assert asked_for(profile="old", resources=Resources(memory="4G")) == (1, 4, 7200, "all.q")
+    assert asked_for(profile="old", resources=Resources(gpus=2, walltime="1h")) == (
+        2, "16G", 3600, "all.q",
+    )  # fmt: skip
+    assert Job(abs, [1], profile="list").resources == ["fast=1"]
+    job = Job(abs, [1], profile="list", resources=Resources(gpus=1))
+    assert (job.resources, job.gpu) == ([], 1)
+
+
+def test_hosts_of_a_profile_and_of_the_call(files: Files) -> None:
+    write(files.user, GPU)
+    assert Job(abs, [1], profile="gpu").hosts == ("a",)
+    assert Job(abs, [1], profile="gpu", resources=Resources(hosts=["b"])).hosts == ("b",)
+
+
+def test_an_amount_that_could_be_two_things_is_named_with_its_file(files: Files) -> None:
+    write(files.user, '[profiles.a]\nresources = { memory = "4", gpus = 1 }\n')
+    with pytest.raises(ConfigError, match=f"{files.user}:2: profiles.a.resources: .*memory is '4'"):
+        Job(abs, [1], profile="a")
+    assert grid_map(abs, [-1], local=True) == [1]  # who does not use the profile is not disturbed
 
 
 def where(_: Any) -> int:
