@@ -56,9 +56,10 @@ class Call:
         reuse: bool = True,
         backend: str = "auto",
         completion_mail: bool = False,
+        profile: str | None = None,
     ) -> Call:
         """Returns a Call; these are all options of the doors that are not those of a Job."""
-        config = settings()
+        config = settings(profile)
         if isinstance(white_list, str) or not isinstance(white_list, Iterable | None):
             raise TypeError(f"white_list is a list of host names, not {white_list!r}")
         if on_error not in ON_ERROR:
