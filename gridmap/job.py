@@ -69,6 +69,7 @@ def grid_map(
     on_error: str = "raise",
     reuse: bool = True,
     backend: str = "auto",
+    children: int = 1,
     retry: Retry | int | None = None,
     retry_on: type[BaseException] | Iterable[type[BaseException]] = (),
     max_rss: str | int | None = None,
@@ -90,6 +91,8 @@ def grid_map(
         raises it then, "return" puts exceptions in the place of values
     :param reuse: a process may run several calls; False starts a new one for each
     :param backend: "auto" (the cluster where there is one), "drmaa", "slurm" or "local"
+    :param children: calls that each cluster job runs at once; it asks for so many times what a call
+        needs.  On this machine max_processes counts
     :raises PicklingError: something cannot be pickled; names it.  Nothing was started if it is
         among the first 64 MB; what was started has been ended
     :raises BackendError: the scheduler refused or cannot be reached; with its own words
@@ -105,7 +108,7 @@ def grid_map(
     )  # fmt: skip
     call = Call.checked(
         temp_dir, white_list, quiet, max_processes, local, require_cluster, max_workers, on_error,
-        reuse, backend, completion_mail,
+        reuse, backend, completion_mail, children,
     )  # fmt: skip
     return call.map(job, checked_elements(args_list))
 
@@ -123,6 +126,7 @@ def process_jobs(
     on_error: str = "raise",
     reuse: bool = True,
     backend: str = "auto",
+    children: int = 1,
 ) -> list[Any]:
     """Runs jobs; returns their values in order, and notes in each job what happened to it.
 
@@ -133,7 +137,7 @@ def process_jobs(
     """
     call = Call.checked(
         temp_dir, white_list, quiet, max_processes, local, require_cluster, max_workers, on_error,
-        reuse, backend,
+        reuse, backend, children=children,
     )  # fmt: skip
     return call.process(_checked_jobs(jobs))
 
@@ -151,6 +155,7 @@ def submit(
     on_error: str = "raise",
     reuse: bool = True,
     backend: str = "auto",
+    children: int = 1,
 ) -> Run:
     """Starts jobs and returns at once a `Run`: `results()`, `wait()`, `cancel()`, `status()`.
 
@@ -159,7 +164,7 @@ def submit(
     """
     call = Call.checked(
         temp_dir, white_list, quiet, max_processes, local, require_cluster, max_workers, on_error,
-        reuse, backend,
+        reuse, backend, children=children,
     )  # fmt: skip
     return call.start(_checked_jobs(jobs))
 

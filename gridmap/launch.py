@@ -18,6 +18,7 @@ from gridmap.backends.base import SubmitRequest
 from gridmap.conf import Settings
 from gridmap.core.messages import PROTOCOL
 from gridmap.core.policy import Limits
+from gridmap.core.spec import for_worker
 from gridmap.errors import LedgerError
 from gridmap.monitor.transport import Transport
 from gridmap.node.forkserver import Forkserver
@@ -52,12 +53,14 @@ def launch_on_cluster(
     settings: Settings,
     backend_name: str,
     max_workers: int,
+    children: int,
     directory: RunDirectory,
     known: Callable[[Backend], None] = lambda backend: None,
     patience_s: float = 0.0,
 ) -> tuple[list[Limits], Transport]:
     """Connects to the scheduler, opens the run's socket and tells workers where it is.
 
+    :param children: jobs that each worker runs at once
     :param known: takes the backend before it is handed over
     :param patience_s: how long a scheduler that cannot be reached is asked again
     :raises BackendError: the scheduler does not answer; nothing was started
@@ -119,7 +122,7 @@ def launch_on_cluster(
     limits = [
         Limits(
             max_workers,
-            1,
+            children,
             walltime_s=pool.resources.walltime_s or 0.0,
             more_memory=pool.more_memory,
             more_time=pool.more_time,
@@ -132,9 +135,9 @@ def launch_on_cluster(
         return SubmitRequest(
             run_tag=run,
             name=plan.name,
-            command=(sys.executable, str(runner), str(directory.path), str(pool)),
+            command=(sys.executable, str(runner), str(directory.path), str(pool), str(children)),
             count=count,
-            resources=plan.pools[pool].resources,
+            resources=for_worker(plan.pools[pool].resources, children),
             log_dir=str(directory.logs),
             working_dir=str(directory.path),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 
 class Span(NamedTuple):
@@ -25,10 +26,12 @@ class Span(NamedTuple):
 
 
 class Resources(Struct, frozen=True):
-    """What one worker needs from the scheduler; jobs with equal Resources share a pool of workers.
+    """What one job needs; jobs with equal Resources share a pool of workers.
 
     Memory and time limits are kept as the user wrote them (Grid Engine's syntax: "1G", "00:59:00",
     "3600"); `walltime_s` is the parsed h_rt.
+
+    :param memory_bytes: of the whole job, all its slots together; 0: not said
     """
 
     num_slots: int = 1
@@ -46,10 +49,27 @@ class Resources(Struct, frozen=True):
     walltime_s: float | None = None
     interpreting_shell: str = ""
     extra: tuple[str, ...] = ()
+    memory_bytes: int = 0
+
+
+def for_worker(resources: Resources, children: int) -> Resources:
+    """Returns what a worker needs that runs so many jobs at once.
+
+    `h_vmem` and `mem_free` are what each slot needs, as Grid Engine counts, and grow with the
+    slots; what is in `extra` is the user's own word, and stays as it is.
+
+    Held by tests/core/test_spec.py::test_a_worker_needs_what_its_jobs_need_together.
+    """
+    return replace(
+        resources,
+        num_slots=resources.num_slots * children,
+        gpu=resources.gpu * children,
+        memory_bytes=resources.memory_bytes * children,
+    )
 
 
 class PoolSpec(Struct, frozen=True):
-    """What the workers of one pool are asked for.
+    """What the jobs of one pool need.
 
     :param more_memory: number of the pool for jobs of this one that need more memory; -1: none
     :param more_time: the same for time
