@@ -122,7 +122,7 @@ def launch_on_cluster(
     limits = [
         Limits(
             max_workers,
-            children,
+            pool.children(children),
             walltime_s=pool.resources.walltime_s or 0.0,
             more_memory=pool.more_memory,
             more_time=pool.more_time,
@@ -132,12 +132,13 @@ def launch_on_cluster(
 
     def request(pool: int, count: int) -> SubmitRequest:
         runner = Path(__file__).with_name("runner.py")
+        each = limits[pool].children
         return SubmitRequest(
             run_tag=run,
             name=plan.name,
-            command=(sys.executable, str(runner), str(directory.path), str(pool), str(children)),
+            command=(sys.executable, str(runner), str(directory.path), str(pool), str(each)),
             count=count,
-            resources=for_worker(plan.pools[pool].resources, children),
+            resources=for_worker(plan.pools[pool].resources, each),
             log_dir=str(directory.logs),
             working_dir=str(directory.path),
         )

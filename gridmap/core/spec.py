@@ -73,11 +73,21 @@ class PoolSpec(Struct, frozen=True):
 
     :param more_memory: number of the pool for jobs of this one that need more memory; -1: none
     :param more_time: the same for time
+    :param growth: so many times the memory that was asked for at first
     """
 
     resources: Resources = Resources()
     more_memory: int = -1
     more_time: int = -1
+    growth: float = 1.0
+
+    def children(self, most: int) -> int:
+        """Returns how many jobs a worker of the pool runs at once, so that it needs no more memory
+        than one that runs `most` of those that asked for least: a node may have no more.
+
+        Held by tests/core/test_spec.py::test_a_worker_for_jobs_that_have_grown_is_no_larger.
+        """
+        return max(1, int(most / self.growth))
 
 
 class RetryRule(Struct, frozen=True):

@@ -214,4 +214,4 @@ def test_memory_is_that_of_each_child_and_grows_for_the_one_that_needs_more() ->
     if SCHEDULER.backend == "drmaa":
         assert [limit for _, _, limit in told] == [asked, 4 * asked, asked]
     else:
-        assert [int(str(of_worker)) for _, of_worker, _ in told] == [400, 1600, 400]
+        assert [int(str(of_worker)) for _, of_worker, _ in told] == [400, 800, 400]

@@ -16,8 +16,9 @@ from gridmap.core.messages import Outcome
 from gridmap.core.policy import Limits, Policy
 from gridmap.core.states import JobState
 from gridmap.errors import Cause
-from tests.core.stage import Stage, of
+from tests.core.stage import Stage, held, of
 from tests.core.test_agent import HELLO, results, said
+from tests.core.test_resume import lease, resumed, worker
 
 GB = 1 << 30
 J = JobState
@@ -128,22 +129,18 @@ def test_who_is_charged_when_a_worker_dies_for_want_of_memory(
 def test_each_death_of_a_worker_is_charged_to_somebody() -> None:
     """So a job that takes all the memory cannot bring down one worker after the other for ever."""
     stage = Stage(Limits(1, 2), policy=Policy(num_resubmits=2, stop_on_failure=False), jobs=2)
-    for turn in range(9):
-        worker = f"w{turn}"
-        stage.wait(60)
-        if not stage.new and stage.d.ended:
-            break
-        stage.submit(worker)
-        stage.hello(worker, children=2, capacity=2)
-        if not leases(stage, worker):
-            break
-        told = [(x.span.first, (3 if x.span.first else 1) * GB, GB) for x in leases(stage, worker)]
-        heartbeat(stage, worker, *told)
-        status = ev.NativeStatus(NativeState.FAILED, "oom", cause=Cause.MEMORY)
-        stage.tell(ev.WorkersPolled({worker: status}))
-        if stage.state(1) is J.FAILED and stage.state(0) is J.FAILED:
-            break
-    assert stage.state(1) is J.FAILED
+    status = ev.NativeStatus(NativeState.FAILED, "oom", cause=Cause.MEMORY)
+    deaths = 0
+    while stage.state(1) is not J.FAILED:
+        name = f"w{deaths}"
+        stage.start(name, children=2, capacity=2)
+        stage.wait(30)
+        given = [x.span.first for x in leases(stage, name)]
+        assert 1 in given
+        heartbeat(stage, name, *((job, (3 if job else 1) * GB, 2 * GB) for job in given))
+        stage.tell(ev.WorkersPolled({name: status}))
+        deaths += 1
+    assert deaths == 3 and stage.state(0) is J.QUEUED
 
 
 def test_both_jobs_that_had_all_of_a_workers_time_are_charged_for_it() -> None:
@@ -155,6 +152,28 @@ def test_both_jobs_that_had_all_of_a_workers_time_are_charged_for_it() -> None:
     effects = ended(stage, NativeState.FAILED)
     assert [each.job for each in of(do.DeliverFailure, effects)] == [1]
     assert of(do.DeliverFailure, effects)[0].cause is Cause.WALLTIME
+
+
+@pytest.mark.parametrize("spoke", [True, False])
+def test_all_jobs_that_a_worker_of_an_earlier_monitor_ran_are_charged_with_it(spoke: bool) -> None:
+    leases = tuple(lease("w", job) for job in range(3))
+    stage = resumed(3, Limits(1, 2), workers=(worker("w"),), leases=leases)
+    if spoke:
+        stage.hello("w", children=2, capacity=4)
+        assert stage.d.workers["w"].children == 2
+    effects = ended(stage, NativeState.FAILED)
+    assert [each.job for each in of(do.Charged, effects)] == [0, 1]
+
+
+def test_a_worker_of_an_earlier_monitor_goes_on_with_all_its_jobs() -> None:
+    leases = tuple(lease("w", job) for job in range(2))
+    stage = resumed(6, Limits(1, 2), workers=(worker("w"),), leases=leases)
+    stage.hello("w", children=2, capacity=2)
+    stage.beat("w", held(0), held(1))
+    assert not stage.assigned(), "both of its processes are at work"
+    stage.result("w", 1)
+    assert [span.first for _, span, _ in stage.assigned()] == [2]
+    assert not stage.sent_requests(), "it is there, and no other may be"
 
 
 # --- the node's side ------------------------------------------------------------------------------
