@@ -87,8 +87,9 @@ class Leasing:
             item = self._take(pool, worker, now)
             if item is None:
                 passed[worker_id] = None
-                if not worker.leases:
+                if len(worker.leases) < worker.children:
                     self._recall_for(pool)
+                if not worker.leases:
                     idle.append(worker)
                 continue
             self._lease(item, worker, now)
@@ -156,7 +157,7 @@ class Leasing:
     # --- taking back ------------------------------------------------------------------------------
 
     def _recall_for(self, pool: PoolRecord) -> None:
-        """A worker has nothing to do: take back what another has not started."""
+        """A process has nothing to do: take back what another worker has not started."""
         for donor_id in list(itertools.islice(pool.loaded, DONORS_LOOKED_AT)):
             donor = pool.workers[donor_id]
             most = max(0, len(donor.leases) - donor.children)  # it may have more of them by now

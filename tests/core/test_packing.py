@@ -55,6 +55,25 @@ def test_each_process_of_a_worker_has_a_job_before_any_has_two() -> None:
     assert stage.d.summary().children == 8
 
 
+def test_what_waits_in_one_worker_goes_to_the_idle_process_of_another() -> None:
+    stage = Stage(Limits(2, 2), jobs=9)
+    stage.submit("w", "v")
+    stage.hello("w", children=2, capacity=4)
+    stage.hello("v", children=2, capacity=4)
+    stage.tell(ev.InputEnded())
+    while not stage.sent(m.Recall):  # v answers all that it has, w is slow
+        first = leases(stage, "v")[0]
+        stage.result("v", first.span.first, count=first.span.count, attempt=first.attempt)
+        assert len(leases(stage, "v")) > 0
+    assert len(leases(stage, "w")) > 2, "one of them waits there"
+    assert len(leases(stage, "v")) == 1, "and one process is idle here"
+    (recall,) = stage.sent(m.Recall)
+    waiting = leases(stage, "w")[-1]
+    assert recall.keys == [waiting.key]
+    stage.result("w", waiting.span.first, Outcome.RETURNED, attempt=waiting.attempt)
+    assert [(who, span) for who, span, _ in stage.assigned()] == [("v", waiting.span)]
+
+
 def test_a_worker_that_says_it_has_more_processes_than_were_asked_for_gets_no_more_jobs() -> None:
     stage = Stage(Limits(1, 2), jobs=9)
     stage.start("w", children=50, capacity=100)
