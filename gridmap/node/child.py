@@ -86,9 +86,9 @@ def _settle(server: int, place: int, of: int) -> None:
     if "numpy.random" in sys.modules:
         sys.modules["numpy.random"].seed()  # else all children would draw the same numbers
     gc.enable()
+    Environment.worker = Worker(_schedulers_variables(), place, of) if worker else None
     if worker:
         limit_address_space(parts_of_address_space(of, os.environ))
-        Environment.worker = Worker(_schedulers_variables(), place, of)
 
 
 def _open_streams() -> None:
@@ -177,7 +177,8 @@ class Environment:
         own = {} if self.worker is None else self.worker.variables_for(context)
         wanted = {**given, **own, **context.added}
         few = devices.threads(wanted, context.threads)
-        if few and self.worker is None:  # a fork of the client has what that had loaded
+        nobody_said = len(few) == len(devices.THREADS)
+        if nobody_said and self.worker is None:  # a fork of the client has what that had loaded
             limit_loaded(context.threads)
         return {**few, **wanted}
 

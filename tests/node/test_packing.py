@@ -178,6 +178,23 @@ def test_devices_of_the_client_do_not_count_where_the_node_has_given_some(
     assert values(monitor, 3) == ["7", None, "3"]
 
 
+def test_what_a_job_starts_on_its_own_has_all_that_the_job_has(
+    monitor: Monitor, worker: Any
+) -> None:
+    worker("export CUDA_VISIBLE_DEVICES=4,5,6,7", children=2)
+
+    def maps(_: int) -> list[str | None]:
+        from gridmap import grid_map
+
+        def visible(_: int) -> str | None:
+            return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+        return grid_map(visible, range(4), local=True, max_processes=2)
+
+    lease(monitor, maps, range(2), data.Context(None, "/", sys.path))
+    assert sorted(values(monitor, 2)) == [["4,5"] * 4, ["6,7"] * 4]
+
+
 def test_without_reuse_each_job_has_a_process_of_its_own_and_a_blob_comes_once() -> None:
     big = bytes(3 * MB)
 
