@@ -74,10 +74,10 @@ class Children:
 
     def complete(self, now: float, out: list[AgentEffect]) -> None:
         """Starts those that are missing."""
-        while len(self._of) < self._count:
+        if len(self._of) == self._count:
+            return
+        for place in set(range(self._count)) - {child.place for child in self._of.values()}:
             number, self._next = self._next, self._next + 1
-            taken = {child.place for child in self._of.values()}
-            place = next(place for place in range(self._count) if place not in taken)
             self._of[number] = Child(number, place, since=now)
             out.append(StartChild(number, place, self._count))
 
