@@ -76,7 +76,8 @@ class Children:
         """Starts those that are missing."""
         if len(self._of) == self._count:
             return
-        for place in set(range(self._count)) - {child.place for child in self._of.values()}:
+        taken = {child.place for child in self._of.values()}
+        for place in sorted(set(range(self._count)) - taken):
             number, self._next = self._next, self._next + 1
             self._of[number] = Child(number, place, since=now)
             out.append(StartChild(number, place, self._count))
