@@ -57,6 +57,7 @@ class Call:
         backend: str = "auto",
         completion_mail: bool = False,
         profile: str | None = None,
+        children: int = 1,
     ) -> Call:
         """Returns a Call; these are all options of the doors that are not those of a Job."""
         config = settings(profile)
@@ -76,8 +77,10 @@ class Call:
             reuse=reuse,
             log_dir=None if chosen == LOCAL else _log_folder(temp_dir, config.default_temp_dir),
             durable=config.ledger == "always" or (config.ledger == "cluster" and chosen != LOCAL),
+            children=whole_number("children", children, 1),
         )
-        return cls(options, list(white_list or []), Progress(chosen, quiet), completion_mail)
+        progress = Progress(chosen, quiet, 1 if chosen == LOCAL else options.children)
+        return cls(options, list(white_list or []), progress, completion_mail)
 
     def map(self, job: Job, elements: Iterable[Any]) -> list[Any]:
         """Returns the values of a function's calls."""
@@ -114,7 +117,7 @@ class Call:
     def start(self, jobs: list[Job]) -> Run:
         """Starts jobs."""
         name = jobs[0].name if jobs else "gridmap"
-        segments = list(_segments(jobs, self.white_list))
+        segments = list(_segments(jobs, self.white_list, self._threads(len(jobs))))
         self._check([segment.resources for segment in segments])
         plan = Plan(
             segments,
@@ -162,7 +165,7 @@ class Call:
         wanted = job.resources_wanted(self.white_list or None)
         self._check([wanted])
         plan = Plan(
-            [_segment(job, wanted, elements)],
+            [_segment(job, wanted, elements, self._threads(_length(elements)))],
             job.name,
             lambda number: f"call {number}",
             self.options.reuse,
@@ -191,6 +194,18 @@ class Call:
     def _with_cleanup(self, cleanup: bool) -> Options:
         return replace(self.options, keep_logs=not cleanup)
 
+    def _threads(self, jobs: int | None) -> int | None:
+        """Returns how many threads a job's libraries start: on this machine the processes share the
+        processors.
+
+        :param jobs: how many there are, if that is known
+        :returns: 0: as many as they like; None: as many as the job has slots
+        """
+        if self.options.backend != LOCAL:
+            return None
+        processes = min(self.options.processes, jobs or self.options.processes)
+        return 0 if processes < 2 else max(1, len(os.sched_getaffinity(0)) // processes)
+
     def _mail_settings(self) -> Settings | None:
         """Returns the settings to send error mails with; None where none are wanted."""
         wanted = self.options.backend != LOCAL and self.options.settings.send_error_mail
@@ -204,8 +219,11 @@ def _say_once(text: str) -> None:
         log.warning("%s", text)
 
 
-def _segments(jobs: list[Job], white_list: list[str]) -> Iterator[Segment]:
-    """Cuts a list of jobs where the function, the context or the resources change."""
+def _segments(jobs: list[Job], white_list: list[str], threads: int | None) -> Iterator[Segment]:
+    """Cuts a list of jobs where the function, the context or the resources change.
+
+    :param threads: see `_segment`
+    """
     segment: Segment | None = None
     before: Job | None = None
     for job in jobs:
@@ -227,17 +245,25 @@ def _segments(jobs: list[Job], white_list: list[str]) -> Iterator[Segment]:
         else:
             if segment is not None:
                 yield segment
-            segment = _segment(job, wanted, [element])
+            segment = _segment(job, wanted, [element], threads)
         before = job
     if segment is not None:
         yield segment
 
 
-def _segment(job: Job, wanted: Resources, elements: Iterable[Any]) -> Segment:
-    """Returns jobs that differ from this one in their arguments."""
-    exceptions = data.pack_exceptions(job.retry_on) if job.retry_on else b""
+def _segment(job: Job, wanted: Resources, elements: Iterable[Any], threads: int | None) -> Segment:
+    """Returns jobs that differ from this one in their arguments.
+
+    :param threads: how many their libraries start, see `Call._threads`
+    """
     context = data.Context(
-        job.environment, job.working_dir, client_sys_path(), job.add_env, exceptions
+        job.environment,
+        job.working_dir,
+        client_sys_path(),
+        job.add_env,
+        data.pack_exceptions(job.retry_on) if job.retry_on else b"",
+        wanted.num_slots if threads is None else threads,
+        wanted.gpu,
     )
     return Segment(
         job.function, context, wanted, elements, job.retry, job.retry_on, job.max_rss_bytes

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
+from msgspec.structs import astuple
 
 from gridmap import errors
 from gridmap.packets import (
@@ -302,6 +303,8 @@ class Context(Struct):
     :param sys_path: the client's; searched first
     :param added: variables on top of `environment`, or of those of the node
     :param retry_on: exceptions after which a job is tried again, packed
+    :param threads: so many its libraries start, where nobody says otherwise; 0: as they like
+    :param gpus: how many devices it asked for; 0: none, or it did not say
     """
 
     environment: dict[str, str] | None = None
@@ -309,11 +312,12 @@ class Context(Struct):
     sys_path: list[str] = field(default_factory=list)
     added: dict[str, str] = field(default_factory=dict)
     retry_on: bytes = b""
+    threads: int = 0
+    gpus: int = 0
 
     def encode(self) -> bytes:
         """Returns it as bytes; pickled, since file names need not be valid Unicode."""
-        parts = (self.environment, self.working_dir, self.sys_path, self.added, self.retry_on)
-        return pickle.dumps(parts, protocol=5)
+        return pickle.dumps(astuple(self), protocol=5)
 
     @classmethod
     def decode(cls, data: Frame) -> Context:

@@ -94,6 +94,7 @@ def attach(
             log_dir=then["log_dir"],
             keep_logs=then["keep_logs"],
             durable=True,
+            children=then.get("children", 1),
         )
         plan = Plan([], header.name, "job {}".format, options.reuse, header.names,
                     header.one_by_one, pools=header.pools)  # fmt: skip
@@ -101,7 +102,7 @@ def attach(
         mails = config if header.backend != LOCAL and config.send_error_mail else None
         watcher = JobWatcher(jobs, mails) if header.one_by_one else MapWatcher(jobs[0], mails)
         engine = Engine(plan, options, watcher, earlier=earlier)
-        return Run(engine, jobs, Progress(header.backend, quiet))
+        return Run(engine, jobs, Progress(header.backend, quiet, options.children))
     except BaseException:
         earlier.book.close()
         raise

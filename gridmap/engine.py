@@ -44,7 +44,10 @@ class MonitorFailed(GridMapError):
 
 
 class RunStatus(Struct, frozen=True):
-    """A run at a glance: numbers of jobs by how they are, and of workers."""
+    """A run at a glance: numbers of jobs by how they are, and of workers.
+
+    :param children_up: jobs that the workers that are up can run at once
+    """
 
     total: int
     completed: int
@@ -55,6 +58,7 @@ class RunStatus(Struct, frozen=True):
     workers_up: int
     workers_pending: int
     ended: bool
+    children_up: int = 0
 
 
 class Engine:
@@ -203,12 +207,13 @@ class Engine:
                 children = max(1, min(children, self.total))
             return launch_local(children, options.settings.start_method)
         assert directory is not None
-        asked = self.id, self._plan, options.settings, options.backend, options.max_workers
+        most, children = options.max_workers, options.children
+        asked = self.id, self._plan, options.settings, options.backend, most, children, directory
         if self._earlier is None:
-            return launch_on_cluster(*asked, directory)
+            return launch_on_cluster(*asked)
         # there may be workers that need no scheduler, but a monitor, and wait for one so long
         patience_s = options.settings.grace_s
-        return launch_on_cluster(*asked, directory, self._earlier.meet, patience_s)
+        return launch_on_cluster(*asked, self._earlier.meet, patience_s)
 
     def _open_book(self, directory: RunDirectory) -> Book:
         if self._earlier is not None:
@@ -314,6 +319,7 @@ class Engine:
             workers_up=summary.up,
             workers_pending=summary.pending,
             ended=self.sink.ended,
+            children_up=summary.children,
         )
 
     def cancel(self, reason: str = "canceled") -> None:

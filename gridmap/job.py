@@ -72,6 +72,7 @@ def grid_map(
     on_error: str = "raise",
     reuse: bool = True,
     backend: str = "auto",
+    children: int = 1,
     retry: Retry | int | None = None,
     retry_on: type[BaseException] | Iterable[type[BaseException]] = (),
     max_rss: str | int | None = None,
@@ -95,6 +96,8 @@ def grid_map(
     :param reuse: a process may run several calls; False starts a new one for each
     :param backend: "auto" (the cluster where there is one), "drmaa", "slurm", "local", another that
         is shipped ("openpbs", "lsf", ...), or the path of a scheduler's description
+    :param children: calls that each cluster job runs at once; it asks for so many times what a call
+        needs.  On this machine max_processes counts
     :param profile: a profile of the configuration files, whose values are those of the parameters
         that are not given; GRIDMAP_PROFILE when not given, "none" for none
     :raises PicklingError: something cannot be pickled; names it.  Nothing was started if it is
@@ -112,7 +115,7 @@ def grid_map(
     )  # fmt: skip
     call = Call.checked(
         temp_dir, white_list, quiet, max_processes, local, require_cluster, max_workers, on_error,
-        reuse, backend, completion_mail, profile,
+        reuse, backend, completion_mail, profile, children,
     )  # fmt: skip
     return call.map(job, checked_elements(args_list))
 
@@ -131,6 +134,7 @@ def process_jobs(
     on_error: str = "raise",
     reuse: bool = True,
     backend: str = "auto",
+    children: int = 1,
     profile: str | None = None,
 ) -> list[Any]:
     """Runs jobs; returns their values in order, and notes in each job what happened to it.
@@ -143,7 +147,7 @@ def process_jobs(
     """
     call = Call.checked(
         temp_dir, white_list, quiet, max_processes, local, require_cluster, max_workers, on_error,
-        reuse, backend, profile=profile,
+        reuse, backend, profile=profile, children=children,
     )  # fmt: skip
     return call.process(_checked_jobs(jobs))
 
@@ -162,6 +166,7 @@ def submit(
     on_error: str = "raise",
     reuse: bool = True,
     backend: str = "auto",
+    children: int = 1,
     profile: str | None = None,
 ) -> Run:
     """Starts jobs and returns at once a `Run`: `results()`, `wait()`, `cancel()`, `status()`.
@@ -171,7 +176,7 @@ def submit(
     """
     call = Call.checked(
         temp_dir, white_list, quiet, max_processes, local, require_cluster, max_workers, on_error,
-        reuse, backend, profile=profile,
+        reuse, backend, profile=profile, children=children,
     )  # fmt: skip
     return call.start(_checked_jobs(jobs))
 

@@ -18,6 +18,7 @@ from gridmap.backends.base import SubmitRequest
 from gridmap.conf import Settings
 from gridmap.core.messages import PROTOCOL
 from gridmap.core.policy import Limits
+from gridmap.core.spec import for_worker
 from gridmap.errors import LedgerError
 from gridmap.monitor.transport import Transport
 from gridmap.node.forkserver import Forkserver
@@ -52,12 +53,14 @@ def launch_on_cluster(
     settings: Settings,
     backend_name: str,
     max_workers: int,
+    children: int,
     directory: RunDirectory,
     known: Callable[[Backend], None] = lambda backend: None,
     patience_s: float = 0.0,
 ) -> tuple[list[Limits], Transport]:
     """Connects to the scheduler, opens the run's socket and tells workers where it is.
 
+    :param children: jobs that each worker runs at once
     :param known: takes the backend before it is handed over
     :param patience_s: how long a scheduler that cannot be reached is asked again
     :raises BackendError: the scheduler does not answer; nothing was started
@@ -119,7 +122,7 @@ def launch_on_cluster(
     limits = [
         Limits(
             max_workers,
-            1,
+            pool.children(children),
             walltime_s=pool.resources.walltime_s or 0.0,
             more_memory=pool.more_memory,
             more_time=pool.more_time,
@@ -129,12 +132,13 @@ def launch_on_cluster(
 
     def request(pool: int, count: int) -> SubmitRequest:
         runner = Path(__file__).with_name("runner.py")
+        each = limits[pool].children
         return SubmitRequest(
             run_tag=run,
             name=plan.name,
-            command=(sys.executable, str(runner), str(directory.path), str(pool)),
+            command=(sys.executable, str(runner), str(directory.path), str(pool), str(each)),
             count=count,
-            resources=plan.pools[pool].resources,
+            resources=for_worker(plan.pools[pool].resources, each),
             log_dir=str(directory.logs),
             working_dir=str(directory.path),
         )

@@ -10,7 +10,7 @@ from gridmap.core.policy import Policy
 from gridmap.launch import LOCAL, PYTHON
 
 ON_ERROR = ("raise", "finish", "return")
-KEPT_OPTIONS = ("processes", "max_workers", "on_error", "reuse", "log_dir", "keep_logs")
+KEPT_OPTIONS = ("processes", "max_workers", "on_error", "reuse", "log_dir", "keep_logs", "children")
 """What of its options a run's ledger keeps."""
 
 
@@ -18,6 +18,7 @@ class Options(Struct, frozen=True):
     """How a run is to be made.
 
     :param processes: processes on this machine, for local runs
+    :param children: jobs that a worker of a cluster runs at once
     :param log_dir: where the workers' output goes; None: the run directory
     :param keep_logs: also after success
     :param durable: keep a ledger, by which the run can go on after this process was killed
@@ -32,6 +33,7 @@ class Options(Struct, frozen=True):
     log_dir: str | None = None
     keep_logs: bool = False
     durable: bool = False
+    children: int = 1
 
 
 def policy_of(options: Options) -> Policy:

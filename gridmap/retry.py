@@ -244,11 +244,11 @@ def ladder(wanted: Iterable[tuple[Resources, Retry]], times: int) -> list[PoolSp
     steps: list[int] = []
     known: dict[tuple[object, ...], int] = {}
 
-    def number(resources: Resources, retry: Retry, left: int) -> int:
+    def number(resources: Resources, retry: Retry, left: int, growth: float = 1.0) -> int:
         key = resources, retry.growth
         if key not in known:
             known[key] = len(pools)
-            pools.append(PoolSpec(resources))
+            pools.append(PoolSpec(resources, growth=growth))
             retries.append(retry)
             steps.append(left)
         return known[key]
@@ -259,12 +259,14 @@ def ladder(wanted: Iterable[tuple[Resources, Retry]], times: int) -> list[PoolSp
     at = 0
     while at < len(pools):
         pool, retry, left = pools[at].resources, retries[at], steps[at]
-        memory, time = retry.more_memory(pool), retry.more_time(pool)
+        memory, time, growth = retry.more_memory(pool), retry.more_time(pool), pools[at].growth
         if left > 0:
+            more = growth * retry.memory
             pools[at] = PoolSpec(
                 pool,
-                number(memory, retry, left - 1) if memory != pool else -1,
-                number(time, retry, left - 1) if time != pool else -1,
+                number(memory, retry, left - 1, more) if memory != pool else -1,
+                number(time, retry, left - 1, growth) if time != pool else -1,
+                growth,
             )
         at += 1
     return pools

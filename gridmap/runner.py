@@ -1,4 +1,5 @@
-"""The node's front door: ``python -m gridmap.runner RUN_DIR POOL``, or this file by its path.
+"""The node's front door: ``python -m gridmap.runner RUN_DIR POOL CHILDREN``, or this file by its
+path.
 
 Starts with the standard library alone, in syntax that Python 3.6 reads, so that whatever is wrong
 on a node is said in one line of the worker's log, which the client shows.
@@ -95,7 +96,7 @@ def _find_modules(sys_path: "list[str]") -> None:
     sys.path += [entry for entry in sys_path if entry and entry not in sys.path]
 
 
-def _serve(run_dir: str, pool: int) -> int:
+def _serve(run_dir: str, pool: int, children: int) -> int:
     try:
         from gridmap.node.serve import serve
     except ImportError as error:
@@ -103,17 +104,18 @@ def _serve(run_dir: str, pool: int) -> int:
             f"{sys.executable} cannot import what gridmap needs: {error}; install gridmap for it, "
             "with its dependencies"
         ) from None
-    return serve(run_dir, pool)
+    return serve(run_dir, pool, children)
 
 
 def _start(argv: "list[str]") -> int:
-    if len(argv) != 2 or not argv[1].isdigit():
-        raise StartError("usage: python -m gridmap.runner RUN_DIR POOL")
+    numbers = [int(word) for word in argv[1:] if word.isdigit()]
+    if len(argv) not in (2, 3) or len(numbers) != len(argv) - 1 or 0 in numbers[1:]:
+        raise StartError("usage: python -m gridmap.runner RUN_DIR POOL [CHILDREN]")
     _check_python()
     python, version, sys_path = _read_connection(argv[0])
     _find_modules(sys_path)
     _check_client(python, version)
-    return _serve(argv[0], int(argv[1]))
+    return _serve(argv[0], numbers[0], (numbers[1:] or [1])[0])
 
 
 def _says_all(error: Exception) -> bool:

@@ -48,6 +48,7 @@ class Child(Struct):
     """One process for jobs, which runs one lease at a time."""
 
     number: int
+    place: int = 0  # which part of what the worker has is its own
     state: ChildState = ChildState.STARTING
     since: float = 0.0  # when it came to this state, if that has a deadline
     reason: Reason = field(default_factory=lambda: Reason(Outcome.CANCELED))

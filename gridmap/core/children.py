@@ -65,7 +65,7 @@ class Children:
                     use.rss_bytes,
                     use.cpu_fraction,
                     use.running,
-                    memory.least(self._marks(child, use)),
+                    self._may_have(child, use, usage),
                 )
                 held.append(told)
         return held
@@ -74,10 +74,13 @@ class Children:
 
     def complete(self, now: float, out: list[AgentEffect]) -> None:
         """Starts those that are missing."""
-        while len(self._of) < self._count:
+        if len(self._of) == self._count:
+            return
+        taken = {child.place for child in self._of.values()}
+        for place in sorted(set(range(self._count)) - taken):
             number, self._next = self._next, self._next + 1
-            self._of[number] = Child(number, since=now)
-            out.append(StartChild(number))
+            self._of[number] = Child(number, place, since=now)
+            out.append(StartChild(number, place, self._count))
 
     def ready(self, number: int) -> None:
         """A child has started."""
@@ -211,6 +214,17 @@ class Children:
         allowed = child.lease.max_rss_bytes if child.lease is not None else 0
         return memory.marks(use.marks, use.rss_bytes, allowed)
 
+    def _may_have(self, child: Child, use: Usage, all_use: Mapping[int, Usage]) -> int:
+        """Returns how much memory a job may have as things stand, 0 where that is not known."""
+        others = sum(x.rss_bytes for number, x in all_use.items() if number != child.number)
+        parts = (
+            memory.part_of(mark, use.rss_bytes, others, self._count)
+            if mark.limit == memory.CGROUP
+            else mark
+            for mark in self._marks(child, use)
+        )
+        return memory.least(parts)
+
     # --- ends -------------------------------------------------------------------------------------
 
     def stop(self, key: Key, outcome: Outcome, now: float, out: list[AgentEffect]) -> None:
@@ -286,7 +300,7 @@ class Children:
         reason = child.reason if killed else Reason(Outcome(event.outcome))
         text = reason.text
         if not killed and reason.outcome is Outcome.DIED:
-            reason = self._want_of_memory(child, event) or reason
+            reason = self._want_of_memory(child, event, now, out) or reason
             text = reason.text
         elif reason.only_first:
             text = f"ended after {ran_s:.1f} s, {reason.text}"
@@ -314,7 +328,9 @@ class Children:
         )
         return blamed
 
-    def _want_of_memory(self, child: Child, event: ChildDied) -> Reason | None:
+    def _want_of_memory(
+        self, child: Child, event: ChildDied, now: float, out: list[AgentEffect]
+    ) -> Reason | None:
         """Returns the reason of a death that nobody else caused, if it was want of memory."""
         known = {mark.limit: mark for mark in (*event.limits, *child.use.marks)}
         risen = event.peak_rss_bytes if event.peak_rss_bytes > child.peak_rss_bytes else 0
@@ -323,8 +339,33 @@ class Children:
         )
         if mark is None:
             return None
-        text = memory.describe(mark, event.exit_status, event.signal)
+        text = memory.describe(mark, event.exit_status, event.signal, self._count)
+        if mark.limit == memory.CGROUP:
+            if self._other_pays(mark, max(child.use.rss_bytes, risen), event.others, now, out):
+                return Reason(Outcome.CANCELED)
+            mark = mark._replace(limit_bytes=mark.limit_bytes // self._count)
         return Reason(Outcome.MEMORY, text, mark)
+
+    def _other_pays(
+        self,
+        group: memory.Mark,
+        victim_bytes: int,
+        usage: Mapping[int, Usage],
+        now: float,
+        out: list[AgentEffect],
+    ) -> bool:
+        """Ends the job that took the memory of the one that died for want of it, if one did."""
+        busy = {c.number: c for c in self._of.values() if c.state is ChildState.BUSY}
+        used = {number: usage.get(number, c.use).rss_bytes for number, c in busy.items()}
+        number = memory.culprit(group, victim_bytes, used, self._count)
+        if number is None:
+            return False
+        child = busy[number]
+        child.use = usage.get(number, child.use)
+        text = memory.describe_share(child.use.rss_bytes, group, self._count)
+        part = group._replace(limit_bytes=group.limit_bytes // self._count)
+        self._kill(child, Reason(Outcome.MEMORY, text, part, child.use.current), now, out)
+        return True
 
     # --- time -------------------------------------------------------------------------------------
 

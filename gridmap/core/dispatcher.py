@@ -35,7 +35,7 @@ from gridmap.core.polling import Polling
 from gridmap.core.records import PoolRecord, WorkerRecord
 from gridmap.core.spec import Span
 from gridmap.core.staffing import Staffing
-from gridmap.core.states import JobState
+from gridmap.core.states import JobState, WorkerState
 from gridmap.core.takeover import Takeover
 from gridmap.core.workforce import Workforce
 from gridmap.errors import Cause
@@ -44,11 +44,15 @@ _J = JobState
 
 
 class Summary(Struct, frozen=True):
-    """A run at a glance: numbers of jobs and workers."""
+    """A run at a glance: numbers of jobs and workers.
+
+    :param children: jobs that the workers that are up can run at once
+    """
 
     jobs: dict[JobState, int]
     up: int
     pending: int
+    children: int
 
 
 class Dispatcher:
@@ -145,7 +149,8 @@ class Dispatcher:
         """Returns the run at a glance."""
         up = sum(pool.up for pool in self.pools)
         pending = sum(pool.coming + pool.requested for pool in self.pools)
-        return Summary(self.jobs.counts(), up, pending)
+        children = sum(w.children for w in self.workers.values() if w.state is WorkerState.UP)
+        return Summary(self.jobs.counts(), up, pending, children)
 
     def _go_on(self, now: float) -> None:
         """After every event: what has become due, possible or unnecessary."""

@@ -152,7 +152,15 @@ class Say(Struct, frozen=True):
 
 
 class StartChild(Struct, frozen=True):
+    """Start a process for jobs.
+
+    :param place: which of the worker's `of` equal parts is its own: 0 .. of - 1; whoever takes the
+        place of a child that died has the same
+    """
+
     child: int
+    place: int = 0
+    of: int = 1
 
 
 class GiveLease(Struct, frozen=True):

@@ -205,26 +205,6 @@ class ChildFinished(Struct, frozen=True):
     child: int
 
 
-class ChildDied(Struct, frozen=True):
-    """A child is gone.
-
-    :param current: number of the job that it was in, -1 when it was in none
-    :param outcome: DIED, or what the agent had killed it for
-    :param peak_rss_bytes: largest resident set of the child itself
-    :param limits: those on its memory as they are known from outside
-    :param killed: what the kernel says of ends for want of memory at that time
-    """
-
-    child: int
-    current: int
-    exit_status: int = -1
-    signal: int = 0
-    outcome: int = int(Outcome.DIED)
-    peak_rss_bytes: int = 0
-    limits: tuple[Mark, ...] = ()
-    killed: Killed = Killed()
-
-
 class Usage(NamedTuple):
     """What a child and its descendants use.
 
@@ -237,6 +217,28 @@ class Usage(NamedTuple):
     running: bool = True
     current: int = -1
     marks: tuple[Mark, ...] = ()
+
+
+class ChildDied(Struct, frozen=True):
+    """A child is gone.
+
+    :param current: number of the job that it was in, -1 when it was in none
+    :param outcome: DIED, or what the agent had killed it for
+    :param peak_rss_bytes: largest resident set of the child itself
+    :param limits: those on its memory as they are known from outside
+    :param killed: what the kernel says of ends for want of memory at that time
+    :param others: what the other children have, where that may matter
+    """
+
+    child: int
+    current: int
+    exit_status: int = -1
+    signal: int = 0
+    outcome: int = int(Outcome.DIED)
+    peak_rss_bytes: int = 0
+    limits: tuple[Mark, ...] = ()
+    killed: Killed = Killed()
+    others: dict[int, Usage] = field(default_factory=dict)
 
 
 class UsageRead(Struct, frozen=True):

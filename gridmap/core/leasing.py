@@ -21,7 +21,7 @@ from gridmap.core.effects import (
 from gridmap.core.jobs import IN_FLIGHT, UNFINISHED, WAITING, JobTable, Range
 from gridmap.core.messages import Cancel, Recall
 from gridmap.core.policy import Pace, Policy, likely_cause
-from gridmap.core.records import LeaseRecord, PoolRecord, WorkerRecord
+from gridmap.core.records import LeaseRecord, PoolRecord, WorkerRecord, greedy
 from gridmap.core.spec import JobSpec, Span
 from gridmap.core.states import JobState, WorkerState
 from gridmap.errors import Cause
@@ -87,8 +87,9 @@ class Leasing:
             item = self._take(pool, worker, now)
             if item is None:
                 passed[worker_id] = None
-                if not worker.leases:
+                if len(worker.leases) < worker.children:
                     self._recall_for(pool)
+                if not worker.leases:
                     idle.append(worker)
                 continue
             self._lease(item, worker, now)
@@ -99,6 +100,7 @@ class Leasing:
     def _lease(self, item: Range, worker: WorkerRecord, now: float) -> None:
         lease = LeaseRecord(item.span, item.spec, item.attempt, [item.span], pulse=worker.seq)
         worker.leases[(item.span.first, item.attempt)] = lease
+        lease.first = not worker.served and len(worker.leases) <= worker.children
         if worker.served and len(worker.leases) <= worker.children:
             self.begins(worker, lease, now)
         worker.idle_since = math.inf
@@ -155,7 +157,7 @@ class Leasing:
     # --- taking back ------------------------------------------------------------------------------
 
     def _recall_for(self, pool: PoolRecord) -> None:
-        """A worker has nothing to do: take back what another has not started."""
+        """A process has nothing to do: take back what another worker has not started."""
         for donor_id in list(itertools.islice(pool.loaded, DONORS_LOOKED_AT)):
             donor = pool.workers[donor_id]
             most = max(0, len(donor.leases) - donor.children)  # it may have more of them by now
@@ -249,17 +251,21 @@ class Leasing:
             pool.gather_at = -math.inf  # those who could have run them may have left
 
     def lost(self, worker: WorkerRecord, cause: Cause, text: str, now: float) -> None:
-        """A worker is no more: the job that each of its processes was in is charged for it.
+        """A worker is no more: the job that each of its processes was in is charged, or, where
+        memory was short, those that had more than their part.
 
         Nothing ran any more in a worker that left of its own accord (PREEMPTED): nothing is
         charged, but what must not run twice does not run again.
         """
-        running = 0 if cause is Cause.PREEMPTED else worker.children
-        for order, lease in enumerate(worker.void_leases()):
+        leases = worker.void_leases()
+        running = leases[: 0 if cause is Cause.PREEMPTED else worker.children]
+        causes = [self._why(worker, lease, cause, now) for lease in leases]
+        charged = list(map(id, greedy(running, causes, cause) or running))
+        for lease, why in zip(leases, causes, strict=True):
             inside = [s for span in lease.open for s in self.jobs.spans(span, IN_FLIGHT)]
-            why = self._why(worker, lease, cause, now)
-            cut = why is Cause.WALLTIME and worker.served > 0  # others had used its time
-            if inside and ((order < running and not cut) or not lease.spec.rerunnable):
+            # others had used its time
+            cut = why is Cause.WALLTIME and worker.served > 0 and not lease.first
+            if inside and ((id(lease) in charged and not cut) or not lease.spec.rerunnable):
                 culprit, rest = inside[0].first, Span(inside[0].first + 1, inside[0].count - 1)
                 inside[:1] = [rest] if rest.count else []
                 self.attempt_failed(culprit, lease, why, -1, worker, text, now)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from gridmap.errors import signal_name
@@ -74,6 +74,39 @@ def nearest(of: Iterable[Mark]) -> float:
     return max((mark.fraction for mark in of), default=0.0)
 
 
+def part_of(group: Mark, own_bytes: int, others_bytes: int, jobs: int) -> Mark:
+    """Returns what a job has of a limit that several share, and what it may have.
+
+    That is its even part, or what the others leave, whichever is more; while the limit is far, it
+    is all of it.
+
+    Held by tests/core/test_memory.py::test_a_job_may_have_its_part_and_what_others_leave.
+    """
+    if jobs < 2 or group.fraction < AGAIN_FRACTION:
+        return group
+    may_bytes = max(group.limit_bytes // jobs, group.limit_bytes - others_bytes)
+    return Mark(group.limit, own_bytes, may_bytes)
+
+
+def culprit(group: Mark, victim_bytes: int, used: Mapping[int, int], jobs: int) -> int | None:
+    """Returns who of those that share a limit is to pay for it in place of the one that was ended.
+
+    The kernel ends the largest process, but a job is all of its processes: whoever had less than
+    its even part is spared if another has more than that.
+
+    :param victim_bytes: what the job had that was ended
+    :param used: what the others have
+    :returns: one of the keys of `used`; None: the right one was ended
+
+    Held by tests/core/test_memory.py::test_who_pays_for_a_limit_that_jobs_share.
+    """
+    part_bytes = group.limit_bytes // jobs
+    if jobs < 2 or not part_bytes or victim_bytes >= NEAR_FRACTION * part_bytes:
+        return None
+    largest = max(used, key=lambda key: used[key], default=None)
+    return largest if largest is not None and used[largest] > part_bytes else None
+
+
 def over(of: Iterable[Mark]) -> Mark | None:
     """Returns the user's own limit if it is exceeded; the others see to themselves."""
     return next((m for m in of if m.limit == MAX_RSS and m.used_bytes > m.limit_bytes), None)
@@ -128,8 +161,11 @@ def cause_of_death(
     return max(near, key=lambda mark: mark.fraction, default=None)
 
 
-def describe(mark: Mark, exit_status: int, signal: int) -> str:
-    """Returns what to say of a job that died for want of memory."""
+def describe(mark: Mark, exit_status: int, signal: int, jobs: int = 1) -> str:
+    """Returns what to say of a job that died for want of memory.
+
+    :param jobs: how many share what their control group may have
+    """
     used, allowed = human(mark.used_bytes), human(mark.limit_bytes)
     if mark.limit == MAX_RSS:
         return f"used {used} of the {allowed} that max_rss allows"
@@ -137,8 +173,17 @@ def describe(mark: Mark, exit_status: int, signal: int) -> str:
     if mark.limit == H_VMEM:
         return f"{end} with {used} of the {allowed} of address space that h_vmem allows"
     if mark.limit == CGROUP and mark.limit_bytes:
-        return f"{end} for want of memory: its control group may have {allowed}"
+        shared = f" for {jobs} jobs at once" if jobs > 1 else ""
+        return f"{end} for want of memory: its control group may have {allowed}{shared}"
     return f"{end} for want of memory: the kernel says that it ended a process at that time"
+
+
+def describe_share(used_bytes: int, group: Mark, jobs: int) -> str:
+    """Returns what to say of a job that was ended because another one had paid for it."""
+    return (
+        f"used {human(used_bytes)}, where {jobs} jobs share the {human(group.limit_bytes)} of "
+        "their control group; another of them was ended for want of memory"
+    )
 
 
 def human(size: int) -> str:

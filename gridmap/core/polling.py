@@ -68,7 +68,9 @@ class Polling:
         reasons = {w.native.text for w in pool.workers.values() if w.state in COMING}
         reasons.discard("")
         why = f" ({'; '.join(sorted(reasons)[:2])})" if reasons else ""
-        text = f"{pool.up} workers up, {pool.coming} pending{why}"
+        each = pool.limits.children
+        jobs = f", each for {each} jobs at once" if each > 1 else ""
+        text = f"{pool.up} workers up, {pool.coming} pending{jobs}{why}"
         if text != pool.said:
             pool.said = text
             self._emit(Note("info", text))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from msgspec import Struct, field
 
 from gridmap.core.events import NativeState, NativeStatus
 from gridmap.core.jobs import RangeQueue
 from gridmap.core.messages import Held, Key
-from gridmap.core.policy import Limits
+from gridmap.core.policy import Limits, is_near
 from gridmap.core.spec import JobSpec, Span
 from gridmap.core.states import WORKER_TRANSITIONS, InvalidTransition, WorkerState
 from gridmap.errors import Cause
@@ -40,6 +40,7 @@ class LeaseRecord(Struct):
     absent: int = 0  # heartbeats in a row that should have known of it, and did not
     recalled: bool = False
     since: float = math.inf  # when it began to run, as far as can be known from here
+    first: bool = False  # its first job was the first of a process of its worker
     last: Held | None = None
     idle_job: int = -1
     idle_beats: int = 0  # heartbeats in a row in which that job did nothing
@@ -75,6 +76,31 @@ class LeaseRecord(Struct):
             left += [part for part in parts if part.count]
         self.open = left
         return taken
+
+
+def greedy(
+    running: list[LeaseRecord], causes: Iterable[Cause], of_worker: Cause
+) -> list[LeaseRecord]:
+    """Returns those leases, of several that a worker ran, to which its end for want of memory is to
+    be put down; none where nothing speaks for that, or nothing is known of who had how much.
+
+    :param causes: what the worker seems to have died of, as far as each lease can tell
+    :param of_worker: the same, as the scheduler says
+
+    Held by tests/core/test_packing.py::test_who_is_charged_when_a_worker_dies_for_want_of_memory.
+    """
+    if len(running) < 2:
+        return []
+    short = (one for one, cause in zip(running, causes, strict=False) if cause is Cause.MEMORY)
+    known = [
+        (lease.last.rss_bytes, lease.last.limit_bytes, lease)
+        for lease in short
+        if lease.last is not None and lease.holds(lease.last.current)
+    ]
+    near = [lease for rss, limit, lease in known if is_near(rss, limit)]
+    if near or of_worker is not Cause.MEMORY or not known:
+        return near
+    return [max(known, key=lambda one: one[0])[2]]
 
 
 class WorkerRecord(Struct):

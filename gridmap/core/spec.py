@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 
 class Span(NamedTuple):
@@ -58,16 +59,42 @@ class Resources(Struct, frozen=True):
     native: tuple[str, ...] = ()
 
 
+def for_worker(resources: Resources, children: int) -> Resources:
+    """Returns what a worker needs that runs so many jobs at once.
+
+    `h_vmem` and `mem_free` are what each slot needs, as Grid Engine counts, and grow with the
+    slots; what is in `extra` is the user's own word, and stays as it is.
+
+    Held by tests/core/test_spec.py::test_a_worker_needs_what_its_jobs_need_together.
+    """
+    return replace(
+        resources,
+        num_slots=resources.num_slots * children,
+        gpu=resources.gpu * children,
+        memory_bytes=resources.memory_bytes * children,
+    )
+
+
 class PoolSpec(Struct, frozen=True):
-    """What the workers of one pool are asked for.
+    """What the jobs of one pool need.
 
     :param more_memory: number of the pool for jobs of this one that need more memory; -1: none
     :param more_time: the same for time
+    :param growth: so many times the memory that was asked for at first
     """
 
     resources: Resources = Resources()
     more_memory: int = -1
     more_time: int = -1
+    growth: float = 1.0
+
+    def children(self, most: int) -> int:
+        """Returns how many jobs a worker of the pool runs at once, so that it needs no more memory
+        than one that runs `most` of those that asked for least: a node may have no more.
+
+        Held by tests/core/test_spec.py::test_a_worker_for_jobs_that_have_grown_is_no_larger.
+        """
+        return max(1, int(most / self.growth))
 
 
 class RetryRule(Struct, frozen=True):

@@ -239,6 +239,7 @@ class Workforce:
         worker = self._roster.enlist(known.id, known.pool)
         worker.request = known.request
         worker.resumed = True
+        worker.children = self._pools[known.pool].limits.children  # until it says so itself
         if worked:
             worker.heard_at = now
             self._roster.move(worker, _S.UP, "worked for an earlier monitor of the run")

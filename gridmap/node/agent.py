@@ -29,6 +29,7 @@ from msgspec.structs import replace
 from gridmap.core import effects as do
 from gridmap.core import events as ev
 from gridmap.core.agent import AgentCore
+from gridmap.core.memory import CGROUP
 from gridmap.core.messages import (
     Blob,
     Death,
@@ -311,11 +312,15 @@ class AgentRuntime:
         died = ev.ChildDied(news.child, child.current, news.exit_status, news.signal, child.outcome)
         child.close()
         if child.lease is not None and child.outcome == Outcome.DIED:
+            killed = self._limits.killed()
+            shared = news.signal == signal.SIGKILL and killed.limit == CGROUP
+            others = [x.number for x in self._children.values() if x.lease is not None]
             died = replace(
                 died,
                 peak_rss_bytes=news.peak_rss_bytes,
                 limits=self._limits.outside(),
-                killed=self._limits.killed(),
+                killed=killed,
+                others=self._measure(self._watch, others, states=False) if shared else {},
             )
         self._handle(died, now)
 
@@ -335,7 +340,7 @@ class AgentRuntime:
     def _do_start(self, effect: do.StartChild, now: float) -> None:
         try:
             with self._reserve.lent():
-                child = self._make_child(effect.child)
+                child = self._make_child(effect)
         except OSError as error:
             logger.warning("cannot start a process for jobs: %s", error)
             self._unstarted_at = max(self._unstarted_at, now + START_AGAIN_S)
@@ -344,7 +349,7 @@ class AgentRuntime:
         self._children[child.number] = child
         self._by_fd[child.fd] = child
 
-    def _make_child(self, number: int) -> _Child:
+    def _make_child(self, effect: do.StartChild) -> _Child:
         """:raises OSError: there are no descriptors or no memory for it"""
         ours, theirs = socket.socketpair()
         try:
@@ -353,13 +358,13 @@ class AgentRuntime:
                 try:
                     slot = mmap.mmap(fd, SLOT_BYTES)
                     slot[:8] = (-1).to_bytes(8, "little", signed=True)
-                    self._forkserver.spawn(number, theirs, fd)
+                    self._forkserver.spawn(effect.child, theirs, fd, effect.place, effect.of)
                 finally:
                     os.close(fd)
         except BaseException:
             ours.close()
             raise
-        return _Child(number, Channel(ours, Answer, self._reserve), slot)
+        return _Child(effect.child, Channel(ours, Answer, self._reserve), slot)
 
     def _do_give(self, effect: do.GiveLease, now: float) -> None:
         lease = effect.lease

@@ -15,13 +15,16 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from gridmap import data
 from gridmap.data import Context, Frame
+from gridmap.node import devices
 from gridmap.node.blobs import map_blob
 from gridmap.node.calls import Item, Runner
 from gridmap.node.channel import FINISHED, READY, WORKING, Answer, Channel, Order
+from gridmap.node.memory import limit_address_space, parts_of_address_space
+from gridmap.node.threads import limit_loaded
 
 MAX_FUNCTIONS = 64
 OOM_SCORE_ADJ = 500
@@ -31,23 +34,25 @@ WORKER_VARIABLE = "GRIDMAP_WORKER"
 """Set by the agent where a scheduler started it."""
 
 _PR_SET_PDEATHSIG = 1
-_SCHEDULERS_OWN = ("SGE_", "SLURM", "PBS_", "LSB_", "JOB_", "CUDA_VISIBLE", "ROCR_VISIBLE", "PE_")
+_SCHEDULERS_OWN = ("SGE_", "SLURM", "PBS_", "LSB_", "JOB_", "PE_")
 _SCHEDULERS_OWN_NAMES = frozenset(
     (
         *("NSLOTS", "NHOSTS", "NQUEUES", "QUEUE", "TMPDIR", "TMP", "HOSTNAME", "ENVIRONMENT"),
-        *("REQUEST", "RESTARTED", "ARC", "GPU_DEVICE_ORDINAL", "HIP_VISIBLE_DEVICES"),
+        *("REQUEST", "RESTARTED", "ARC"),
+        *devices.DEVICES,
     )
 )
 
 
-def run_child(server: int, sock: int, slot: int) -> None:
+def run_child(server: int, sock: int, slot: int, place: int = 0, of: int = 1) -> None:
     """Runs leases until the agent closes the channel.
 
     :param server: pid of the forkserver
     :param sock: descriptor of the channel
     :param slot: descriptor of the memory for the number of the current job
+    :param place: which of `of` equal parts of what a scheduler's worker has is its own
     """
-    _settle(server)
+    _settle(server, place, of)
     for fd in (sock, slot):
         os.set_inheritable(fd, False)
     with mmap.mmap(slot, mmap.PAGESIZE) as memory:
@@ -60,7 +65,7 @@ def run_child(server: int, sock: int, slot: int) -> None:
         os._exit(0)
 
 
-def _settle(server: int) -> None:
+def _settle(server: int, place: int, of: int) -> None:
     """Makes a forked process one of its own that ends with the forkserver."""
     import ctypes
 
@@ -81,7 +86,9 @@ def _settle(server: int) -> None:
     if "numpy.random" in sys.modules:
         sys.modules["numpy.random"].seed()  # else all children would draw the same numbers
     gc.enable()
-    Environment.own = _schedulers_variables() if worker else {}
+    Environment.worker = Worker(_schedulers_variables(), place, of) if worker else None
+    if worker:
+        limit_address_space(parts_of_address_space(of, os.environ))
 
 
 def _open_streams() -> None:
@@ -110,10 +117,27 @@ def _schedulers_variables() -> dict[str, str]:
     }
 
 
+class Worker(NamedTuple):
+    """What a scheduler gave to a worker, and which part of it is this process's.
+
+    :param variables: what the scheduler says of it
+    """
+
+    variables: dict[str, str]
+    place: int
+    of: int
+
+    def variables_for(self, context: Context) -> dict[str, str]:
+        """Returns what a job is to see of them."""
+        told, place, of = self.variables, self.place, self.of
+        own = devices.variables(told, place, of, context.gpus, os.path.exists("/dev/kfd"))
+        return {**told, **own, **devices.slots(told, context.threads, of)}
+
+
 class Environment:
     """Brings this process to where a lease wants to run."""
 
-    own: dict[str, str] = {}
+    worker: Worker | None = None
 
     def __init__(self) -> None:
         self._original_path = list(sys.path)
@@ -132,10 +156,7 @@ class Environment:
         if context is None:
             context = Context.decode(data.split_frames(memoryview(map_blob(place)))[0])
             self._contexts[digest] = context
-        if context.environment is not None:
-            self._set_variables(digest, {**context.environment, **self.own, **context.added})
-        else:
-            self._set_variables(digest, {**self._original_variables, **context.added})
+        self._set_variables(digest, context)
         if context.sys_path:
             known = set(context.sys_path)
             wanted = context.sys_path + [p for p in self._original_path if p not in known]
@@ -145,11 +166,28 @@ class Environment:
         self._change_folder(context.working_dir)
         return context
 
-    def _set_variables(self, digest: str, wanted: dict[str, str]) -> None:
+    def _variables(self, context: Context) -> dict[str, str]:
+        """Returns all variables that a job is to have."""
+        given = context.environment
+        if given is None:
+            given = self._original_variables
+        elif self.worker is not None and context.gpus:
+            # which devices the client has says nothing of the node's
+            given = {name: given[name] for name in given if not devices.is_of_devices(name)}
+        own = {} if self.worker is None else self.worker.variables_for(context)
+        wanted = {**given, **own, **context.added}
+        few = devices.threads(wanted, context.threads)
+        nobody_said = len(few) == len(devices.THREADS)
+        if nobody_said and self.worker is None:  # a fork of the client has what that had loaded
+            limit_loaded(context.threads)
+        return {**few, **wanted}
+
+    def _set_variables(self, digest: str, context: Context) -> None:
         # comparing 100 variables one by one would cost more than a short lease
         raw = getattr(os.environ, "_data", None)
         if raw is not None and raw == self._environments.get(digest):
             return
+        wanted = self._variables(context)
         if dict(os.environ) != wanted:
             for name in set(os.environ) - set(wanted):
                 del os.environ[name]

@@ -35,7 +35,8 @@ if __name__ == "__main__":
 logger = logging.getLogger(__name__)
 
 _SPAWN, _KILL, _STARTED, _DIED = range(4)
-_MESSAGE = struct.Struct("<Biiiq")  # what, child, pid or exit status, signal, peak rss [bytes]
+_MESSAGE = struct.Struct("<Biiiq")
+"""What, child, pid or exit status, signal, peak rss [bytes]; of _SPAWN: what, child, place, of."""
 _MAX_MESSAGE = 8192
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -155,11 +156,14 @@ class Forkserver:
         """True when `flush` should be called once the control socket can take more."""
         return bool(self._queue)
 
-    def spawn(self, child: int, sock: socket.socket, slot: int) -> None:
+    def spawn(
+        self, child: int, sock: socket.socket, slot: int, place: int = 0, of: int = 1
+    ) -> None:
         """Forks child number `child`.
 
         :param sock: the child's end of its channel
         :param slot: descriptor of the memory where it keeps the number of its job
+        :param place: which of `of` equal parts of what the worker has is its own
         """
         fds = [os.dup(sock.fileno())]
         try:
@@ -167,7 +171,7 @@ class Forkserver:
         except OSError:
             os.close(fds[0])
             raise
-        self._send(_SPAWN, child, b"", fds)
+        self._send(_SPAWN, child, fds, place, of)
 
     def kill(self, child: int) -> None:
         """Ends a child and its process group; its death is told by `receive`."""
@@ -195,8 +199,10 @@ class Forkserver:
                 news.append(Died(child, number, signum, rss))
         return news
 
-    def _send(self, what: int, child: int, text: bytes = b"", fds: list[int] | None = None) -> None:
-        self._queue.append((_MESSAGE.pack(what, child, 0, 0, 0) + text, fds or []))
+    def _send(
+        self, what: int, child: int, fds: list[int] | None = None, place: int = 0, of: int = 1
+    ) -> None:
+        self._queue.append((_MESSAGE.pack(what, child, place, of, 0), fds or []))
         self.flush()
 
     def flush(self) -> None:
@@ -412,10 +418,10 @@ class _Server:
             return False
         if not data:
             return False
-        what, child, *_ = _MESSAGE.unpack(data[: _MESSAGE.size])
+        what, child, place, of, _ = _MESSAGE.unpack(data[: _MESSAGE.size])
         if what == _SPAWN:
             if len(fds) == 2:
-                self._spawn(child, *fds)
+                self._spawn(child, fds[0], fds[1], place, of)
             else:  # they did not come: there is no room for them
                 for fd in fds:
                     os.close(fd)
@@ -426,7 +432,7 @@ class _Server:
                     _kill_group(pid)
         return True
 
-    def _spawn(self, child: int, sock: int, slot: int) -> None:
+    def _spawn(self, child: int, sock: int, slot: int, place: int, of: int) -> None:
         server = os.getpid()
         try:
             pid = os.fork()
@@ -436,7 +442,7 @@ class _Server:
             os.close(slot)
             return
         if pid == 0:
-            _be_child(server, self._control, sock, slot)
+            _be_child(server, self._control, sock, slot, place, of)
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)  # the child does it too: whoever comes first
         os.close(sock)
@@ -481,7 +487,9 @@ class _Server:
             self._reap()
 
 
-def _be_child(server: int, control: socket.socket, sock: int, slot: int) -> None:
+def _be_child(
+    server: int, control: socket.socket, sock: int, slot: int, place: int, of: int
+) -> None:
     """What a forked child becomes; never returns."""
     status = 1
     try:
@@ -489,7 +497,7 @@ def _be_child(server: int, control: socket.socket, sock: int, slot: int) -> None
         control.close()
         from gridmap.node.child import run_child
 
-        run_child(server, sock, slot)
+        run_child(server, sock, slot, place, of)
         status = 0
     except BaseException:
         import traceback

@@ -8,7 +8,7 @@ import os
 import resource
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gridmap.core.memory import CGROUP, H_VMEM, MACHINE, Killed, Mark
@@ -96,16 +96,18 @@ class Limits:
     """The limits that the kernel keeps for a worker.
 
     :param group: the worker's control group
+    :param parts: of its address space, each of which a process for jobs has
     """
 
-    def __init__(self, group: Group | None = None) -> None:
+    def __init__(self, group: Group | None = None, parts: int = 1) -> None:
         self._group = group
+        self._parts = parts
         self._ends: deque[tuple[float, int]] = deque([(time.monotonic(), self._count())])
 
     @classmethod
-    def own(cls) -> Limits:
+    def own(cls, parts: int = 1) -> Limits:
         """Returns those of this process."""
-        return cls(own_group())
+        return cls(own_group(), parts)
 
     def group_mark(self) -> tuple[Mark, ...]:
         """Returns what all processes of the worker use of what its control group may."""
@@ -127,7 +129,9 @@ class Limits:
 
     def outside(self) -> tuple[Mark, ...]:
         """Returns the limits as they are known of a child that is gone."""
-        return (*address_mark(0, 0), *self.group_mark())
+        whole = address_mark(0, 0)
+        own = (mark._replace(limit_bytes=mark.limit_bytes // self._parts) for mark in whole)
+        return (*own, *self.group_mark())
 
     def killed(self) -> Killed:
         """Returns whether a process was just ended for want of memory."""
@@ -152,6 +156,27 @@ def address_mark(pid: int, used_bytes: int) -> tuple[Mark, ...]:
     with contextlib.suppress(OSError, AttributeError):  # it is gone; not on this system
         limit = resource.prlimit(pid, resource.RLIMIT_AS)[0]
     return () if limit == resource.RLIM_INFINITY else (Mark(H_VMEM, used_bytes, limit),)
+
+
+def parts_of_address_space(children: int, environ: Mapping[str, str]) -> int:
+    """Returns in how many parts a worker's limit on the address space is to be cut.
+
+    Grid Engine ends a worker whose processes together have more than h_vmem, times its slots, and
+    gives each process a limit of the same size. Where each child has a part as its limit, one that
+    needs more fails alone, as it would in a worker of its own. Elsewhere such a limit is what each
+    process may have.
+
+    Source: queue_conf(5) "RESOURCE LIMITS"; setrlimit(2)
+    """
+    return children if "SGE_TASK_ID" in environ else 1
+
+
+def limit_address_space(parts: int) -> None:
+    """Lets this process have one of so many parts of the address space that it may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if parts > 1 and soft != resource.RLIM_INFINITY:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_AS, (soft // parts, hard))
 
 
 def _read(path: Path) -> str:

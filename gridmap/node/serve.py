@@ -34,6 +34,7 @@ from gridmap.ledger.directory import LEDGER_NAME
 from gridmap.node.agent import AgentRuntime
 from gridmap.node.child import WORKER_VARIABLE
 from gridmap.node.forkserver import Forkserver
+from gridmap.node.memory import Limits, parts_of_address_space
 from gridmap.node.tree import age_s, read_process
 
 if TYPE_CHECKING:
@@ -202,8 +203,9 @@ class Node:
         self._warned: list[int] = []
         core = AgentCore(hello.children, hello, worker_age_s())
         logs = dict.fromkeys((hello.log_stdout, hello.log_stderr))
+        limits = Limits.own(parts_of_address_space(hello.children, os.environ))
         self._runtime = AgentRuntime(
-            core, forkserver, self._say, logs=list(logs), run=os.fspath(run_dir)
+            core, forkserver, self._say, None, list(logs), limits, os.fspath(run_dir)
         )
         self._wake = self._listen_to_signals()
 

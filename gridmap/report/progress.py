@@ -13,10 +13,11 @@ class Progress:
 
     :param backend: what runs the jobs
     :param quiet: log nothing
+    :param children: jobs that each worker runs at once
     """
 
-    def __init__(self, backend: str, quiet: bool = True) -> None:
-        self._backend = backend
+    def __init__(self, backend: str, quiet: bool = True, children: int = 1) -> None:
+        self._backend = f"{backend}, {children} jobs a worker" if children > 1 else backend
         self._quiet = quiet
         self._run = ""
         self._begun_s = 0.0

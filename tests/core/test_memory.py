@@ -93,3 +93,32 @@ def test_it_says_how_much_was_used_of_what(
 ) -> None:
     assert memory.describe(mark, exit_status, signal).startswith(words)
     assert memory.human(3000) == "3 KB"
+
+
+def test_a_job_may_have_its_part_and_what_others_leave() -> None:
+    group = Mark(CGROUP, 90, 100)
+    assert memory.part_of(group, 90, 0, 1) == group
+    assert memory.part_of(group, 70, 20, 2) == Mark(CGROUP, 70, 80), "what the other leaves"
+    assert memory.part_of(group, 20, 70, 2) == Mark(CGROUP, 20, 50), "its part, taken or not"
+    assert memory.part_of(group, 20, 500, 4) == Mark(CGROUP, 20, 25), "pages that are shared"
+    far = Mark(CGROUP, 79, 100)
+    assert memory.part_of(far, 60, 19, 2) == far
+
+
+@pytest.mark.parametrize(
+    ("victim", "used", "jobs", "pays"),
+    [
+        (10, {1: 70, 2: 10}, 4, 1),
+        (10, {1: 30, 2: 40}, 4, 2),
+        (10, {1: 25, 2: 25}, 4, None),  # none had more than its part
+        (23, {1: 70}, 4, None),  # 90 % of its part, and what it took since the last look
+        (60, {1: 70}, 2, None),
+        (10, {}, 4, None),
+        (10, {}, 1, None),
+    ],
+)
+def test_who_pays_for_a_limit_that_jobs_share(
+    victim: int, used: dict[int, int], jobs: int, pays: int | None
+) -> None:
+    assert memory.culprit(Mark(CGROUP, 100, 100), victim, used, jobs) == pays
+    assert memory.culprit(Mark(CGROUP, 0, 0), victim, used, jobs) is None, "a limit nobody knows"

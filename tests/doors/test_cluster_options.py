@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,6 +127,54 @@ def test_a_folder_that_cannot_be_written_is_refused_by_name(
         grid_map(abs, [-1])
     assert cluster.requests == []
     assert grid_map(abs, [-1], local=True) == [1]  # there it does not matter
+
+
+# --- children -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda **how: grid_map(abs, [-1], num_slots=2, gpu=1, **how),
+        lambda **how: process_jobs([Job(abs, [-1], num_slots=2, gpu=1)], **how),
+        lambda **how: submit([Job(abs, [-1], num_slots=2, gpu=1)], **how).results(),
+        lambda **how: list(grid_imap(abs, [-1], num_slots=2, gpu=1, **how)),
+    ],
+)
+def test_a_worker_asks_for_what_its_children_need(
+    cluster: Refusing, call: Callable[..., Any]
+) -> None:
+    for how, children in (({}, 1), ({"children": 3}, 3)):
+        request = asked(cluster, call, **how)
+        assert request.command[-2:] == ("0", str(children))
+        assert (request.resources.num_slots, request.resources.gpu) == (2 * children, children)
+
+
+def test_as_many_workers_are_asked_for_as_the_jobs_fill(cluster: Refusing) -> None:
+    assert asked(cluster, grid_map, abs, range(9), children=4).count == 3
+    assert asked(cluster, grid_map, abs, range(9), children=4, max_workers=2).count == 2
+    assert asked(cluster, grid_map, abs, range(9)).count == 9
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, "2", True, None])
+def test_children_are_a_whole_number(cluster: Refusing, wrong: Any) -> None:
+    for call in (grid_map, grid_imap):
+        with pytest.raises((TypeError, ValueError), match="children (must be a whole|is) "):
+            call(abs, [-1], children=wrong)
+        with pytest.raises((TypeError, ValueError), match="children (must be a whole|is) "):
+            call(abs, [-1], children=wrong, local=True)
+    assert cluster.requests == []
+
+
+def test_on_this_machine_max_processes_counts(cluster: Refusing) -> None:
+    def place(_: int) -> tuple[int, int]:
+        time.sleep(0.01)
+        return os.getpid(), os.getppid()
+
+    here = grid_map(place, range(4), local=True, children=4)
+    assert {pid for pid, _ in here} == {os.getpid()}
+    there = grid_map(place, range(20), local=True, max_processes=2, children=16)
+    assert 1 <= len({pid for pid, _ in there}) <= 2 and not cluster.requests
 
 
 # --- a scheduler that is away ---------------------------------------------------------------------

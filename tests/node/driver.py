@@ -58,7 +58,7 @@ class Outcomes:
         if outcome is m.Outcome.VALUE:
             values = data.unpack_values(frames, 0, item.count)
             assert len(values) == item.count
-        elif outcome is m.Outcome.EXCEPTION:
+        elif outcome in (m.Outcome.EXCEPTION, m.Outcome.NO_MEMORY):
             values = [data.unpack_exception(frames)]
         elif outcome in (m.Outcome.UNPICKLABLE, m.Outcome.UNREADABLE):
             values = [data.unpack_text(frames)]
