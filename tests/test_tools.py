@@ -61,7 +61,7 @@ def test_a_part_may_run_beside_the_others(root: Path, tmp_path: Path) -> None:
 
 
 def test_a_part_that_is_a_summary_is_counted_as_a_whole(root: Path) -> None:
-    inner = f"{root}/tools/summary one \"{PASSED}\" other \"{FAILED}\""
+    inner = f'{root}/tools/summary one "{PASSED}" other "{FAILED}"'
     status, lines = summary(root, "inner", inner, "unit", PASSED)
     assert status == 1
     assert [line.split()[:2] for line in lines[:2]] == [["inner", "FAILED"], ["unit", "ok"]]

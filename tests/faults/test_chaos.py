@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import psutil
 import pytest
 
-from tests.faults.lab import NODES, SLOTS, Client, Host, Lab, calls
+from tests.faults.clients import SLOTS, Client, calls
+from tests.faults.lab import NODES, Host, Lab
 from tests.faults.test_network import spoil
 from tests.faults.test_scheduler import qmaster_back
 from tests.rows import Stopwatch, row
