@@ -7,6 +7,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.cluster.schedulers import Slurm
 from benchmarks.isolation import run_alone
@@ -40,7 +41,9 @@ def measure(system: str, count: int) -> Measurement:
         status = run_alone(folder, TIMEOUT_S, "benchmarks.slurm.child", system, str(count))
         slurm.delete_all()
         answer = folder / "answer.json"
-        told = json.loads(answer.read_text()) if answer.exists() else {"note": "", "count": 0}
+        told: dict[str, Any] = {"note": "", "count": 0}
+        if answer.exists():
+            told = json.loads(answer.read_text())
         if told["note"] or told["count"] < count:
             print((folder / "log").read_text()[-2000:], file=sys.stderr)
     first_s, import_s, note = told.get("first_s"), told.get("import_s"), told["note"]
