@@ -24,7 +24,7 @@ help:
 	@echo 'make cluster  the tests on a real Grid Engine and on a real Slurm (Debian, root); either alone:'
 	@echo '              make grid_engine, make slurm'
 	@echo 'make faults   the fault matrix: breaks things on one and on three hosts (Debian, root; FAULTS_MIN min)'
-	@echo 'make chaos    random faults on three hosts: SEED=1 CHAOS_S=600 CHAOS_CALLS=20000'
+	@echo 'make chaos    random faults on three hosts: SEED=1 CHAOS_S=600 CHAOS_CALLS=20000; SCHEDULER=slurm'
 	@echo 'make bench    measures all there is in docs/performance.rst (BENCH_H h): bench-local beside its peers,'
 	@echo '              which are installed in $(PEERS), bench-cluster, bench-slurm beside its peers, bench-scale;'
 	@echo '              bench-report'
@@ -82,8 +82,9 @@ faults: $(VENV)/.installed-test
 	    'one host' "tools/cluster_tests -m fault" \
 	    'three hosts' "tools/fault_tests -k 'not chaos'" \
 	    slurm 'SCHEDULER=slurm tools/cluster_tests -m fault' \
-	    'slurm broken' 'SCHEDULER=slurm tools/fault_tests' \
+	    'slurm broken' "SCHEDULER=slurm tools/fault_tests -k 'not chaos'" \
 	    chaos 'tools/fault_tests -s -k chaos' \
+	    'slurm chaos' 'SCHEDULER=slurm tools/fault_tests -s -k chaos' \
 	    table 'tools/fault_table --record $(RECORD) && tools/fault_table --print'
 
 SEED ?= 1
