@@ -62,6 +62,7 @@ cluster: $(VENV)/.installed-test
 	    slurm '$(MAKE) --no-print-directory slurm'
 
 # Here, too, no part hides another.
+grid_engine: export SCHEDULER := grid_engine
 grid_engine: $(VENV)/.installed-test
 	@PYTHON=$(abspath $(BIN))/python tools/summary \
 	    'one host' 'tools/cluster_tests' \
@@ -98,7 +99,7 @@ chaos:
 bench: bench-local bench-cluster bench-slurm bench-scale
 
 bench-cluster: $(VENV)/.installed-test
-	tools/cluster_bench
+	SCHEDULER=grid_engine tools/cluster_bench
 	SCHEDULER=slurm tools/cluster_bench
 	$(BIN)/python -m benchmarks report
 
