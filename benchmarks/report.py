@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmarks.local.workloads import WORKLOADS
 from benchmarks.record import FILE, ROOT, Row, figure, met, read
+from benchmarks.slurm.main import AHEAD
+from benchmarks.slurm.systems import COUNTS
 
 PAGE = ROOT / "docs" / "performance.rst"
 GRIDMAP, REFERENCE = "GridMap", "serial"
@@ -95,6 +98,12 @@ def _part(name: str, part: dict[str, Any]) -> str:
     if name == "local":
         blocks.append(_against_best(tables))
         blocks += [_side_by_side(title, names, tables) for title, names in GROUPS.items()]
+    elif name == "slurm":
+        blocks.append(_list(tables.get(AHEAD, [])))
+        for kind in ("first", "all"):
+            calls = {f"{count:,} calls: {kind}": f"{count:,} calls" for count in COUNTS}
+            title = f"Seconds to {'the first result' if kind == 'first' else 'all results'}"
+            blocks.append(_side_by_side(title, tuple(calls), tables, calls))
     else:
         blocks += [_title(title) + _list(rows) for title, rows in tables.items()]
     return "\n\n".join(block for block in blocks if block)
@@ -131,8 +140,16 @@ def _against_best(tables: dict[str, list[Row]]) -> str:
     return _title("GridMap and the best of the others") + _table(head, lines, widths)
 
 
-def _side_by_side(title: str, names: tuple[str, ...], tables: dict[str, list[Row]]) -> str:
-    """Returns a table of all systems, a column for each workload, and how they compare."""
+def _side_by_side(
+    title: str,
+    names: tuple[str, ...],
+    tables: dict[str, list[Row]],
+    heads: Mapping[str, str] | None = None,
+) -> str:
+    """Returns a table of all systems, a column for each workload, and how they compare.
+
+    :param heads: what stands above the columns, where that is not the workload's name
+    """
     names = tuple(name for name in names if name in tables)
     if not names:
         return ""
@@ -148,7 +165,8 @@ def _side_by_side(title: str, names: tuple[str, ...], tables: dict[str, list[Row
             entry = _of(tables[name], system)
             cells.append(_cell(entry, tables[name]) if entry else "not measured")
         lines.append(cells)
-    head = ["system", *(["import"] if with_import else []), *names]
+    columns = [(heads or {}).get(name, name) for name in names]
+    head = ["system", *(["import"] if with_import else []), *columns]
     return _title(title) + _table(head, lines)
 
 
@@ -215,6 +233,8 @@ def _ratio(entry: Row, ours: Row) -> str:
 
 def _list(rows: list[Row]) -> str:
     """Returns a table with a row for each thing measured."""
+    if not rows:
+        return ""
     others = any(entry["system"] != GRIDMAP for entry in rows)
     lines = [
         [

@@ -20,6 +20,12 @@ del functools, gridmap
 """
 
 
+DOCUMENTS = [
+    "README.rst",
+    *(f"docs/{page}.rst" for page in ("first_steps", "fast", "slurm", "failures")),
+]
+
+
 def python_blocks(text: str, language: str = "python") -> list[str]:
     """Returns the contents of the `.. code-block:: python` of a reStructuredText."""
     pattern = rf"^\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)"
@@ -27,6 +33,14 @@ def python_blocks(text: str, language: str = "python") -> list[str]:
         re.sub("^    ", "", block, flags=re.MULTILINE)
         for block in re.findall(pattern, text, re.MULTILINE)
     ]
+
+
+def program_of(document: Path, folder: Path, *before: str) -> tuple[Path, list[str]]:
+    """Returns a program of a document's blocks, and the lines that it should print."""
+    blocks = python_blocks(document.read_text())
+    script = folder / "document.py"
+    script.write_text("\n".join([*before, *blocks]))
+    return script, re.findall(r"print\(.*\)  # (.*)$", "\n".join(blocks), re.MULTILINE)
 
 
 def run(command: list[str], cwd: Path, **variables: str) -> str:
@@ -48,18 +62,11 @@ def test_blocks_are_found() -> None:
     assert python_blocks(text) == ["x = 1\n\nif x:\n    y = 2\n\n"]
 
 
-@pytest.mark.parametrize(
-    "document",
-    ["README.rst", *(f"docs/{page}.rst" for page in ("first_steps", "fast", "slurm", "failures"))],
-)
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_code_of_a_document_runs_as_written(document: str, root: Path, tmp_path: Path) -> None:
     """The blocks run one after the other in one program, as a reader would type them."""
-    blocks = python_blocks((root / document).read_text())
-    script = tmp_path / "document.py"
-    script.write_text("\n".join([LOCALLY, *blocks]))
-    printed = run([str(script)], cwd=tmp_path)
-    expected = re.findall(r"print\(.*\)  # (.*)$", "\n".join(blocks), re.MULTILINE)
-    assert expected and printed.splitlines() == expected
+    script, expected = program_of(root / document, tmp_path, LOCALLY)
+    assert expected and run([str(script)], cwd=tmp_path).splitlines() == expected
 
 
 def test_the_page_on_configuration_is_right(root: Path, tmp_path: Path) -> None:

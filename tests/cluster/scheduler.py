@@ -34,6 +34,7 @@ class GridEngine:
     commands = ("qstat",)
     hosts = (os.uname().nodename,)
     present = "SGE_ROOT" in os.environ
+    accounting = True
 
     def queued(self) -> list[Task]:
         """Returns the user's tasks, without those that are being deleted."""
@@ -70,6 +71,11 @@ class Slurm:
     commands = ("squeue", "scontrol")
     hosts = ("n1", "n2")
     present = "SLURM_CONF" in os.environ
+
+    @property
+    def accounting(self) -> bool:
+        """Whether Slurm keeps account of what has ended: sacct can be asked."""
+        return "accounting_storage/slurmdbd" in _output("scontrol", "show", "config")
 
     def queued(self) -> list[Task]:
         """Returns the user's elements of arrays, without those that are ending."""
