@@ -22,7 +22,7 @@ del functools, gridmap
 
 DOCUMENTS = [
     "README.rst",
-    *(f"docs/{page}.rst" for page in ("first_steps", "fast", "slurm", "failures")),
+    *(f"docs/{page}.rst" for page in ("first_steps", "fast", "slurm", "failures", "resources")),
 ]
 
 
