@@ -53,6 +53,8 @@ def test_each_process_of_a_worker_has_a_job_before_any_has_two() -> None:
         given[assigned.worker] += assigned.span.count
     assert given == {"w": 4, "v": 4}
     assert stage.d.summary().children == 8
+    stage.said("v", m.Credit(0))
+    assert stage.d.summary().children == 4, "one is about to leave"
 
 
 def test_what_waits_in_one_worker_goes_to_the_idle_process_of_another() -> None:
@@ -309,6 +311,16 @@ def test_one_that_the_kernel_ends_for_anothers_greed_is_not_charged() -> None:
 def test_where_nobody_had_more_than_its_part_the_one_that_was_ended_pays() -> None:
     node = Node(4)
     effects = node.killed(0, node.usage(0.8, 0.95, 0.95, 0.95), peak_gb=0.8)
+    assert results(effects) == [(0, 1, Outcome.MEMORY)]
+    assert not of(do.KillChild, effects)
+
+
+def test_what_an_idle_process_once_had_is_held_against_nobody() -> None:
+    node = Node(2)
+    node.tell(ev.MemoryRead(node.usage(0.5, 3.4)))
+    node.tell(ev.ChildAnswered(1, [m.Result(1, 1, 0, 0, 0.1, 1, 1)]))
+    node.tell(ev.ChildFinished(1))
+    effects = node.killed(0, {}, peak_gb=0.5)
     assert results(effects) == [(0, 1, Outcome.MEMORY)]
     assert not of(do.KillChild, effects)
 
