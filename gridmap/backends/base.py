@@ -10,6 +10,9 @@ from msgspec import Struct
 from gridmap.core.events import NativeStatus
 from gridmap.core.spec import Resources
 
+NEVER_STARTS, HELD_FOR_GOOD = "will never start", "is held for good"
+"""How the text begins of a worker that has failed, and is in the queue until it is deleted."""
+
 
 class SubmitRequest(Struct, frozen=True):
     """One array job of workers.

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from gridmap.backends.base import NEVER_STARTS
 from gridmap.backends.grid_engine import fold
 from gridmap.core.events import NativeState, NativeStatus
 from gridmap.errors import Cause, signal_name
@@ -15,15 +16,14 @@ FIELDS = ("JobArrayID", "State", "Reason", "exit_code", "NodeList")
 
 SEPARATOR = "|"
 
-NEVER_STARTS = "will never start"
-
-NEVER = frozenset({
-    "AccountNotAllowed", "BadConstraints", "DependencyNeverSatisfied", "InvalidAccount",
-    "InvalidQOS", "PartitionConfig", "PartitionTimeLimit", "QOSNotAllowed",
-})  # fmt: skip
+NEVER = re.compile(
+    "AccountNotAllowed|BadConstraints|DependencyNeverSatisfied|InvalidAccount|InvalidQOS"
+    "|PartitionConfig|PartitionTimeLimit|QOSNotAllowed"
+    r"|(Assoc|QOS)(Max|Min)\w+Per(Job|Node)\w*|QOSMin\w+"  # what one job asks for
+)
 """Reasons of a job that waits and that nothing but its owner or an administrator can mend.
 
-Source: squeue(1) "JOB REASON CODES"; tried on Slurm 22.05
+Source: squeue(1) "JOB REASON CODES"; some of them tried on Slurm 22.05
 """
 
 _STATES = {
@@ -134,7 +134,7 @@ def _status(state: str, reason: str, code: int, nodes: str, who: str) -> NativeS
     if nodes:
         told.append(f"on {nodes}")
     if known is NativeState.PENDING:
-        if reason in NEVER:
+        if NEVER.fullmatch(reason):
             return NativeStatus(NativeState.FAILED, f"{NEVER_STARTS}: {', '.join(told)}")
         if reason in _HELD:
             known = NativeState.HELD

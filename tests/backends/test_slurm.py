@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gridmap.backends import slurm
+from gridmap.backends import bookkeeping
 from gridmap.backends.base import SubmitRequest
 from gridmap.backends.slurm import SlurmBackend
 from gridmap.core.events import NativeState as S
@@ -51,7 +51,7 @@ class Fake:
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/usr/bin{os.pathsep}/bin")
-    monkeypatch.setattr(slurm, "GONE_AFTER_S", 0.0)
+    monkeypatch.setattr(bookkeeping, "GONE_AFTER_S", 0.0)
     return Fake(tmp_path)
 
 
@@ -129,7 +129,7 @@ def test_what_is_gone(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     fake.lists()
     assert backend.status(ids[:2])["7_0"].state is S.DELETED
     assert backend.status(ids[:2])["7_1"].state is S.FAILED
-    monkeypatch.setattr(slurm, "TRUSTED_S", 0.0)  # as if it had been long ago
+    monkeypatch.setattr(bookkeeping, "TRUSTED_S", 0.0)  # as if it had been long ago
     assert backend.status(ids)["7_2"].state is S.FAILED
 
 

@@ -26,7 +26,7 @@ def test_it_is_found_by_itself() -> None:
 
 
 def test_an_array_larger_than_slurm_takes_is_several(backend, request_for, monkeypatch) -> None:
-    monkeypatch.setattr(backend, "_largest_array", 3)
+    monkeypatch.setattr(backend, "largest_array", 3)
     request = request_for("/bin/sleep", "100", count=8)
     ids = backend.submit(request)
     assert len(set(ids)) == 8 and len({x.partition("_")[0] for x in ids}) == 3
@@ -37,7 +37,7 @@ def test_an_array_larger_than_slurm_takes_is_several(backend, request_for, monke
 
 
 def test_the_largest_array_is_slurms(backend) -> None:
-    assert backend._largest_array == 2001
+    assert backend.largest_array == 2001
 
 
 def test_a_worker_that_will_never_start_is_deleted_and_says_why(backend, request_for) -> None:
@@ -93,8 +93,8 @@ def test_without_accounting_what_squeue_forgot_has_ended(backend, request_for, m
     ids = backend.submit(request_for("/bin/sleep", "100", count=2))
     until(backend, ids, {NativeState.RUNNING})
     with monkeypatch.context() as patch:
-        patch.setattr(slurm, "GONE_AFTER_S", 0.5)
-        patch.setattr(backend, "_accounting_s", 0.0)
+        patch.setattr(backend, "gone_after_s", 0.5)
+        patch.setattr(backend, "_history_s", 0.0)
         patch.setattr(backend, "_listed", lambda *which: {})
         seen = until(backend, ids, ENDED)
     assert {status.text for status in seen.values()} == {"Slurm no longer knows it"}
@@ -106,8 +106,8 @@ def test_without_accounting_what_squeue_forgot_has_ended(backend, request_for, m
 def test_the_accounting_knows_what_squeue_forgot(backend, request_for, monkeypatch) -> None:
     ids = backend.submit(request_for("/bin/sh", "-c", "exit 3", count=2))
     later = open_backend("slurm")
-    assert isinstance(later, SlurmBackend) and later._accounting_s > 0
-    monkeypatch.setattr(slurm, "GONE_AFTER_S", 60.0)
+    assert isinstance(later, SlurmBackend) and later._history_s > 0
+    monkeypatch.setattr(later, "gone_after_s", 60.0)
     monkeypatch.setattr(later, "_listed", lambda *which: {})
     seen = until(later, ids, ENDED)
     assert {(status.state, status.exit_status) for status in seen.values()} == {
