@@ -285,13 +285,10 @@ def _choose_backend(backend: str, local: bool, require_cluster: bool) -> str:
     Where SGE_ROOT names a Grid Engine it comes first, else Slurm.
 
     :raises DRMAANotPresentException: a cluster is required and there is none
+    :raises ConfigError: the backend is a description that cannot be used
     """
     if backend not in BACKENDS:
-        from gridmap.backends.registry import backend_names
-
-        known = sorted({*BACKENDS, *backend_names()})
-        if backend not in known:
-            raise ValueError(f"backend is {backend!r}; it must be one of {', '.join(known)}")
+        backend = _described_or_other(backend)
     if local and backend not in ("auto", "local"):
         raise ValueError(f"local=True contradicts backend={backend!r}")
     if backend == "local" or local:
@@ -318,3 +315,26 @@ def _choose_backend(backend: str, local: bool, require_cluster: bool) -> str:
         raise DRMAANotPresentException(reason)
     _say_once(f"no cluster, running on this machine: no Slurm, and {reason}")
     return "local"
+
+
+def _described_or_other(backend: str) -> str:
+    """Returns a backend that is none of BACKENDS; that of a file by its whole path.
+
+    :raises ValueError: there is no such backend
+    :raises ConfigError: the file cannot be used
+    """
+    from gridmap.backends.registry import backend_names, description_of
+
+    path = description_of(backend)
+    if path is not None:
+        from gridmap.backends.description import read
+
+        read(path)  # for its ConfigError, before anything is made ready
+        return str(path) if backend.endswith(".toml") else backend
+    known = sorted({*BACKENDS, *backend_names()})
+    if backend not in known:
+        raise ValueError(
+            f"backend is {backend!r}; it must be one of {', '.join(known)}, or the path of a "
+            "scheduler's description, which ends in .toml"
+        )
+    return backend

@@ -90,7 +90,8 @@ def grid_map(
     :param on_error: "raise" stops at the first failure and raises it, "finish" runs all calls and
         raises it then, "return" puts exceptions in the place of values
     :param reuse: a process may run several calls; False starts a new one for each
-    :param backend: "auto" (the cluster where there is one), "drmaa", "slurm" or "local"
+    :param backend: "auto" (the cluster where there is one), "drmaa", "slurm", "local", another that
+        is shipped ("openpbs", "lsf", ...), or the path of a scheduler's description
     :raises PicklingError: something cannot be pickled; names it.  Nothing was started if it is
         among the first 64 MB; what was started has been ended
     :raises BackendError: the scheduler refused or cannot be reached; with its own words

@@ -64,12 +64,12 @@ def launch_on_cluster(
     :raises AddressError: the interface does not exist, or all ports are taken
     """
     _allow_connections()
-    from gridmap.backends.registry import BUILT_IN, open_backend
+    from gridmap.backends.registry import open_backend, takes_settings
     from gridmap.monitor.submitter import Opening, open_patiently
 
     with contextlib.ExitStack() as undo:
         of_backend: dict[str, Any] = {}
-        if backend_name in BUILT_IN:
+        if takes_settings(backend_name):
             of_backend["use_mem_free"] = settings.use_mem_free
 
         def opener() -> Backend:

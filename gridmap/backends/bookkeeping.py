@@ -206,7 +206,7 @@ class BackendByCommands(ABC):
                 self._waits.pop(native_id, None)
             if status.state is NativeState.UNKNOWN and status.text not in self._unread:
                 self._unread.add(status.text)
-                log.warning("worker %s: %s, which GridMap cannot read", native_id, status.text)
+                log.warning("worker %s: %s, which tells nothing", native_id, status.text)
             return status
         if native_id in self._strays:
             status = NativeStatus(NativeState.FAILED, "it came of a submission that seemed to fail")
