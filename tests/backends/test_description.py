@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -111,6 +113,17 @@ def test_what_is_wrong_is_named(tmp_path: Path, old: str, new: str, message: str
     with pytest.raises(ConfigError, match=message) as caught:
         read(path)
     assert str(path) in str(caught.value) and caught.value.file == str(path)
+
+
+def test_that_of_the_documentation(root: Path, tmp_path: Path) -> None:
+    block = re.search(
+        r"code-block:: toml\n\n((?:    .*\n|\n)+)",
+        (root / "docs/adding_a_scheduler.rst").read_text(),
+    )
+    assert block is not None
+    text = textwrap.dedent(block[1]).strip()
+    assert len([line for line in text.splitlines() if line]) <= 40
+    assert read(written(tmp_path, text)).words.name == "My cluster"
 
 
 def test_no_such_file(tmp_path: Path) -> None:

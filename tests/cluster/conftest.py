@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gridmap import call
 from gridmap.backends.base import Backend, SubmitRequest
 from gridmap.backends.registry import open_backend
 from gridmap.core.spec import Resources
@@ -71,6 +72,18 @@ def nothing_left(cluster: None) -> Iterator[None]:
         with contextlib.suppress(subprocess.CalledProcessError):
             SCHEDULER.delete(array)
     assert not tasks, f"left in the queue: {tasks}"
+
+
+@pytest.fixture(autouse=True)
+def chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has calls that name no backend use the one under test, where that is not chosen by itself."""
+    if SCHEDULER.backend not in call.BACKENDS:
+        real = call._choose_backend
+
+        def choose(backend: str, *others: bool) -> str:
+            return SCHEDULER.backend if backend == "auto" else real(backend, *others)
+
+        monkeypatch.setattr(call, "_choose_backend", choose)
 
 
 @pytest.fixture

@@ -103,4 +103,24 @@ def _output(*command: str) -> str:
     return done.stdout
 
 
-SCHEDULER: GridEngine | Slurm = Slurm() if Slurm.present else GridEngine()
+class GridEngineCommands(GridEngine):
+    """The same, by the commands that a file describes."""
+
+    backend = "grid_engine_commands"
+
+
+class SlurmCommands(Slurm):
+    """The same, by the commands that a file describes."""
+
+    backend = "slurm_commands"
+
+
+def _scheduler() -> GridEngine | Slurm:
+    """Returns the one that is here, under the backend that CLUSTER_BACKEND names."""
+    kinds = (Slurm, SlurmCommands) if Slurm.present else (GridEngine, GridEngineCommands)
+    wanted = os.environ.get("CLUSTER_BACKEND") or kinds[0].backend
+    (kind,) = (kind for kind in kinds if kind.backend == wanted)
+    return kind()
+
+
+SCHEDULER = _scheduler()
