@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import pwd
 import re
@@ -27,6 +28,8 @@ from gridmap.backends.native import is_of_run, job_name
 from gridmap.backends.options import render
 from gridmap.core.events import NativeState, NativeStatus
 from gridmap.errors import BackendError
+
+log = logging.getLogger(__name__)
 
 SAID_CHARACTERS = 2_000
 
@@ -209,8 +212,13 @@ class DescribedBackend(BackendByCommands):
     def _named(self, run_tag: str) -> list[str]:
         find, status = self._of.find, self._of.status
         words = find.command or status.command
-        if not find.command and {"ids", "jobs"} & {n for word in words for n in variables(word)}:
-            raise BackendError(f"{self._of.path} does not say how to find the workers of a run")
+        needs = {name for word in words for name in variables(word)}
+        if not needs <= {"tag", "user"}:  # [status] asks for workers by their names
+            log.warning(
+                "run %s: its workers cannot be looked for, since %s has no [find]",
+                run_tag, self._of.path,
+            )  # fmt: skip
+            return []
         code, output = self._run(fill_words(words, {"tag": run_tag, "user": _user()}))
         if code != 0 and not self._knows_none(output):
             raise BackendError(f"{words[0]}: {words_said(output)}", transient=code != MISSING)

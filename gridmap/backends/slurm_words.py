@@ -20,6 +20,7 @@ NEVER = re.compile(
     "AccountNotAllowed|BadConstraints|DependencyNeverSatisfied|InvalidAccount|InvalidQOS"
     "|PartitionConfig|PartitionTimeLimit|QOSNotAllowed"
     r"|(Assoc|QOS)(Max|Min)\w+Per(Job|Node)\w*|QOSMin\w+"  # what one job asks for
+    "|launch[ _]failed[ _]requeued[ _]held"
 )
 """Reasons of a job that waits and that nothing but its owner or an administrator can mend.
 

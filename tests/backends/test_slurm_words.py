@@ -54,6 +54,28 @@ def test_what_the_accounting_says() -> None:
 
 
 @pytest.mark.parametrize(
+    ("reason", "state"),
+    [
+        ("Resources", S.PENDING),
+        ("AssocGrpCpuLimit", S.PENDING),
+        ("QOSMaxJobsPerUserLimit", S.PENDING),
+        ("ReqNodeNotAvail, UnavailableNodes:n1", S.PENDING),
+        ("Dependency", S.PENDING),
+        ("JobHeldAdmin", S.HELD),
+        ("AssocMaxCpuPerJobLimit", S.FAILED),
+        ("QOSMaxWallDurationPerJobLimit", S.FAILED),
+        ("QOSMinGRES", S.FAILED),
+        ("DependencyNeverSatisfied", S.FAILED),
+        ("launch failed requeued held", S.FAILED),
+    ],
+)
+def test_what_a_waiting_job_waits_for(reason: str, state: S) -> None:
+    (listed,) = words.parse_squeue(f"9_1|PENDING|{reason}|0||\n")
+    assert listed.status.state is state and reason in listed.status.text
+    assert listed.status.text.startswith("will never start") is (state is S.FAILED)
+
+
+@pytest.mark.parametrize(
     ("text", "answer"),
     [
         ("12\n", ("12", "")),
