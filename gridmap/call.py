@@ -180,16 +180,18 @@ class Call:
 
         :raises ValueError: it has none; nothing was started
         """
+        if self.options.backend == LOCAL:
+            return
         from gridmap.backends.options import left_out, render
         from gridmap.backends.registry import words_for
 
-        backend, use_mem_free = self.options.backend, self.options.settings.use_mem_free
-        words = None if backend == LOCAL else words_for(backend)
+        words, use_mem_free = words_for(self.options.backend), self.options.settings.use_mem_free
+        if words is None:
+            return
         for resources in dict.fromkeys(wanted):
-            if words is not None:
-                render(words, resources, use_mem_free)
-                for text in left_out(words, resources, use_mem_free):
-                    _say_once(f"{words.name} cannot be asked for {text}, which is left out")
+            render(words, resources, use_mem_free)
+            for text in left_out(words, resources, use_mem_free):
+                _say_once(f"{words.name} cannot be asked for {text}, which is left out")
 
     def _with_cleanup(self, cleanup: bool) -> Options:
         return replace(self.options, keep_logs=not cleanup)

@@ -5,21 +5,21 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Iterable
-from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
+if TYPE_CHECKING:
+    from datetime import timedelta
+
 LEAST_MEMORY_BYTES = 1 << 20
 """Fewer bytes are no amount for a job: somebody meant another unit."""
 
-_MEMORY = re.compile(r"(\d+(?:\.\d+)?) ?(?:([KMGTP])|([KMGTPkmgtp])i?[Bb])", re.ASCII)
-_CLOCK = re.compile(r"(?:(\d+)-)?(\d+):(\d{1,2}):(\d{1,2})", re.ASCII)
-_UNITS = re.compile(
-    r"(?=.)(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?",
-    re.ASCII,
-)
+_MEMORY = r"([0-9]+(?:\.[0-9]+)?) ?(?:([KMGTP])|([KMGTPkmgtp])i?[Bb])"
+_CLOCK = r"(?:([0-9]+)-)?([0-9]+):([0-9]{1,2}):([0-9]{1,2})"
+_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
+_UNITS = rf"(?=.)(?:({_NUMBER})d)?(?:({_NUMBER})h)?(?:({_NUMBER})m)?(?:({_NUMBER})s)?"
 
 
 class Resources(Struct, frozen=True, kw_only=True):
@@ -80,7 +80,7 @@ def memory_bytes(what: str, given: Any) -> int:
     :raises ValueError: it is too little, or its unit is missing or has two meanings
     """
     if isinstance(given, str):
-        found = _MEMORY.fullmatch(given.strip())
+        found = re.fullmatch(_MEMORY, given.strip())
         if found is None:
             raise ValueError(f"{what} is {given!r}: {_why_no_memory(given.strip())}")
         unit = (found[2] or found[3]).upper()
@@ -99,9 +99,9 @@ def memory_bytes(what: str, given: Any) -> int:
 
 
 def _why_no_memory(text: str) -> str:
-    if re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
+    if re.fullmatch(_NUMBER, text):
         return f'in which unit? say "{text}G" or "{text}M"'
-    if re.fullmatch(r"\d+(\.\d+)?[kmgtp]", text, re.ASCII):
+    if re.fullmatch(f"{_NUMBER}[kmgtp]", text):
         return f'small letters are powers of 1000 to some schedulers; say "{text.upper()}"'
     return 'it must be an amount such as "4G", "512M" or "4GiB"'
 
@@ -113,19 +113,12 @@ def walltime_s(what: str, given: Any) -> float:
     :raises TypeError: it is neither a text, a number nor a timedelta
     :raises ValueError: it is not more than nothing, or could be meant in two ways
     """
-    if isinstance(given, timedelta):
-        seconds = given.total_seconds()
-    elif isinstance(given, str):
+    if isinstance(given, str):
         seconds = _seconds(what, given)
-    elif isinstance(given, bool) or not isinstance(given, (int, float)):
-        try:
-            seconds = float(operator.index(given)) if not isinstance(given, bool) else -1.0
-        except TypeError:
-            seconds = -1.0
-        if seconds < 0:
-            raise TypeError(
-                f'{what} is seconds, a timedelta, or a text such as "2h", not {given!r}'
-            )
+    elif hasattr(given, "total_seconds"):  # a timedelta
+        seconds = float(given.total_seconds())
+    elif isinstance(given, bool) or not (isinstance(given, float) or hasattr(given, "__index__")):
+        raise TypeError(f'{what} is seconds, a timedelta, or a text such as "2h", not {given!r}')
     else:
         seconds = float(given)
     if not 0 < seconds < float("inf"):
@@ -135,17 +128,17 @@ def walltime_s(what: str, given: Any) -> float:
 
 def _seconds(what: str, given: str) -> float:
     text = given.strip()
-    clock = _CLOCK.fullmatch(text)
+    clock = re.fullmatch(_CLOCK, text)
     if clock:
         days, hours, minutes, seconds = (int(part or 0) for part in clock.groups())
         return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
-    units = _UNITS.fullmatch(text)
+    units = re.fullmatch(_UNITS, text)
     if units:
         parts = (float(part or 0) for part in units.groups())
         return sum(part * unit for part, unit in zip(parts, (86400, 3600, 60, 1), strict=True))
-    if re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
+    if re.fullmatch(_NUMBER, text):
         why = f'in which unit? say {text} (seconds) or "{text}m"'
-    elif re.fullmatch(r"\d+:\d+", text, re.ASCII):
+    elif re.fullmatch(r"[0-9]+:[0-9]+", text):
         why = f'hours and minutes, or minutes and seconds? say "{text}:00" or "0:{text}"'
     else:
         why = 'it must be a time such as "00:59:00", "1-12:00:00", "90m" or "2h"'

@@ -6,6 +6,7 @@ import operator
 import os
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from msgspec.structs import replace
@@ -128,16 +129,15 @@ class Job:
         self.gpu = whole_number("gpu", gpu or 0, 0)
         self.h_vmem = h_vmem
         self.h_rt = h_rt
-        new, historic = (
-            (resources, ()) if isinstance(resources, Resources) else (Resources(), resources or ())
-        )
+        historic = () if isinstance(resources, Resources) else resources or ()
         self.resources: list[str] = list(historic)
         self.memory_bytes = 0
         self.walltime_s: float | None = None
-        self.hosts: tuple[str, ...] = tuple(new.hosts)
-        self.features: tuple[str, ...] = tuple(new.features)
-        self.native: tuple[str, ...] = tuple(new.native)
-        self._take(new, queue)
+        self.hosts: tuple[str, ...] = ()
+        self.features: tuple[str, ...] = ()
+        self.native: tuple[str, ...] = ()
+        if isinstance(resources, Resources):
+            self._take(resources, queue)
         self.retry = as_retry(retry)
         self.retry_on = as_exceptions(retry_on)
         self.max_rss_bytes = 0 if max_rss is None else memory_bytes("max_rss", max_rss)
@@ -162,6 +162,8 @@ class Job:
         self.gpu = _one_of("gpu", self.gpu, "gpus", new.gpus, 0)
         self.project = _one_of("project", self.project, "project", new.project, None)
         self.queue = _one_of("queue", queue, "queue", new.queue, None) or self.queue
+        self.hosts, self.features = tuple(new.hosts), tuple(new.features)
+        self.native = tuple(new.native)
         if new.walltime_s is not None:
             limit = walltime_s(self.h_rt)
             _one_of("h_rt", limit, "walltime", new.walltime_s, None, self.h_rt, new.walltime)
@@ -243,9 +245,7 @@ class Job:
             features=self.features,
             native=self.native,
         )
-        # what only one scheduler understands is checked where it is known which one there is
-        plain = tuple(x for x in wanted.extra if not x.startswith("--"))
-        native_specification(replace(wanted, extra=plain, features=(), native=()))
+        _refuse_senseless(wanted)
         self.retry.more_memory(wanted)  # for its errors, too
         return wanted
 
@@ -280,6 +280,18 @@ Job.__module__ = "gridmap.job"  # where everybody finds it, also in pickles
 def _setting(name: str, profile: str | None) -> str:
     value: str = conf.value(name, profile, LATELY_S)
     return value
+
+
+@lru_cache(maxsize=64)
+def _refuse_senseless(wanted: Wanted) -> None:
+    """Makes sure that what every scheduler has to understand can be said; once for like jobs.
+
+    What only one of them understands is checked where it is known which one there is.
+
+    :raises ValueError: it cannot
+    """
+    plain = tuple(request for request in wanted.extra if not request.startswith("--"))
+    native_specification(replace(wanted, extra=plain, features=(), native=()))
 
 
 def whole_number(name: str, value: Any, least: int) -> int:

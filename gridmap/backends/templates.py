@@ -15,9 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-_TOKEN = re.compile(
-    r"\{(?P<name>[a-z_]+)(?::(?P<between>[^{}]*))?\}|(?P<text>[^{}<>]+)|(?P<sign>.)"
-)
+_TOKEN = r"\{(?P<name>[a-z_]+)(?::(?P<between>[^{}]*))?\}|(?P<text>[^{}<>]+)|(?P<sign>.)"
 
 
 class Place(NamedTuple):
@@ -58,7 +56,7 @@ def parse(template: str) -> Template:
 def _parts(word: str) -> Iterator[Part]:
     optional = False
     pieces: list[str | Place] = []
-    for token in _TOKEN.finditer(word):
+    for token in re.finditer(_TOKEN, word):
         sign = token["sign"]
         if sign is None:
             pieces.append(token["text"] or Place(token["name"], token["between"]))
