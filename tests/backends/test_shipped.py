@@ -32,6 +32,8 @@ def told(description: Description, part: str, file: str) -> dict[str, NativeStat
     found = {}
     for record in records(listed.patterns, output):
         fields = record.fields
+        if not {"id", "job"} & fields.keys():
+            continue  # of a whole array
         key = fields.get("id") or f"{fields['job']}.{fields.get('element', '')}".rstrip(".")
         found[key] = meaning.status(record)
     return found

@@ -15,7 +15,7 @@ from gridmap.backends.registry import open_backend
 from gridmap.backends.slurm import SlurmBackend
 from gridmap.core.events import NativeState
 from gridmap.errors import BackendError, Cause, JobNeverStarted, JobOutOfMemory
-from tests.cluster.client import eventually, queued
+from tests.cluster.client import eventually, make_gate, queued, workers_of
 from tests.cluster.polling import ENDED, run_to_end, until
 
 pytestmark = pytest.mark.only_on("slurm")
@@ -166,3 +166,21 @@ def test_the_time_limit_is_slurms_too(backend, request_for) -> None:
     assert "TimeLimit=00:02:00" in record and "Requeue=0" in record
     backend.cancel(ids)
     until(backend, ids, ENDED)
+
+
+def test_a_worker_that_is_requeued_is_replaced_at_once(tmp_path, monkeypatch) -> None:
+    """As an administrator may do; Slurm itself would start it again after two minutes."""
+    monkeypatch.setenv("GRIDMAP_RUN_DIR", str(tmp_path / "runs"))
+    monkeypatch.setenv("CHECK_FREQUENCY", "0.5")
+    wait, begun, gate = make_gate(tmp_path)
+    jobs = [gridmap.Job(wait, [n]) for n in range(2)]
+    with gridmap.submit(jobs, max_workers=2) as run:
+        eventually(lambda: len(begun()) == 2)
+        requeued = next(iter(workers_of(run.id).values()))
+        for words in (("update", f"JobId={requeued}", "Requeue=1"), ("requeue", requeued)):
+            subprocess.run(["scontrol", *words], check=True, capture_output=True, timeout=20)
+        eventually(lambda: len(set(workers_of(run.id).values()) - {requeued}) == 2, 40)
+        eventually(lambda: requeued not in {task.native_id for task in queued()}, what="deleted")
+        gate.touch()
+        assert run.results() == [0, 1]
+    assert {job.num_resubmits for job in jobs} == {0}
