@@ -9,7 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
-from gridmap.backends.base import HELD_FOR_GOOD, NEVER_STARTS, SubmitRequest
+from gridmap.backends.base import STUCK, SubmitRequest
 from gridmap.backends.commands import tail, worker_logs
 from gridmap.core.events import NativeState, NativeStatus
 from gridmap.errors import BackendError
@@ -264,7 +264,7 @@ class BackendByCommands(ABC):
 
 def is_stuck(status: NativeStatus) -> bool:
     """Returns whether a worker has failed, and is in the queue until it is deleted."""
-    return status.text.startswith((NEVER_STARTS, HELD_FOR_GOOD))
+    return status.text.startswith(STUCK)
 
 
 def job_of(native_id: str) -> str:

@@ -26,7 +26,7 @@ from gridmap.backends.filling import Values, fill, fill_words, variables
 from gridmap.backends.listing import Meaning, Record, records
 from gridmap.backends.native import is_of_run, job_name
 from gridmap.backends.options import render
-from gridmap.core.events import NativeState, NativeStatus
+from gridmap.core.events import NativeStatus
 from gridmap.errors import BackendError
 
 log = logging.getLogger(__name__)
@@ -191,8 +191,7 @@ class DescribedBackend(BackendByCommands):
             yield fill_words(command, {**values, "ids": some, "jobs": jobs})
 
     def _read(self, part: List, output: str) -> dict[str, NativeStatus]:
-        states = part.states or self._of.status.states
-        meaning = Meaning(part.command[0], states, self._of.marks, part.signals_above)
+        meaning = Meaning(part.command[0], part.states, self._of.marks, part.signals_above)
         return {
             native_id: meaning.status(record, native_id in self._waits)
             for record in records(part.patterns, output)
@@ -210,25 +209,25 @@ class DescribedBackend(BackendByCommands):
         return ""
 
     def _named(self, run_tag: str) -> list[str]:
-        find, status = self._of.find, self._of.status
-        words = find.command or status.command
-        needs = {name for word in words for name in variables(word)}
-        if not needs <= {"tag", "user"}:  # [status] asks for workers by their names
+        find = self._of.find
+        needs = {name for word in find.command for name in variables(word)}
+        if not needs <= {"tag", "user"}:  # it is [status], which asks for workers by their names
             log.warning(
                 "run %s: its workers cannot be looked for, since %s has no [find]",
                 run_tag, self._of.path,
             )  # fmt: skip
             return []
-        code, output = self._run(fill_words(words, {"tag": run_tag, "user": _user()}))
+        words = fill_words(find.command, {"tag": run_tag, "user": _user()})
+        code, output = self._run(words)
         if code != 0 and not self._knows_none(output):
             raise BackendError(f"{words[0]}: {words_said(output)}", transient=code != MISSING)
-        meaning = Meaning(words[0], status.states, self._of.marks, status.signals_above)
+        meaning = Meaning(words[0], find.states, self._of.marks, find.signals_above)
         return [
             native_id
-            for record in records(find.patterns or status.patterns, output)
+            for record in records(find.patterns, output)
             if (native_id := self._id(record))
             and is_of_run(record.fields.get("name", ""), run_tag)
-            and meaning.status(record).state not in (*ENDED, NativeState.DELETED)
+            and meaning.status(record).state not in ENDED
         ]
 
     def _told(self, native_id: str) -> str:

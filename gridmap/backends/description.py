@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gridmap._toml import load
 from gridmap.backends.filling import variables
@@ -53,23 +54,26 @@ class Submit(Struct, frozen=True):
 class List(Struct, frozen=True):
     """How workers are asked for, in the queue or in what is recorded of the past.
 
+    What [history] and [find] leave out is as in [status].
+
     :param patterns: where the record of a worker begins, and what is looked for in it
-    :param states: the scheduler's words for states, as regular expressions, and ours; in [history]
-        those of [status] where there are none
+    :param states: the scheduler's words for states, as regular expressions, and ours
     :param signals_above: an exit status above it stands for a signal
     """
 
-    command: tuple[str, ...]
-    patterns: tuple[str, ...]
+    command: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
     states: dict[str, str] = {}
     signals_above: int = 0
 
-
-class Find(Struct, frozen=True):
-    """How the workers of a run are looked for; what is left out is as in [status]."""
-
-    command: tuple[str, ...] = ()
-    patterns: tuple[str, ...] = ()
+    def or_as_in(self, other: List) -> List:
+        """Returns it with what it leaves out as in another one."""
+        return List(
+            self.command or other.command,
+            self.patterns or other.patterns,
+            self.states or other.states,
+            self.signals_above or other.signals_above,
+        )
 
 
 class Command(Struct, frozen=True):
@@ -105,7 +109,7 @@ class Description(Struct, frozen=True):
     status: List
     cancel: Command
     history: List | None = None
-    find: Find = Find()
+    find: List = List()
     diagnose: Command | None = None
     marks: dict[str, str] = {}
     errors: Errors = Errors()
@@ -146,7 +150,7 @@ class _Reader:
         except ValueError as error:
             raise ConfigError(str(error), self._path) from None
         for name, of in (
-            *(("submit", Submit), ("status", List), ("history", List), ("find", Find)),
+            *(("submit", Submit), ("status", List), ("history", List), ("find", List)),
             *(("cancel", Command), ("diagnose", Command), ("errors", Errors)),
         ):
             if isinstance(self._table.get(name), dict):
@@ -159,12 +163,14 @@ class _Reader:
         self._check_submit(read)
         self._check_lists(read)
         self._check_states(read)
-        self._check_words("find", read.find.command, OF_FIND)
         self._check_words("cancel", read.cancel.command, OF_QUEUE)
         if read.diagnose is not None:
             self._check_words("diagnose", read.diagnose.command, OF_DIAGNOSE)
         for name in ("transient", "unknown"):
             self._pattern(f"errors.{name}", getattr(read.errors, name))
+        past = read.history.or_as_in(read.status) if read.history else None
+        read = replace(read, history=past, find=read.find.or_as_in(read.status))
+        self._check_groups(read)
         return read
 
     def _error(self, key: str, reason: str) -> ConfigError:
@@ -201,35 +207,32 @@ class _Reader:
             self._check_text(f"submit.{key}", getattr(submit, key), allowed)
 
     def _check_lists(self, read: Description) -> None:
-        own = {*variables(read.submit.worker), *variables(read.submit.single)}
+        """Looks at the lists as they are written."""
         for name in ("status", "history", "find"):
-            part = getattr(read, name)
-            if part is None or (name == "find" and not part.patterns):
-                continue
-            groups: set[str] = set()
-            if not part.patterns:
-                raise self._error(f"{name}.patterns", "must have one regular expression or more")
-            for number, pattern in enumerate(part.patterns):
-                found = self._pattern(f"{name}.patterns[{number}]", pattern)
-                unknown = sorted(found - own - set(GROUPS))
+            part: List | None = getattr(read, name)
+            if part is not None and (name != "find" or part.command):
+                self._check_words(name, part.command, OF_FIND if name == "find" else OF_QUEUE)
+            for number, pattern in enumerate(part.patterns if part else ()):
+                key = f"{name}.patterns[{number}]"
+                known = {*variables(read.submit.worker), *variables(read.submit.single), *GROUPS}
+                unknown = sorted(self._pattern(key, pattern) - known)
                 if unknown:
-                    known = ", ".join(sorted(own | set(GROUPS)))
-                    raise self._error(
-                        f"{name}.patterns[{number}]", f"no group {unknown[0]!r}; there are {known}"
-                    )
-                groups |= found
-            needed = set(variables(read.submit.worker))
-            if "id" not in groups and not needed <= groups:
-                lacking = ", ".join(sorted(needed - groups))
+                    there = ", ".join(sorted(known))
+                    raise self._error(key, f"no group {unknown[0]!r}; there are {there}")
+
+    def _check_groups(self, read: Description) -> None:
+        """Looks at the lists with what they leave out."""
+        worker = set(variables(read.submit.worker))
+        for name, needed in (("status", "state"), ("history", "state"), ("find", "name")):
+            part: List | None = getattr(read, name)
+            if part is None or (name == "find" and part == read.status):
+                continue
+            groups = {one for p in part.patterns for one in self._pattern(name, p)}
+            if not {"id"} & groups and not worker <= groups:
+                lacking = ", ".join(sorted(worker - groups))
                 raise self._error(f"{name}.patterns", f"must have a group 'id', or {lacking}")
-            if name != "find":
-                self._check_words(name, part.command, OF_QUEUE)
-                if "state" not in groups:
-                    raise self._error(f"{name}.patterns", "must have a group 'state'")
-        if read.find.command and "name" not in self._groups(
-            read.find.patterns or read.status.patterns
-        ):
-            raise self._error("find.patterns", "must have a group 'name'")
+            if needed not in groups:
+                raise self._error(f"{name}.patterns", f"must have a group {needed!r}")
 
     def _check_states(self, read: Description) -> None:
         if not read.status.states:
@@ -250,7 +253,7 @@ class _Reader:
         self, name: str, words: Iterable[str], allowed: Iterable[str], key: str = "command"
     ) -> None:
         place = f"{name}.{key}"
-        if key == "command" and name != "find" and not words:
+        if key == "command" and not words:
             raise self._error(place, "must have the name of a command")
         for word in words:
             self._check_text(place, word, allowed)
@@ -268,10 +271,6 @@ class _Reader:
             return set(re.compile(pattern, re.MULTILINE).groupindex)
         except re.error as error:
             raise self._error(key, f"no regular expression: {error}") from None
-
-    @staticmethod
-    def _groups(patterns: Iterable[str]) -> set[str]:
-        return {name for pattern in patterns for name in re.compile(pattern).groupindex}
 
 
 def _place(message: str) -> tuple[str, str]:

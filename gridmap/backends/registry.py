@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gridmap.backends.base import Backend
-from gridmap.backends.options import Words, words_of
+from gridmap.backends.options import Words, words_from, words_of
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoints
@@ -87,4 +87,11 @@ def words_for(name: str) -> Words | None:
         from gridmap.backends.drmaa import words_here
 
         return words_here()
-    return words_of(name) if name in BUILT_IN else None
+    if name in BUILT_IN:
+        return words_of(name)
+    path = description_of(name)
+    if path is None:
+        return None
+    from gridmap._toml import load  # takes a while, and is seldom needed
+
+    return words_from(load(path), str(path))

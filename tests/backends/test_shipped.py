@@ -27,11 +27,12 @@ def told(description: Description, part: str, file: str) -> dict[str, NativeStat
     """Returns each worker's status by its job and element, or its id."""
     output = (RECORDED / file).read_text()
     listed = getattr(description, part)
-    states = listed.states or description.status.states
-    meaning = Meaning(listed.command[0], states, description.marks, listed.signals_above)
+    meaning = Meaning(listed.command[0], listed.states, description.marks, listed.signals_above)
     found = {}
     for record in records(listed.patterns, output):
         fields = record.fields
+        if not {"id", "job"} & fields.keys():
+            continue  # of a whole array
         key = fields.get("id") or f"{fields['job']}.{fields.get('element', '')}".rstrip(".")
         found[key] = meaning.status(record)
     return found

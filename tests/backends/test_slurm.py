@@ -77,7 +77,7 @@ def test_without_arrays_each_worker_is_a_job(fake: Fake) -> None:
     backend = SlurmBackend()
     assert backend.submit(request(2)) == ["7", "8"]
     assert all("--array" not in words and "%j.out" in words for words in fake.called("sbatch"))
-    fake.lists("7|RUNNING|None|0|n1|", "8|PENDING|Priority|0||")
+    fake.lists("7|RUNNING|None|0|n1|0|", "8|PENDING|Priority|0||0|")
     states = {one: status.state for one, status in backend.status(["7", "8"]).items()}
     assert states == {"7": S.RUNNING, "8": S.PENDING}
 
@@ -110,7 +110,7 @@ def test_all_or_none(fake: Fake) -> None:
 def test_who_will_never_start_is_deleted_in_one_go(fake: Fake) -> None:
     backend = SlurmBackend()
     ids = backend.submit(request(3))
-    fake.lists(*(f"{one}|PENDING|BadConstraints|0||" for one in ids))
+    fake.lists(*(f"{one}|PENDING|BadConstraints|0||0|" for one in ids))
     fake.answers("scancel", "echo 'Unable to contact slurm controller' >&2; exit 1")
     assert {status.state for status in backend.status(ids).values()} == {S.FAILED}
     fake.answers("scancel", "true")
@@ -124,7 +124,9 @@ def test_who_will_never_start_is_deleted_in_one_go(fake: Fake) -> None:
 def test_what_is_gone(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = SlurmBackend()
     ids = backend.submit(request(3))
-    fake.lists("7_0|PENDING|Resources|0||", "7_1|RUNNING|None|0|n1|", "7_2|PENDING|Resources|0||")
+    fake.lists(
+        "7_0|PENDING|Resources|0||0|", "7_1|RUNNING|None|0|n1|0|", "7_2|PENDING|Resources|0||0|"
+    )
     backend.status(ids)
     fake.lists()
     assert backend.status(ids[:2])["7_0"].state is S.DELETED

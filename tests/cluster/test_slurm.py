@@ -233,3 +233,21 @@ def test_a_worker_that_slurm_has_forgotten(tmp_path, monkeypatch) -> None:
         eventually(lambda: len(set(workers_of(run.id).values()) - {native_id}) == 2)
         gate.touch()
         assert run.results() == [0, 1]
+
+
+def test_a_worker_that_is_requeued_is_replaced_at_once(tmp_path, monkeypatch) -> None:
+    """As an administrator may do; Slurm itself would start it again after two minutes."""
+    monkeypatch.setenv("GRIDMAP_RUN_DIR", str(tmp_path / "runs"))
+    monkeypatch.setenv("CHECK_FREQUENCY", "0.5")
+    wait, begun, gate = make_gate(tmp_path)
+    jobs = [gridmap.Job(wait, [n]) for n in range(2)]
+    with gridmap.submit(jobs, max_workers=2) as run:
+        eventually(lambda: len(begun()) == 2)
+        requeued = next(iter(workers_of(run.id).values()))
+        for words in (("update", f"JobId={requeued}", "Requeue=1"), ("requeue", requeued)):
+            subprocess.run(["scontrol", *words], check=True, capture_output=True, timeout=20)
+        eventually(lambda: len(set(workers_of(run.id).values()) - {requeued}) == 2, 40)
+        eventually(lambda: requeued not in {task.native_id for task in queued()}, what="deleted")
+        gate.touch()
+        assert run.results() == [0, 1]
+    assert {job.num_resubmits for job in jobs} == {0}
