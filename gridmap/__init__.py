@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from gridmap.earlier import runs as runs
     from gridmap.errors import BackendError as BackendError
     from gridmap.errors import Cause as Cause
+    from gridmap.errors import ConfigError as ConfigError
     from gridmap.errors import DRMAANotPresentException as DRMAANotPresentException
     from gridmap.errors import GridMapError as GridMapError
     from gridmap.errors import JobCanceled as JobCanceled
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from gridmap.job import grid_map as grid_map
     from gridmap.job import process_jobs as process_jobs
     from gridmap.job import submit as submit
+    from gridmap.resources import Resources as Resources
     from gridmap.retry import Retry as Retry
     from gridmap.run import Run as Run
 
@@ -80,12 +82,14 @@ _HOMES = {
         "gridmap.job",
     ),
     **dict.fromkeys(("RunInfo", "attach", "runs"), "gridmap.earlier"),
+    "Resources": "gridmap.resources",
     "Retry": "gridmap.retry",
     "Run": "gridmap.run",
     **dict.fromkeys(
         (
             "BackendError",
             "Cause",
+            "ConfigError",
             "DRMAANotPresentException",
             "GridMapError",
             "JobCanceled",

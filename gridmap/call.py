@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from gridmap import data
 from gridmap.conf import Settings, settings
-from gridmap.core.spec import Resources
+from gridmap.core.spec import Resources, for_worker
 from gridmap.engine import Engine
 from gridmap.errors import DRMAANotPresentException
 from gridmap.inline import run_inline
@@ -116,8 +116,10 @@ class Call:
     def start(self, jobs: list[Job]) -> Run:
         """Starts jobs."""
         name = jobs[0].name if jobs else "gridmap"
+        segments = list(_segments(jobs, self.white_list, self._threads(len(jobs))))
+        self._check([segment.resources for segment in segments])
         plan = Plan(
-            list(_segments(jobs, self.white_list, self._threads(len(jobs)))),
+            segments,
             name,
             lambda number: f"job {number} ({jobs[number].name})",
             self.options.reuse,
@@ -135,6 +137,8 @@ class Call:
     def _is_inline(self, jobs: list[Job]) -> bool:
         """Returns whether jobs run one after the other in this process, which no limit may end."""
         options = self.options
+        if options.backend == LOCAL and any(job.gpu for job in jobs):
+            _say_once("on this machine nothing gives out GPUs: every job sees all of them")
         alone = options.backend == LOCAL and options.processes == 1 and options.reuse
         return alone and not any(job.max_rss_bytes for job in jobs)
 
@@ -157,7 +161,8 @@ class Call:
 
     def _laid_out(self, job: Job, elements: Iterable[Any]) -> tuple[Plan, Options, MapWatcher]:
         """Returns the plan of a map, and how to run and whom to tell of it."""
-        wanted = job.resources_wanted(self.white_list)
+        wanted = job.resources_wanted(self.white_list or None)
+        self._check([wanted])
         plan = Plan(
             [_segment(job, wanted, elements, self._threads(_length(elements)))],
             job.name,
@@ -168,6 +173,25 @@ class Call:
         )
         watcher = MapWatcher(job, self._mail_settings())
         return plan, self._with_cleanup(job.cleanup), watcher
+
+    def _check(self, wanted: Iterable[Resources]) -> None:
+        """Makes sure that the scheduler has words for what is wanted; says what it leaves out.
+
+        :raises ValueError: it has none; nothing was started
+        """
+        if self.options.backend == LOCAL:
+            return
+        from gridmap.backends.options import left_out, render
+        from gridmap.backends.registry import words_for
+
+        words, use_mem_free = words_for(self.options.backend), self.options.settings.use_mem_free
+        if words is None:
+            return
+        for job in dict.fromkeys(wanted):
+            resources = for_worker(job, self.options.children)
+            render(words, resources, use_mem_free)
+            for text in left_out(words, resources, use_mem_free):
+                _say_once(f"{words.name} cannot be asked for {text}, which is left out")
 
     def _with_cleanup(self, cleanup: bool) -> Options:
         return replace(self.options, keep_logs=not cleanup)
@@ -188,6 +212,13 @@ class Call:
         """Returns the settings to send error mails with; None where none are wanted."""
         wanted = self.options.backend != LOCAL and self.options.settings.send_error_mail
         return self.options.settings if wanted else None
+
+
+def _say_once(text: str) -> None:
+    """Logs a warning the first time."""
+    if text not in _said:
+        _said.add(text)
+        log.warning("%s", text)
 
 
 def _segments(jobs: list[Job], white_list: list[str], threads: int | None) -> Iterator[Segment]:
@@ -307,12 +338,12 @@ def _choose_backend(backend: str, local: bool, require_cluster: bool) -> str:
         return "slurm"
     reason = drmaa.why_not()
     if not reason:
-        return "drmaa"
+        # Slurm's own commands tell more than its DRMAA library does
+        other = backend == "auto" and not drmaa.is_grid_engine() and slurm.present()
+        return "slurm" if other else "drmaa"
     if backend == "auto" and named and slurm.present():
         return "slurm"
     if require_cluster or backend == "drmaa":
         raise DRMAANotPresentException(reason)
-    if reason not in _said:  # once is enough
-        _said.add(reason)
-        log.warning("no cluster, running on this machine: no Slurm, and %s", reason)
+    _say_once(f"no cluster, running on this machine: no Slurm, and {reason}")
     return "local"

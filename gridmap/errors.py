@@ -185,6 +185,22 @@ class DRMAANotPresentException(ImportError):
     """No usable DRMAA library on this machine; the message says what to install or set."""
 
 
+class ConfigError(GridMapError, ValueError):
+    """A configuration file cannot be used; the message names it, what is wrong and what may be.
+
+    :param file: its path
+    :param line: the line in it, the first is 1; 0 where it is not known
+    """
+
+    def __init__(self, message: str = "", file: str = "", line: int = 0) -> None:
+        super().__init__(message)
+        self.file = file
+        self.line = line
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (*self.args, self.file, self.line))
+
+
 class LedgerError(GridMapError):
     """A ledger cannot be made, read or written; the message says which and why."""
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from gridmap import data
+from gridmap.backends.native import memory_text
 from gridmap.core.memory import human
 from gridmap.core.messages import Death, Outcome
 from gridmap.core.spec import Resources
@@ -41,7 +42,6 @@ _ADVICE = {
     Cause.SILENT: "see whether the host is up, or raise MAX_TIME_BETWEEN_HEARTBEATS",
 }
 LOG_TAIL_BYTES = 4096
-_ASKED = ("h_vmem", "mem_free")
 
 
 @contextlib.contextmanager
@@ -147,18 +147,26 @@ def _suggestion(cause: Cause, death: Death, asked: Resources) -> str:
     if cause not in (Cause.MEMORY, Cause.WALLTIME):
         return _ADVICE.get(cause, "")
     if cause is Cause.WALLTIME:
-        now = f"asked for h_rt={asked.h_rt}: " if asked.h_rt else ""
-        return f"{now}ask for more time (h_rt), or let it grow by retry=gridmap.Retry(time=2)"
+        walltime = f"walltime={asked.walltime_s:g} s" if asked.walltime_s else ""
+        limit = f"h_rt={asked.h_rt}" if asked.h_rt else walltime
+        now = f"asked for {limit}: " if limit else ""
+        more = "ask for more time (walltime, h_rt)"
+        return f"{now}{more}, or let it grow by retry=gridmap.Retry(time=2)"
     if death.limit == "max_rss":
         return "raise max_rss, or let it grow by retry=gridmap.Retry(memory=2)"
-    wanted = ", ".join(f"{x}={value}" for x in _ASKED if (value := getattr(asked, x)))
+    amounts = {
+        "memory": memory_text(asked.memory_bytes) if asked.memory_bytes else "",
+        "h_vmem": asked.h_vmem,
+        "mem_free": asked.mem_free,
+    }
+    wanted = ", ".join(f"{name}={value}" for name, value in amounts.items() if value)
     allowed = f"allowed {human(death.limit_bytes)}, " if death.limit_bytes else ""
     had = f"had {human(death.rss_bytes)}" if death.rss_bytes else "it was too little"
     if not wanted and not death.limit_bytes and not death.rss_bytes:
-        return "ask for more memory (h_vmem, mem_free); on this machine, see whether it has more"
+        return "ask for more memory (memory, h_vmem); on this machine, see whether it has more"
     return (
-        f"{f'asked for {wanted}, ' if wanted else ''}{allowed}{had}: ask for more memory (h_vmem, "
-        "mem_free), or let it grow by retry=gridmap.Retry(memory=2)"
+        f"{f'asked for {wanted}, ' if wanted else ''}{allowed}{had}: ask for more memory (memory, "
+        "h_vmem), or let it grow by retry=gridmap.Retry(memory=2)"
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gridmap import conf
 from gridmap.call import Call, checked_elements
 from gridmap.errors import DRMAANotPresentException, JobException
+from gridmap.resources import Resources
 from gridmap.retry import Retry
 from gridmap.run import Run
 from gridmap.work import Job, whole_number
@@ -60,7 +61,7 @@ def grid_map(
     gpu: int = 0,
     h_vmem: str | None = None,
     h_rt: str | int | None = None,
-    resources: Sequence[str] | None = None,
+    resources: Resources | Sequence[str] | None = None,
     completion_mail: bool = False,
     require_cluster: bool = False,
     par_env: str | None = None,

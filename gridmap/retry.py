@@ -43,10 +43,10 @@ class Retry(_Times, frozen=True, kw_only=True):
         given
     :param other_host: prefer another host than that of the last try, where there is one
     :param memory: after a death for want of memory, ask for so many times as much
-        (`h_vmem`, `mem_free`, `max_rss`); 1: the same again
+        (`memory`, `h_vmem`, `mem_free`, `max_rss`); 1: the same again
     :param memory_most: but not for more than this, "64G"
-    :param time: after a death for want of time, ask for so many times as much (`h_rt`); with 1 such
-        a job is not tried again
+    :param time: after a death for want of time, ask for so many times as much (`walltime`,
+        `h_rt`); with 1 such a job is not tried again
     :param time_most: but not for more than this, "24:00:00" or seconds
     :param causes: the causes of death after which to try again: "died", "memory", "walltime",
         "silent", "stalled", "preempted", "canceled"; when not given, all but "walltime"
@@ -143,9 +143,15 @@ class Retry(_Times, frozen=True, kw_only=True):
             f"{found[1]}={more(*found.groups())}" if (found := _MEMORY.fullmatch(one)) else one
             for one in resources.extra
         )
-        h_vmem = more("h_vmem", resources.h_vmem)
-        mem_free = more("mem_free", resources.mem_free)
-        return replace(resources, h_vmem=h_vmem, mem_free=mem_free, extra=extra)
+        most = self._memory_most_bytes or float("inf")
+        of_all = resources.memory_bytes
+        return replace(
+            resources,
+            h_vmem=more("h_vmem", resources.h_vmem),
+            mem_free=more("mem_free", resources.mem_free),
+            extra=extra,
+            memory_bytes=max(of_all, int(min(of_all * self.memory, most))),
+        )
 
     def more_time(self, resources: Resources) -> Resources:
         """Returns what to ask for after a death for want of time."""
@@ -163,7 +169,10 @@ class Retry(_Times, frozen=True, kw_only=True):
             for one in resources.extra
         )
         h_rt = more("h_rt", resources.h_rt)
-        return replace(resources, h_rt=h_rt, walltime_s=walltime_s(h_rt), extra=extra)
+        limit = walltime_s(h_rt) if h_rt else resources.walltime_s
+        if limit is not None and not h_rt:
+            limit = max(limit, min(limit * self.time, most))
+        return replace(resources, h_rt=h_rt, walltime_s=limit, extra=extra)
 
 
 def _more_memory(name: str, text: str, factor: float, most_bytes: int) -> str:

@@ -6,15 +6,21 @@ import operator
 import os
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from msgspec.structs import replace
 
 from gridmap import conf
-from gridmap.backends.native import memory_bytes, native_specification, walltime_s
-from gridmap.core.spec import Resources
+from gridmap.backends.native import memory_bytes, walltime_s
+from gridmap.backends.options import native_specification
+from gridmap.core.spec import Resources as Wanted
 from gridmap.errors import Cause
+from gridmap.resources import Resources
 from gridmap.retry import Retry, as_exceptions, as_retry
+
+USUAL_MEM_FREE = "1G"
+"""What `mem_free` is where nobody says anything of memory."""
 
 
 class Job:
@@ -37,7 +43,8 @@ class Job:
     :param gpu: number of GPUs
     :param h_vmem: limit of virtual memory, "4G"
     :param h_rt: limit of run time, "01:00:00" or seconds
-    :param resources: more of what `qsub -l` takes, ["name=value", ...]
+    :param resources: a `Resources`, in place of num_slots, h_vmem, h_rt, gpu, queue and project; or
+        more of what `qsub -l` takes, ["name=value", ...]
     :param retry: a `Retry`, or how often to try again when an attempt failed; NUM_RESUBMITS times
         when not given
     :param retry_on: exceptions of the function after which to try again, (OSError, ...)
@@ -57,7 +64,7 @@ class Job:
         args: Iterable[Any],
         kwlist: Mapping[str, Any] | None = None,
         cleanup: bool = True,
-        mem_free: str = "1G",
+        mem_free: str = USUAL_MEM_FREE,
         name: str = "gridmap_job",
         num_slots: int = 1,
         queue: str | None = None,
@@ -72,7 +79,7 @@ class Job:
         gpu: int = 0,
         h_vmem: str | None = None,
         h_rt: str | int | None = None,
-        resources: Sequence[str] | None = None,
+        resources: Resources | Sequence[str] | None = None,
         *,
         retry: Retry | int | None = None,
         retry_on: type[BaseException] | Iterable[type[BaseException]] = (),
@@ -82,8 +89,10 @@ class Job:
             raise TypeError(f"a Job needs something to call, not {f!r}")
         if isinstance(args, (str, bytes)) or not isinstance(args, Iterable):
             raise TypeError(f"the arguments of a Job are a list, not {args!r}")
-        if isinstance(resources, str):
-            raise TypeError(f"resources are a list of 'name=value', not the text {resources!r}")
+        if isinstance(resources, str) or not isinstance(resources, Resources | Iterable | None):
+            raise TypeError(
+                f"resources are a gridmap.Resources or a list of 'name=value', not {resources!r}"
+            )
         for option, value in (
             ("mem_free", mem_free), ("queue", queue), ("interpreting_shell", interpreting_shell),
             ("project", project), ("validation_level", validation_level), ("par_env", par_env),
@@ -115,7 +124,15 @@ class Job:
         self.gpu = whole_number("gpu", gpu or 0, 0)
         self.h_vmem = h_vmem
         self.h_rt = h_rt
-        self.resources = list(resources or [])
+        historic = () if isinstance(resources, Resources) else resources or ()
+        self.resources: list[str] = list(historic)
+        self.memory_bytes = 0
+        self.walltime_s: float | None = None
+        self.hosts: tuple[str, ...] = ()
+        self.features: tuple[str, ...] = ()
+        self.native: tuple[str, ...] = ()
+        if isinstance(resources, Resources):
+            self._take(resources, queue)
         self.retry = as_retry(retry)
         self.retry_on = as_exceptions(retry_on)
         self.max_rss_bytes = 0 if max_rss is None else memory_bytes("max_rss", max_rss)
@@ -129,6 +146,35 @@ class Job:
         self.white_list: list[str] = []
         self.start_anew()
         self.resources_wanted()  # for its errors
+
+    def _take(self, new: Resources, queue: str | None) -> None:
+        """Takes over what was said by `Resources`.
+
+        :param queue: the queue that was given
+        :raises ValueError: the same thing was also said by a historic argument, and differently
+        """
+        self.num_slots = _one_of("num_slots", self.num_slots, "slots", new.slots, 1)
+        self.gpu = _one_of("gpu", self.gpu, "gpus", new.gpus, 0)
+        self.project = _one_of("project", self.project, "project", new.project, None)
+        self.queue = _one_of("queue", queue, "queue", new.queue, None) or self.queue
+        self.hosts, self.features = tuple(new.hosts), tuple(new.features)
+        self.native = tuple(new.native)
+        if new.walltime_s is not None:
+            limit = walltime_s(self.h_rt)
+            _one_of("h_rt", limit, "walltime", new.walltime_s, None, self.h_rt, new.walltime)
+            self.walltime_s = new.walltime_s
+        if not new.memory_bytes:
+            return
+        for name, usual in (("h_vmem", None), ("mem_free", USUAL_MEM_FREE)):
+            text = getattr(self, name)
+            if text and text != usual:
+                slots = f" for each of {self.num_slots} slots" if self.num_slots > 1 else ""
+                nbytes = memory_bytes(name, text) * self.num_slots
+                _one_of(name, nbytes, "memory", new.memory_bytes, 0, f"{text}{slots}", new.memory)
+            elif name == "mem_free":
+                self.mem_free = ""  # nobody has asked for this
+        if not self.h_vmem:
+            self.memory_bytes = new.memory_bytes
 
     def start_anew(self) -> None:
         """Forgets what happened in an earlier run."""
@@ -168,17 +214,18 @@ class Job:
             return {**self.environment, **self.add_env}
         return {**os.environ, **self.add_env} if self.add_env else None
 
-    def resources_wanted(self, white_list: Iterable[str] | None = None) -> Resources:
+    def resources_wanted(self, white_list: Iterable[str] | None = None) -> Wanted:
         """Returns what the job asks of the scheduler.
 
+        :param white_list: hosts to which the whole call is limited
         :raises ValueError: it cannot be said in the scheduler's language
         """
-        wanted = Resources(
+        wanted = Wanted(
             num_slots=self.num_slots,
             mem_free=self.mem_free or "",
             queue=self.queue or "",
             par_env=self.par_env or "",
-            hosts=tuple(self.white_list if white_list is None else white_list),
+            hosts=self._hosts(tuple(self.white_list if white_list is None else white_list)),
             project=self.project or "",
             validation_level=self.validation_level or "",
             os_distribution=self.os_distribution or "",
@@ -186,15 +233,31 @@ class Job:
             gpu=self.gpu or 0,
             h_vmem=self.h_vmem or "",
             h_rt=str(self.h_rt) if self.h_rt else "",
-            walltime_s=walltime_s(self.h_rt),
+            walltime_s=walltime_s(self.h_rt) if self.h_rt else self.walltime_s,
             interpreting_shell=self.interpreting_shell or "",
             extra=tuple(self.resources),
+            memory_bytes=self.memory_bytes,
+            features=self.features,
+            native=self.native,
         )
-        # an option of sbatch is checked where it is known that there is a Slurm
-        plain = [x for x in wanted.extra if not x.startswith("--")]
-        native_specification(replace(wanted, extra=tuple(plain)))
+        _refuse_senseless(wanted)
         self.retry.more_memory(wanted)  # for its errors, too
         return wanted
+
+    def _hosts(self, white_list: tuple[str, ...]) -> tuple[str, ...]:
+        """Returns the hosts that both the call and the job allow.
+
+        :raises ValueError: there is none
+        """
+        if not (white_list and self.hosts):
+            return white_list or self.hosts
+        both = tuple(host for host in self.hosts if host in white_list)
+        if not both:
+            raise ValueError(
+                f"white_list has {', '.join(white_list)} and Resources(hosts=...) has "
+                f"{', '.join(self.hosts)}: no host is in both"
+            )
+        return both
 
     @property
     def native_specification(self) -> str:
@@ -207,6 +270,18 @@ class Job:
 
 
 Job.__module__ = "gridmap.job"  # where everybody finds it, also in pickles
+
+
+@lru_cache(maxsize=64)
+def _refuse_senseless(wanted: Wanted) -> None:
+    """Makes sure that what every scheduler has to understand can be said; once for like jobs.
+
+    What only one of them understands is checked where it is known which one there is.
+
+    :raises ValueError: it cannot
+    """
+    plain = tuple(request for request in wanted.extra if not request.startswith("--"))
+    native_specification(replace(wanted, extra=plain, features=(), native=()))
 
 
 def whole_number(name: str, value: Any, least: int) -> int:
@@ -224,6 +299,32 @@ def whole_number(name: str, value: Any, least: int) -> int:
     if number < least:
         raise ValueError(f"{name} is {number}; it must be {least} or more")
     return number
+
+
+def _one_of(
+    old: str,
+    old_value: Any,
+    new: str,
+    new_value: Any,
+    none: Any,
+    old_said: Any = None,
+    new_said: Any = None,
+) -> Any:
+    """Returns what was said by a historic argument or by `Resources`.
+
+    :param none: what stands for nothing said
+    :param old_said: the values as they were said, for the error
+    :raises ValueError: it was said by both, and differently
+    """
+    if new_value == none:
+        return old_value
+    if old_value not in (none, new_value):
+        said = new_value if new_said is None else new_said
+        raise ValueError(
+            f"{old}={old_value if old_said is None else old_said!r} and "
+            f"Resources({new}={said!r}) differ: say one of them"
+        )
+    return new_value
 
 
 def _named(option: str, given: Any) -> dict[str, Any]:

@@ -50,7 +50,10 @@ def test_blocks_are_found() -> None:
 
 @pytest.mark.parametrize(
     "document",
-    ["README.rst", *(f"docs/{page}.rst" for page in ("first_steps", "fast", "slurm", "failures"))],
+    [
+        "README.rst",
+        *(f"docs/{page}.rst" for page in ("first_steps", "fast", "slurm", "failures", "resources")),
+    ],
 )
 def test_code_of_a_document_runs_as_written(document: str, root: Path, tmp_path: Path) -> None:
     """The blocks run one after the other in one program, as a reader would type them."""

@@ -31,7 +31,7 @@ def test_all_that_is_known_of_a_lost_worker(tmp_path: Path) -> None:
         "job 4 (name) ran out of memory on node7 after 2 attempts: its worker 3.1: ended by "
         "SIGKILL; last seen "
         "with 3.0 GB of memory and 1.5 processors at work; asked for h_vmem=1G, allowed 4.0 GB, "
-        "had 3.0 GB: ask for more memory (h_vmem, mem_free)"
+        "had 3.0 GB: ask for more memory (memory, h_vmem)"
     )
     assert (error.rss_bytes, error.cpu_fraction, error.attempts) == (3 << 30, 1.5, 2)
     assert error.log_tail.endswith("last words") and len(error.log_tail) <= 4096

@@ -121,8 +121,8 @@ def test_version() -> None:
 def test_entry_points() -> None:
     found = importlib.metadata.entry_points()
     (backend,) = (e for e in found.select(group="gridmap.backends") if e.name == "drmaa")
-    assert backend.value == "gridmap.backends.drmaa:DrmaaBackend"
-    assert backend.load().__name__ == "DrmaaBackend"  # without a DRMAA library, too
+    assert backend.value == "gridmap.backends.drmaa:drmaa_backend"
+    assert backend.load().__name__ == "drmaa_backend"  # without a DRMAA library, too
     (script,) = (e for e in found.select(group="console_scripts") if e.name == "gridmap_web")
     assert callable(script.load())
 

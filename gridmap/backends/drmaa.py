@@ -1,4 +1,4 @@
-"""Workers on Grid Engine, through its DRMAA library."""
+"""Workers through a DRMAA library: those of Grid Engine; for others see `drmaa_other`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import shlex
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
-from gridmap.backends.base import SubmitRequest
+from gridmap.backends.base import Backend, SubmitRequest
 from gridmap.backends.commands import run, tail, worker_logs
 from gridmap.backends.drmaa_library import load_drmaa
 from gridmap.backends.drmaa_session import GONE_AFTER_S, NO_USAGE, SESSION, DrmaaSession
+from gridmap.backends.drmaa_systems import System, system_of
 from gridmap.backends.grid_engine import (
     QueuedTask,
     account_summary,
@@ -25,7 +27,8 @@ from gridmap.backends.grid_engine import (
     queue_summary,
     state_of,
 )
-from gridmap.backends.native import is_of_run, job_name, native_specification
+from gridmap.backends.native import is_of_run, job_name
+from gridmap.backends.options import Words, native_specification
 from gridmap.core.events import NativeState, NativeStatus
 from gridmap.errors import BackendError, DRMAANotPresentException
 
@@ -45,6 +48,41 @@ def present() -> bool:
     return not why_not()
 
 
+def _system_here() -> System | None:
+    """Returns the scheduler behind the DRMAA library; None when nobody can tell."""
+    try:
+        return system_of(SESSION.system())
+    except (DRMAANotPresentException, BackendError):
+        return None  # who connects to it says why
+
+
+def words_here() -> Words | None:
+    """Returns how the scheduler behind the DRMAA library is asked; None when nobody can tell."""
+    system = _system_here()
+    return None if system is None else system.words
+
+
+def is_grid_engine() -> bool:
+    """Returns whether the DRMAA library is one of Grid Engine, as far as anybody can tell."""
+    system = _system_here()
+    return system is None or system.grid_engine
+
+
+def drmaa_backend(*, use_mem_free: bool = False, session: DrmaaSession = SESSION) -> Backend:
+    """Returns a Backend for the scheduler behind the DRMAA library, connected to it.
+
+    :param use_mem_free: the cluster knows the resource `mem_free`
+    :raises DRMAANotPresentException: no DRMAA library can be loaded
+    :raises BackendError: the scheduler does not answer (transient), or refuses
+    """
+    system = system_of(session.system())
+    if system.grid_engine:
+        return DrmaaBackend(use_mem_free=use_mem_free, session=session)
+    from gridmap.backends.drmaa_other import OtherDrmaaBackend
+
+    return OtherDrmaaBackend(system, use_mem_free=use_mem_free, session=session)
+
+
 def why_not() -> str:
     """Returns why no DRMAA library can be used here and what to do, or "" when one can."""
     try:
@@ -55,7 +93,7 @@ def why_not() -> str:
 
 
 class DrmaaBackend:
-    """A Backend of one run; all of a process share one DRMAA session.
+    """A Backend of one run on Grid Engine; all of a process share one DRMAA session.
 
     :param use_mem_free: the cluster knows the resource `mem_free`
     :raises DRMAANotPresentException: no DRMAA library can be loaded
@@ -63,6 +101,7 @@ class DrmaaBackend:
     """
 
     name = "drmaa"
+    scheduler = "Grid Engine"
 
     def __init__(self, *, use_mem_free: bool = False, session: DrmaaSession = SESSION) -> None:
         self._use_mem_free = use_mem_free
@@ -105,14 +144,14 @@ class DrmaaBackend:
 
         Endings cost no call to the scheduler, asking costs one a worker.
         """
-        answer = self._session.reap([x for x in ids if x not in self._foreign])
+        answer = self._reap([x for x in ids if x not in self._foreign])
         self._look_again(answer)
         foreign = self._foreign.intersection(ids)
         if foreign:
             answer.update(self._status_of_foreign(foreign))
         rest = [x for x in ids if x not in answer and x not in foreign]
         for native_id in self._in_turn(rest):
-            status = self._session.poll(native_id)
+            status = self._poll(native_id)
             if status is not None:
                 answer[native_id] = status
         for native_id in self._canceled.intersection(answer):
@@ -123,6 +162,14 @@ class DrmaaBackend:
             if status.state is NativeState.FAILED and status.exit_status < 0:
                 answer[native_id] = self._explained(native_id, status)
         return answer
+
+    def _reap(self, ids: Iterable[str]) -> dict[str, NativeStatus]:
+        """Returns how those ended that did."""
+        return self._session.reap(ids)
+
+    def _poll(self, native_id: str) -> NativeStatus | None:
+        """Asks for one that has not ended."""
+        return self._session.poll(native_id)
 
     def _look_again(self, answer: dict[str, NativeStatus]) -> None:
         """Takes over, as foreign, workers that DRMAA calls deleted and that qstat lists.
@@ -203,7 +250,7 @@ class DrmaaBackend:
         ids = [native_id for native_id in ids if native_id not in self._foreign]
         for job, tasks in _jobs(ids).items():
             known = self._tasks.get(job, set())
-            ended = self._session.reap(known | tasks).keys()
+            ended = self._reap(known | tasks).keys()
             live, left = tasks - ended, known - ended
             self._canceled |= live
             if left and left <= live:
@@ -236,23 +283,30 @@ class DrmaaBackend:
 
     def diagnose(self, native_id: str) -> str:
         """Returns what the session, the accounting, the queue and the worker's log say of it."""
-        job = native_id.partition(".")[0]
         told = []
         try:
             status = self.status([native_id]).get(native_id)
             if status is not None:
-                told.append(f"Grid Engine says: {status.state.value}, {status.text}")
+                told.append(f"{self.scheduler} says: {status.state.value}, {status.text}")
         except BackendError as error:
             told.append(str(error))
+        told += [*self._commands_say(native_id), *map(tail, self._logs(native_id))]
+        return "\n".join(filter(None, told)) or "nothing is known of it"
+
+    def _commands_say(self, native_id: str) -> Iterator[str]:
+        """Yields what the scheduler's own commands say of a worker."""
+        job = native_id.partition(".")[0]
         code, output = _run("qstat", "-j", job)
         if code == 0 and queue_summary(output):
-            told.append(f"qstat -j {job}:\n{queue_summary(output)}")
+            yield f"qstat -j {job}:\n{queue_summary(output)}"
         summary = account_summary(parse_qacct(self._account(native_id)))
         if summary:
-            told.append(f"qacct: {summary}")
-        if job in self._log_dirs:
-            told += map(tail, worker_logs(self._log_dirs[job], native_id))
-        return "\n".join(filter(None, told)) or "nothing is known of it"
+            yield f"qacct: {summary}"
+
+    def _logs(self, native_id: str) -> tuple[str, ...]:
+        """Returns the files with a worker's output."""
+        log_dir = self._log_dirs.get(native_id.partition(".")[0])
+        return worker_logs(log_dir, native_id) if log_dir else ()
 
     def close(self) -> None:
         """Lets go of the session; the last to do so ends it."""
@@ -260,7 +314,7 @@ class DrmaaBackend:
             self._open = False
             self._session.close()
 
-    def _template(self, request: SubmitRequest) -> dict[str, object]:
+    def _template(self, request: SubmitRequest) -> Mapping[str, Any]:
         shell = bool(request.resources.interpreting_shell)
         try:
             specification = native_specification(

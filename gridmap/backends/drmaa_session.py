@@ -140,14 +140,39 @@ class DrmaaSession:
         with self._scheduler("ask for the contact", asks=False) as drmaa:
             return str(drmaa.Session.contact)
 
+    def system(self) -> str:
+        """Returns what scheduler the library says it is for; there need be no session.
+
+        :raises DRMAANotPresentException: no library can be loaded
+        :raises BackendError: it does not say
+        """
+        with self._lock:
+            drmaa = self._drmaa or load_drmaa()
+            try:
+                return str(drmaa.Session.drmsInfo)
+            except Exception as error:  # drmaa raises a plain Exception for some codes
+                text = f"the DRMAA library does not say what it is for: {_words(error)}"
+                raise BackendError(text, type(error).__name__ in _TRANSIENT) from error
+
     def submit(self, attributes: Mapping[str, Any], count: int) -> list[str]:
         """Submits one array job of `count` tasks; returns their native ids."""
+        with self._template(attributes) as (drmaa, template):
+            return list(drmaa.Session.runBulkJobs(template, 1, count, 1))
+
+    def submit_one(self, attributes: Mapping[str, Any]) -> str:
+        """Submits one job; returns its native id."""
+        with self._template(attributes) as (drmaa, template):
+            return str(drmaa.Session.runJob(template))
+
+    @contextmanager
+    def _template(self, attributes: Mapping[str, Any]) -> Iterator[tuple[ModuleType, Any]]:
+        """Gives the package drmaa and a template of a job."""
         with self._scheduler("submit workers") as drmaa:
             template = drmaa.Session.createJobTemplate()
             try:
                 for name, value in attributes.items():
                     setattr(template, name, value)
-                return list(drmaa.Session.runBulkJobs(template, 1, count, 1))
+                yield drmaa, template
             finally:
                 drmaa.Session.deleteJobTemplate(template)
 

@@ -6,13 +6,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from gridmap.backends.base import Backend
+from gridmap.backends.options import Words, words_of
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoints
 
 GROUP = "gridmap.backends"
 BUILT_IN = {
-    "drmaa": "gridmap.backends.drmaa:DrmaaBackend",
+    "drmaa": "gridmap.backends.drmaa:drmaa_backend",
     "slurm": "gridmap.backends.slurm:SlurmBackend",
 }
 
@@ -49,3 +50,17 @@ def open_backend(name: str, **settings: Any) -> Backend:
         factory = entries[0].load()
     backend: Backend = factory(**settings)
     return backend
+
+
+def words_for(name: str) -> Words | None:
+    """Returns how the scheduler behind a backend is asked for resources; None: only it knows.
+
+    Nothing is connected to.
+
+    :param name: as for `open_backend`
+    """
+    if name == "drmaa":
+        from gridmap.backends.drmaa import words_here
+
+        return words_here()
+    return words_of(name) if name in BUILT_IN else None

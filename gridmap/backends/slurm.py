@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from gridmap.backends.base import SubmitRequest
 from gridmap.backends.commands import MISSING, run, tail, worker_logs
 from gridmap.backends.native import is_of_run, job_name
+from gridmap.backends.options import SLURM, render
 from gridmap.backends.slurm_words import (
     FIELDS,
     NEVER_STARTS,
@@ -23,7 +24,6 @@ from gridmap.backends.slurm_words import (
     may_pass,
     parse_sacct,
     parse_squeue,
-    sbatch_options,
     submitted,
 )
 from gridmap.core.events import NativeState, NativeStatus
@@ -155,7 +155,7 @@ class SlurmBackend:
         :raises BackendError: Slurm has no words for what is wanted
         """
         try:
-            options = sbatch_options(request.resources, self._use_mem_free)
+            options = render(SLURM, request.resources, self._use_mem_free)
         except ValueError as error:
             raise BackendError(str(error)) from error
         if request.resources.walltime_s is None:

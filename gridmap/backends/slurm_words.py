@@ -1,4 +1,4 @@
-"""Slurm's words: what its commands print, read, and resources in the options of sbatch. Pure."""
+"""What Slurm's commands print, read. Pure."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from gridmap.backends.grid_engine import fold
-from gridmap.backends.native import DEFAULT_PAR_ENV, memory_bytes
 from gridmap.core.events import NativeState, NativeStatus
-from gridmap.core.spec import Resources
 from gridmap.errors import Cause, signal_name
 
 FIELDS = ("JobArrayID", "State", "Reason", "exit_code", "NodeList")
@@ -165,75 +163,3 @@ def fold_ids(ids: Iterable[str]) -> list[str]:
         parts = [f"{a}" if a == b else f"{a}-{b}" for a, b in fold(numbers)]
         folded.append(f"{job}_[{','.join(parts)}]" if parts else job)
     return folded
-
-
-# --- options --------------------------------------------------------------------------------------
-
-_NAME = re.compile(r"[A-Za-z0-9_.,:@=+/()\[\]*&|!-]+")
-
-
-HISTORIC_QUEUE = "all.q"
-"""What DEFAULT_QUEUE has always been; on Slurm it stands for the cluster's own default."""
-
-
-OWN_OPTIONS = frozenset({
-    "array", "chdir", "clusters", "error", "exclude", "export", "export-file", "help", "job-name",
-    "open-mode", "output", "parsable", "quiet", "requeue", "no-requeue", "signal", "test-only",
-    "usage", "version", "wait", "wrap",
-})  # fmt: skip
-"""What GridMap says itself, or what would keep it from hearing of its workers."""
-
-
-def sbatch_options(resources: Resources, use_mem_free: bool = False) -> list[str]:
-    """Returns the options that ask Slurm for these resources, hosts apart.
-
-    Memory is asked for as on Grid Engine, for each slot.
-
-    :param use_mem_free: `mem_free` counts where there is no `h_vmem`
-    :raises ValueError: Slurm has no word for it; the message names it
-    Source: sbatch(1)
-    """
-    r = resources
-    options = []
-    if r.num_slots > 1:
-        options.append(f"--cpus-per-task={r.num_slots}")
-        if r.par_env not in ("", DEFAULT_PAR_ENV):
-            raise ValueError(
-                f"par_env is {r.par_env!r}; Slurm has none: num_slots are processors of one node"
-            )
-    memory = r.h_vmem or (r.mem_free if use_mem_free else "")
-    if memory:
-        what = "h_vmem" if r.h_vmem else "mem_free"
-        nbytes = memory_bytes(what, memory) * r.num_slots
-        options.append(f"--mem={-(-nbytes // (1 << 20))}M")
-    if r.walltime_s:
-        minutes, seconds = divmod(int(-(-r.walltime_s // 1)), 60)
-        options.append(f"--time={minutes}:{seconds:02d}")
-    if r.queue and r.queue != HISTORIC_QUEUE:
-        options.append(f"--partition={_checked('queue', r.queue)}")
-    if r.project:
-        options.append(f"--account={_checked('project', r.project)}")
-    if r.gpu:
-        options.append(f"--gpus={r.gpu}")
-    for what, value in (("os_distribution", r.os_distribution), ("os_minor", r.os_minor)):
-        if value:
-            raise ValueError(
-                f"{what} is {value!r}; Slurm has no such resource: ask for the features of your "
-                'nodes, with resources=["--constraint=..."]'
-            )
-    for request in r.extra:
-        if not re.fullmatch(r"--[a-z][a-z-]*(=[^\n\0]*)?", request):
-            raise ValueError(
-                f"resources has {request!r}; on Slurm each is an option of sbatch, such as "
-                '"--constraint=fast"'
-            )
-        if request[2:].partition("=")[0] in OWN_OPTIONS:
-            raise ValueError(f"resources has {request!r}, which GridMap says to sbatch itself")
-        options.append(request)
-    return options
-
-
-def _checked(what: str, value: str) -> str:
-    if not _NAME.fullmatch(value):
-        raise ValueError(f"{what} is {value!r}; no partition or account of Slurm is called that")
-    return value

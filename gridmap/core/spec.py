@@ -28,10 +28,15 @@ class Span(NamedTuple):
 class Resources(Struct, frozen=True):
     """What one job needs; jobs with equal Resources share a pool of workers.
 
-    Memory and time limits are kept as the user wrote them (Grid Engine's syntax: "1G", "00:59:00",
-    "3600"); `walltime_s` is the parsed h_rt.
+    The historic `mem_free`, `h_vmem` and `h_rt` are kept as the user wrote them, in Grid Engine's
+    syntax: "1G", "00:59:00", "3600".
 
-    :param memory_bytes: of the whole job, all its slots together; 0: not said
+    :param h_vmem: memory of each slot; so is `mem_free`
+    :param walltime_s: the time limit, however it was said; None: none
+    :param extra: the historic `resources=[...]`, in each scheduler's own words
+    :param memory_bytes: memory of all slots together; 0: said by `h_vmem`, or not at all
+    :param features: what a node must have, in the scheduler's words
+    :param native: the scheduler's options as they are
     """
 
     num_slots: int = 1
@@ -50,6 +55,8 @@ class Resources(Struct, frozen=True):
     interpreting_shell: str = ""
     extra: tuple[str, ...] = ()
     memory_bytes: int = 0
+    features: tuple[str, ...] = ()
+    native: tuple[str, ...] = ()
 
 
 def for_worker(resources: Resources, children: int) -> Resources:

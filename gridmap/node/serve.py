@@ -61,7 +61,7 @@ LINGER_S = 2.0
 LEASES_PER_CHILD = 2
 """One runs and one waits, so that no child waits for the network."""
 
-SHEPHERDS = ("sge_shepherd", "slurmstepd")
+SHEPHERDS = ("sge_shepherd", "slurmstepd", "condor_starter")
 """Names of the process that a scheduler starts for a job, and that starts the job."""
 
 WARNINGS = ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU")
@@ -70,14 +70,19 @@ WARNINGS = ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 def native_id(environ: Mapping[str, str]) -> str:
     """Returns the scheduler's id of this worker.
 
-    Source: sge_submit(1) "ENVIRONMENTAL VARIABLES"; sbatch(1) "OUTPUT ENVIRONMENT VARIABLES"
+    Source: sge_submit(1) "ENVIRONMENTAL VARIABLES"; sbatch(1) "OUTPUT ENVIRONMENT VARIABLES";
+    qsub(1B) "ENVIRONMENT VARIABLES"; LSF's "Environment variables set for job execution"; oarsub(1)
     """
     if environ.get("GRIDMAP_NATIVE_ID"):
         return environ["GRIDMAP_NATIVE_ID"]
     if environ.get("SLURM_ARRAY_JOB_ID") and environ.get("SLURM_ARRAY_TASK_ID"):
         return f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
-    if environ.get("SLURM_JOB_ID"):
-        return environ["SLURM_JOB_ID"]
+    for name in ("SLURM_JOB_ID", "PBS_JOBID", "OAR_JOB_ID"):  # the last two also in arrays
+        if environ.get(name):
+            return environ[name]
+    if environ.get("LSB_JOBID"):
+        index = environ.get("LSB_JOBINDEX", "0")
+        return f"{environ['LSB_JOBID']}[{index}]" if index != "0" else environ["LSB_JOBID"]
     job, task = environ.get("JOB_ID", ""), environ.get("SGE_TASK_ID", "undefined")
     if job:
         return job if task in ("undefined", "") else f"{job}.{task}"

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gridmap.backends.native import (
-    is_of_run,
-    job_name,
-    native_specification,
-    walltime_s,
-)
+from gridmap.backends.native import is_of_run, job_name, walltime_s
+from gridmap.backends.options import native_specification
 from gridmap.core.spec import Resources
 
 

@@ -30,5 +30,5 @@ def test_others_add_one_by_an_entry_point(added_by_others):
 
 
 def test_an_own_name_is_not_taken_over(added_by_others, monkeypatch):
-    monkeypatch.setattr("gridmap.backends.drmaa.DrmaaBackend", lambda **settings: "our own")
+    monkeypatch.setattr("gridmap.backends.drmaa.drmaa_backend", lambda **settings: "our own")
     assert open_backend("drmaa") == "our own"

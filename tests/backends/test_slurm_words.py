@@ -6,7 +6,6 @@ import pytest
 
 from gridmap.backends import slurm_words as words
 from gridmap.core.events import NativeState as S
-from gridmap.core.spec import Resources
 from gridmap.errors import Cause
 
 # as Slurm 22.05 printed it
@@ -82,46 +81,3 @@ def test_which_troubles_may_pass() -> None:
 def test_elements_are_folded() -> None:
     ids = ["12_3", "12_1", "12_2", "12_7", "13", "14_0"]
     assert words.fold_ids(ids) == ["12_[1-3,7]", "13", "14_[0]"]
-
-
-@pytest.mark.parametrize(
-    ("resources", "options"),
-    [
-        (Resources(), []),
-        (Resources(queue="all.q", par_env="smp"), []),
-        (Resources(queue="long", project="physics"), ["--partition=long", "--account=physics"]),
-        (Resources(num_slots=4, par_env="smp"), ["--cpus-per-task=4"]),
-        (Resources(h_vmem="2G", mem_free="1G"), ["--mem=2048M"]),
-        (Resources(mem_free="1G"), []),
-        (Resources(h_vmem="2G", num_slots=3), ["--cpus-per-task=3", "--mem=6144M"]),
-        (Resources(h_rt="1:0:0", walltime_s=3600.0), ["--time=60:00"]),
-        (Resources(h_rt="90", walltime_s=89.5), ["--time=1:30"]),
-        (Resources(gpu=2), ["--gpus=2"]),
-        (Resources(extra=("--constraint=a&b", "--exclusive")), ["--constraint=a&b", "--exclusive"]),
-    ],
-)
-def test_options_of_sbatch(resources: Resources, options: list[str]) -> None:
-    assert words.sbatch_options(resources) == options
-
-
-def test_mem_free_counts_where_the_cluster_takes_it() -> None:
-    assert words.sbatch_options(Resources(mem_free="1000000"), use_mem_free=True) == ["--mem=1M"]
-
-
-@pytest.mark.parametrize(
-    ("resources", "message"),
-    [
-        (Resources(num_slots=2, par_env="mpi"), "par_env is 'mpi'"),
-        (Resources(os_distribution="debian"), "os_distribution is 'debian'"),
-        (Resources(os_minor="7"), "os_minor is '7'"),
-        (Resources(extra=("h_fsize=1G",)), "resources has 'h_fsize=1G'"),
-        (Resources(extra=("--comment=x\ny",)), "resources has"),
-        (Resources(extra=("--array=0-3",)), "which GridMap says to sbatch itself"),
-        (Resources(extra=("--wait",)), "which GridMap says to sbatch itself"),
-        (Resources(queue="two words"), "queue is 'two words'"),
-        (Resources(project="-x;y"), "project is '-x;y'"),
-    ],
-)
-def test_what_slurm_has_no_words_for(resources: Resources, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        words.sbatch_options(resources)

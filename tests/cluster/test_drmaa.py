@@ -166,3 +166,15 @@ def test_a_forked_child_leaves_its_parents_session_alone() -> None:
     )
     assert "child: this process was forked" in told
     assert "parent: session=" in told
+
+
+def test_the_library_says_what_it_is_for_before_it_is_connected(backend) -> None:
+    program = (
+        "from gridmap.backends.drmaa import is_grid_engine, words_here\n"
+        "from gridmap.backends.drmaa_session import SESSION\n"
+        "print(SESSION.system(), is_grid_engine(), words_here().name)\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+    ).stdout
+    assert told.strip() == f"{SESSION.system()} True Grid Engine"

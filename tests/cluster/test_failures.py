@@ -301,11 +301,11 @@ REFUSED = {
         ({"queue": "nosuch"}, "invalid partition specified: nosuch"),
         ({"resources": ["--nosuch=1"]}, "unrecognized option '--nosuch=1'"),
         ({"resources": ["nosuch=1"]}, "each is an option of sbatch"),
-        ({"num_slots": 2, "par_env": "mpi"}, "par_env is 'mpi'; Slurm has none"),
+        ({"num_slots": 2, "par_env": "mpi"}, "Slurm cannot be asked for par_env='mpi'"),
         ({"h_vmem": "1T"}, "Memory specification can not be satisfied"),
         ({"gpu": 99}, "Requested node configuration is not available"),
         ({"white_list": ["nosuch"]}, "white_list has nosuch, which Slurm does not know"),
-        ({"os_minor": "7"}, "Slurm has no such resource"),
+        ({"os_minor": "7"}, "Slurm cannot be asked for os_minor='7'"),
     ],
 }
 
@@ -313,7 +313,7 @@ REFUSED = {
 @pytest.mark.parametrize(("wrong", "words"), REFUSED[SCHEDULER.backend])
 def test_the_schedulers_own_words(runs, wrong, words) -> None:
     began = time.monotonic()
-    with pytest.raises(BackendError) as caught:
+    with pytest.raises((BackendError, ValueError)) as caught:  # ValueError: nobody was asked
         grid_map(abs, [1], **wrong)
     assert time.monotonic() - began < 2
     assert words in str(caught.value)

@@ -13,7 +13,7 @@ import pytest
 
 import gridmap
 from gridmap import Job, JobOutOfTime, grid_map, process_jobs
-from gridmap.backends import native
+from gridmap.backends import drmaa
 from gridmap.errors import Cause, JobDied
 from tests.cluster.client import SLOTS, eventually, make_gate, workers_of
 
@@ -36,14 +36,8 @@ def arrays(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
 @pytest.fixture
 def notify(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes Grid Engine send a warning before it kills, as for `qsub -notify`."""
-    plain = native.native_specification
-    from gridmap.backends import drmaa
-
-    for place in (native, drmaa):
-        if hasattr(place, "native_specification"):
-            monkeypatch.setattr(
-                place, "native_specification", lambda *a, **k: plain(*a, **k) + " -notify"
-            )
+    plain = drmaa.native_specification
+    monkeypatch.setattr(drmaa, "native_specification", lambda *a, **k: plain(*a, **k) + " -notify")
 
 
 def long_job(folder: Path) -> Callable[[int], None]:

@@ -390,6 +390,11 @@ def test_native_ids() -> None:
     assert native_id({"JOB_ID": "12", "SGE_TASK_ID": "undefined"}) == "12"
     assert native_id({"JOB_ID": "12", "GRIDMAP_NATIVE_ID": "x.7"}) == "x.7"
     assert native_id({"SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "2"}) == "5_2"
+    assert native_id({"PBS_JOBID": "12[3].server", "PBS_ARRAY_INDEX": "3"}) == "12[3].server"
+    assert native_id({"PBS_JOBID": "12.server"}) == "12.server"
+    assert native_id({"LSB_JOBID": "12", "LSB_JOBINDEX": "3"}) == "12[3]"
+    assert native_id({"LSB_JOBID": "12", "LSB_JOBINDEX": "0"}) == "12"
+    assert native_id({"OAR_JOB_ID": "14", "OAR_ARRAY_ID": "12", "OAR_ARRAY_INDEX": "3"}) == "14"
 
 
 class Relay:

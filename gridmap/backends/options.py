@@ -1,0 +1,311 @@
+"""What jobs ask for, in each scheduler's words: one table. Pure, but for what `words_of` reads.
+
+A scheduler's words are a list of templates (`gridmap.backends.templates`); what these can say is in
+`gridmap.backends.asked`.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from gridmap.backends.asked import TOPIC_OF, TOPICS, Values, asked
+from gridmap.backends.templates import fill, names
+from gridmap.core.spec import Resources
+
+# Blanks, quotes and shell characters would end or change a word for who reads it word by word.
+PLAIN = r"[A-Za-z0-9_.+@*?!|&()\[\]:=,/%^~][A-Za-z0-9_.+@*?!|&()\[\]:=,/%^~-]*"
+
+_PLAIN_MEANS = "options cannot hold blanks, quotes or shell characters, nor start with '-'"
+
+_REPEATED = {"request": "requests", "feature": "features"}
+
+_INSTEAD = {
+    "os_distribution": "ask for features of nodes, with Resources(features=...)",
+    "os_minor": "ask for features of nodes, with Resources(features=...)",
+    "par_env": "num_slots are processors of one node there",
+}
+
+
+class Words(Struct, frozen=True):
+    """How a scheduler is asked for resources.
+
+    :param name: what people call it
+    :param options: templates, in the order in which it is told them
+    :param ignored: topics that it cannot be asked for and that jobs can do without: a warning
+    :param reserved: options that GridMap says itself; "-o*" stands for all that begin with -o
+    :param otherwise: topics that its backend sees to in another way
+    :param values: what names and amounts may be made of, a regular expression
+    :param requests: the same for each of the historic `resources=[...]`
+    :param requests_are: what each of these is, for the error
+    :param has_all_q: "all.q", the queue by default, is the name of a queue
+    :param by_line: options are lines of a description, which are not cut into words
+    """
+
+    name: str
+    options: tuple[str, ...]
+    ignored: tuple[str, ...] = ()
+    reserved: tuple[str, ...] = ()
+    otherwise: tuple[str, ...] = ("interpreting_shell", "validation_level")
+    values: str = PLAIN
+    requests: str = PLAIN
+    requests_are: str = ""
+    has_all_q: bool = False
+    by_line: bool = False
+
+
+GRID_ENGINE = Words(
+    "Grid Engine",
+    (
+        "-S {interpreting_shell}",
+        "-l mem_free={mem_free}",
+        "-pe {par_env} {slots}",
+        "-q {queue}",
+        "-l h={hosts:|}",
+        "-P {project}",
+        "-w {validation_level}",
+        "-l os_distribution={os_distribution}",
+        "-l os_minor={os_minor}",
+        "-l gpu={gpus}",
+        "-l h_vmem={h_vmem}",
+        "-l h_rt={h_rt}",
+        "-l {request}",
+        "-l {feature}",
+        "{native}",
+    ),
+    reserved=(
+        *("-@", "-b", "-cwd", "-e", "-help", "-i", "-j", "-N", "-now", "-o", "-shell", "-sync"),
+        *("-t", "-terse", "-verify", "-wd"),
+    ),
+    otherwise=(),
+    has_all_q=True,
+)
+"""Source: qsub(1), sge_types(1)"""
+
+SLURM = Words(
+    "Slurm",
+    (
+        "--cpus-per-task={slots}",
+        "--mem={memory_mb}M",
+        "--time={walltime_hms}",
+        "--partition={queue}",
+        "--account={project}",
+        "--gpus={gpus}",
+        "--constraint={features:&}",
+        "{request}",
+        "{native}",
+    ),
+    reserved=(
+        *("-a*", "-D*", "-e*", "-h", "-J*", "-M*", "-o*", "-Q", "-V", "-W", "-x*"),
+        *("--array", "--chdir", "--clusters", "--error", "--exclude", "--export", "--export-file"),
+        *("--help", "--job-name", "--no-requeue", "--open-mode", "--output", "--parsable"),
+        *("--quiet", "--requeue", "--signal", "--test-only", "--usage", "--version", "--wait"),
+        "--wrap",
+    ),
+    # hosts: it can leave out all others
+    otherwise=("interpreting_shell", "validation_level", "hosts"),
+    requests=r"--[a-z][a-z-]*(=[^\n\0]*)?",
+    requests_are='an option of sbatch, such as "--constraint=fast"',
+)
+"""Source: sbatch(1)"""
+
+_TABLES = {"grid_engine": GRID_ENGINE, "slurm": SLURM}
+_FOLDER = Path(__file__).with_name("schedulers")
+
+
+@lru_cache(maxsize=32)
+def words_of(name: str) -> Words:
+    """Returns the words of a scheduler: "grid_engine", "slurm", or a shipped description's name.
+
+    :raises ValueError: there is none of that name
+    """
+    if name in _TABLES:
+        return _TABLES[name]
+    described = sorted(path.stem for path in _FOLDER.glob("*.toml"))
+    if name not in described:
+        known = ", ".join(sorted([*_TABLES, *described]))
+        raise ValueError(f"no scheduler is called {name!r}; there are: {known}")
+    from gridmap._toml import load  # takes a while, and is seldom needed
+
+    path = _FOLDER / f"{name}.toml"
+    return words_from(load(path), str(path))
+
+
+def words_from(table: Mapping[str, Any], where: str) -> Words:
+    """Returns the words in the description of a scheduler, which may hold more than these.
+
+    :param where: the file that it was read from, for errors
+    :raises ValueError: something in it is missing, of the wrong kind, or no template
+    """
+    given: dict[str, Any] = {}
+    for name in (name for name in Words.__struct_fields__ if name in table):
+        value = table[name]
+        if name in ("options", "ignored", "reserved", "otherwise"):
+            if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+                raise ValueError(f"{where}: {name} is {value!r}; it must be a list of texts")
+            given[name] = tuple(value)
+        elif not isinstance(value, bool if name in ("has_all_q", "by_line") else str):
+            kind = "a text" if name not in ("has_all_q", "by_line") else "true or false"
+            raise ValueError(f"{where}: {name} is {value!r}; it must be {kind}")
+        else:
+            given[name] = value
+    for name in ("name", "options"):
+        if not given.get(name):
+            raise ValueError(f"{where}: {name} is missing")
+    words = Words(**given)
+    try:
+        check(words)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return words
+
+
+def check(words: Words) -> None:
+    """Makes sure that words can be used.
+
+    :raises ValueError: a template is none, or something is no topic, value or regular expression
+    """
+    for template in words.options:
+        found = set(names(_template(words, template)))
+        for name in found - TOPIC_OF.keys():
+            known = ", ".join(sorted(TOPIC_OF))
+            raise ValueError(f"{template!r} has {{{name}}}; there are: {known}")
+        if "native" in found and template != "{native}":
+            raise ValueError(f"{template!r}: {{native}} stands alone, for options as they are")
+        if len(found & _REPEATED.keys()) > 1:
+            raise ValueError(f"{template!r} would be repeated for two things")
+    for topic in (*words.ignored, *words.otherwise):
+        if topic not in TOPICS:
+            raise ValueError(f"{topic!r} is nothing to ask for; there are: {', '.join(TOPICS)}")
+    for pattern in (words.values, words.requests):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+
+
+def render(words: Words, resources: Resources, use_mem_free: bool = False) -> list[str]:
+    """Returns the options that ask a scheduler for these resources, word by word.
+
+    :param use_mem_free: `mem_free` counts: the cluster knows it, or it stands for memory
+    :raises ValueError: it cannot be asked for something, or a value would be taken for something
+        else; the message names it
+    """
+    options, said = _options(words, resources, use_mem_free)
+    done = {*said, *words.otherwise, *words.ignored}
+    left = {topic: text for topic, text in asked(resources, use_mem_free) if topic not in done}
+    if left:
+        instead = "".join(f"; {_INSTEAD[topic]}" for topic in left if topic in _INSTEAD)
+        raise ValueError(f"{words.name} cannot be asked for {', '.join(left.values())}{instead}")
+    return options
+
+
+def left_out(words: Words, resources: Resources, use_mem_free: bool = False) -> list[str]:
+    """Returns what is asked for and left out, since this scheduler has no words for it.
+
+    :raises ValueError: a value would be taken for something else
+    """
+    said = _options(words, resources, use_mem_free)[1]
+    topics = asked(resources, use_mem_free)
+    return [text for topic, text in topics if topic in words.ignored and topic not in said]
+
+
+def native_specification(
+    resources: Resources, *, use_mem_free: bool = False, shell: bool = True
+) -> str:
+    """Returns the options that ask Grid Engine for these resources, as one text.
+
+    :param use_mem_free: the cluster knows the resource `mem_free`
+    :param shell: a shell on the node starts the command (and reads its words once more)
+    :raises ValueError: as `render`, or an option that DRMAA would cut
+    """
+    options = render(GRID_ENGINE, resources, use_mem_free)
+    for option in options:
+        if not re.fullmatch(f"-?{PLAIN}", option):
+            raise ValueError(f"native has {option!r}; Grid Engine's {_PLAIN_MEANS}")
+    return " ".join([f"-shell {'yes' if shell else 'no'} -b yes", *options])
+
+
+def _options(words: Words, resources: Resources, use_mem_free: bool) -> tuple[list[str], set[str]]:
+    """Returns the options and the topics that they say."""
+
+    def checked(what: str, value: str) -> str:
+        return _checked(words, what, value)
+
+    values = Values(resources, checked, use_mem_free, words.has_all_q)
+    options: list[str] = []
+    said: set[str] = set()
+    for template in words.options:
+        if template == "{native}":
+            options += _native(words, resources.native)
+            said.add("native")
+            continue
+        new, used = _filled(_template(words, template), values)
+        options += new
+        said |= {TOPIC_OF[name] for name in used}
+    return options, said
+
+
+def _template(words: Words, option: str) -> str:
+    """Returns an option as what is cut into words, or is one line."""
+    return shlex.quote(option) if words.by_line else option
+
+
+def _filled(template: str, values: Values) -> tuple[list[str], set[str]]:
+    """Fills in a template, anew for each value of one that repeats it."""
+    repeated = next((name for name in names(template) if name in _REPEATED), "")
+    if not repeated:
+        return fill(template, values)
+    options: list[str] = []
+    used: set[str] = set()
+    for one in values(_REPEATED[repeated]):
+
+        def with_one(name: str, one: str = one) -> Sequence[str]:
+            return [one] if name == repeated else values(name)
+
+        new, now_used = fill(template, with_one)
+        options += new
+        used |= now_used
+    return options, used
+
+
+def _checked(words: Words, what: str, value: str) -> str:
+    if what == "resources":
+        if not re.fullmatch(words.requests, value):
+            each = f"; on {words.name} each is {words.requests_are}" if words.requests_are else ""
+            means = each or f"; {words.name}'s {_PLAIN_MEANS}"
+            raise ValueError(f"{what} has {value!r}{means}")
+        _refuse_reserved(words, what, value)
+    elif not re.fullmatch(words.values, value):
+        raise ValueError(f"{what} is {value!r}; {words.name}'s {_PLAIN_MEANS}")
+    return value
+
+
+def _native(words: Words, native: Sequence[str]) -> list[str]:
+    """Returns native options, each cut into words as a shell does, where words are meant."""
+    found = list(native) if words.by_line else []
+    for option in () if words.by_line else native:
+        try:
+            found += shlex.split(option)
+        except ValueError as error:
+            raise ValueError(f"native has {option!r}: {error}") from error
+    for word in found:
+        if re.search(r"[\n\0]", word):
+            raise ValueError(f"native has {word!r}; an option is one line")
+        _refuse_reserved(words, "native", word)
+    return found
+
+
+def _refuse_reserved(words: Words, what: str, word: str) -> None:
+    name = word.partition("=")[0].strip()
+    for option in words.reserved:
+        same = word.startswith(option[:-1]) if option.endswith("*") else name == option
+        shortened = len(name) > 2 and name.startswith("--") and option.startswith(name)
+        if same or shortened:
+            raise ValueError(f"{what} has {word!r}, which GridMap says to {words.name} itself")
