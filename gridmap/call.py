@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from gridmap import data
 from gridmap.conf import Settings, settings
-from gridmap.core.spec import Resources
+from gridmap.core.spec import Resources, for_worker
 from gridmap.engine import Engine
 from gridmap.errors import DRMAANotPresentException
 from gridmap.inline import run_inline
@@ -188,7 +188,8 @@ class Call:
         words, use_mem_free = words_for(self.options.backend), self.options.settings.use_mem_free
         if words is None:
             return
-        for resources in dict.fromkeys(wanted):
+        for job in dict.fromkeys(wanted):
+            resources = for_worker(job, self.options.children)
             render(words, resources, use_mem_free)
             for text in left_out(words, resources, use_mem_free):
                 _say_once(f"{words.name} cannot be asked for {text}, which is left out")

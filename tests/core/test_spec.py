@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from gridmap.backends.native import native_specification
-from gridmap.backends.slurm_words import sbatch_options
+from gridmap.backends.options import GRID_ENGINE, SLURM, render
 from gridmap.core.spec import PoolSpec, Resources, for_worker
 from gridmap.retry import Retry, ladder
 
@@ -21,9 +20,12 @@ def test_a_worker_needs_what_its_jobs_need_together() -> None:
 
 
 def test_schedulers_are_asked_for_the_whole_worker() -> None:
-    assert "-pe smp 4 " in native_specification(for_worker(Resources(h_vmem="2G"), 4))
-    slurm = sbatch_options(for_worker(Resources(gpu=1, h_vmem="2G"), 4))
-    assert slurm == ["--cpus-per-task=4", "--mem=8192M", "--gpus=4"]
+    for job in (Resources(gpu=1, h_vmem="2G"), Resources(gpu=1, memory_bytes=2 << 30)):
+        worker = for_worker(job, 4)
+        slurm = render(SLURM, worker)
+        assert slurm == ["--cpus-per-task=4", "--mem=8192M", "--gpus=4"]
+        grid_engine = " ".join(render(GRID_ENGINE, worker))
+        assert grid_engine == "-pe smp 4 -l gpu=4 -l h_vmem=2G"
 
 
 def test_a_worker_for_jobs_that_have_grown_is_no_larger() -> None:
