@@ -73,7 +73,7 @@ slurm: $(VENV)/.installed-test
 	@PYTHON=$(abspath $(BIN))/python tools/summary \
 	    accounting 'tools/cluster_tests' \
 	    faults "tools/fault_tests -m 'not slow'" \
-	    'no accounting' 'SLURM_TEST_ACCOUNTING=0 tools/cluster_tests -m without_accounting'
+	    'no accounting' 'SLURM_TEST_ACCOUNTING=0 tools/cluster_tests -m endings'
 
 # Each part runs, whatever the one before has come to; what they measured is in docs/faults.json then.
 RECORD := $(VENV)/faults.record

@@ -45,7 +45,7 @@ def test_the_largest_array_is_slurms(backend) -> None:
     assert backend.largest_array == 2001
 
 
-@pytest.mark.without_accounting
+@pytest.mark.endings
 def test_a_worker_that_will_never_start_is_deleted_and_says_why(backend, request_for) -> None:
     [native_id] = backend.submit(request_for("/bin/true", num_slots=99))
     status = until(backend, [native_id], ENDED)[native_id]
@@ -61,7 +61,7 @@ def test_a_run_whose_workers_will_never_start_says_so() -> None:
     assert time.monotonic() - began < 20
 
 
-@pytest.mark.without_accounting
+@pytest.mark.endings
 @row(
     fault="uses more memory than h_vmem, which the kernel enforces (OUT_OF_MEMORY)",
     where="child",
@@ -95,7 +95,7 @@ def test_gpus(backend, request_for, shared) -> None:
     assert log.read_text().strip() == "0,1"
 
 
-@pytest.mark.without_accounting
+@pytest.mark.endings
 def test_a_worker_that_cannot_start_is_diagnosed(backend, request_for) -> None:
     [native_id] = backend.submit(request_for("/nosuch/python"))
     status = until(backend, [native_id], ENDED)[native_id]
@@ -205,7 +205,7 @@ def test_slurm_tells_of_a_worker_that_is_out_of_time_and_says_no_more(
     assert begun() == [1]
 
 
-@pytest.mark.without_accounting
+@pytest.mark.endings
 @row(
     fault="Slurm has forgotten a worker that was killed before anybody asked for it",
     where="scheduler",
