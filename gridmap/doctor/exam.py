@@ -1,0 +1,93 @@
+"""What the doctor knows so far: its probes read it, and add to it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gridmap.backends.base import Backend
+    from gridmap.conf import Settings
+    from gridmap.doctor.listener import Listener
+    from gridmap.doctor.node import Report
+    from gridmap.ledger.directory import RunDirectory
+
+LOCAL = "local"
+
+JOB_OPTIONS = (
+    "queue", "num_slots", "mem_free", "h_vmem", "h_rt", "project", "par_env", "gpu", "resources",
+    "interpreting_shell", "os_distribution", "os_minor", "validation_level",
+)  # fmt: skip
+"""Options of the doctor that are those of a Job, under the same names."""
+
+
+class Exam:
+    """One visit to the doctor.
+
+    :param options: of the command line; see `add_arguments`
+    :param say: takes a line that tells what is waited for
+
+    The attributes are what probes have found out; None, or empty, where they could not.  `undo` has
+    what is to be put in order at the end.  `temp_dir` is where workers are to write their output;
+    "" is the run's folder.
+    """
+
+    def __init__(
+        self, options: argparse.Namespace, say: Callable[[str], None] = lambda line: None
+    ) -> None:
+        self.options = options
+        self.say = say
+        self.undo = contextlib.ExitStack()
+        self.settings: Settings | None = None
+        self.backend = ""
+        self.temp_dir = ""
+        self.opened: Backend | None = None
+        self.directory: RunDirectory | None = None
+        self.listener: Listener | None = None
+        self.not_listening = ""
+        self.questions: dict[str, Any] = {}
+        self.reports: list[Report] = []
+        self.most_workers = 0  # that the scheduler lets a user have; 0: it does not say
+        self.needed: dict[tuple[str, ...], Any] = {}
+
+    @property
+    def is_local(self) -> bool:
+        """Whether runs use this machine."""
+        return self.backend == LOCAL
+
+    @property
+    def submits(self) -> bool:
+        return not self.options.no_submit
+
+    def job_options(self) -> dict[str, Any]:
+        """Returns what was asked for that a Job takes, too."""
+        given = {name: getattr(self.options, name, None) for name in JOB_OPTIONS}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def hand_over(self) -> Backend:
+        """Returns the backend to whom it belongs, and who closes it, from now on."""
+        backend, self.opened = self.opened, None
+        assert backend is not None, "a probe before has opened it"
+        return backend
+
+    def close(self) -> None:
+        """Puts everything in order again."""
+        with self.undo:
+            if self.opened is not None:
+                self.hand_over().close()
+
+    def hosts(self) -> list[str]:
+        return list(self.options.white_list or [])
+
+    def need(self, name: str, value: Any) -> None:
+        """Notes a setting that this cluster needs, for --write-config."""
+        self.needed["settings", name] = value
+
+
+def run_parent(settings: Settings) -> Path:
+    """Returns the folder of all runs."""
+    return Path(os.path.abspath(settings.run_dir))
