@@ -128,7 +128,9 @@ def main(options: argparse.Namespace) -> int:
                 _put_in_order(exam, screen)
     if not interrupted:
         screen.end(results)
-    written = _write_config(exam, screen) if options.write_config and not interrupted else ""
+    written = (
+        _write_config(exam, results, screen) if options.write_config and not interrupted else ""
+    )
     if options.json:
         print_object(sys.stdout, _summary(exam, results, time.monotonic() - began, written))
     if interrupted:
@@ -234,8 +236,10 @@ def _summary(
     )
 
 
-def _write_config(exam: Exam, screen: Screen) -> str:
+def _write_config(exam: Exam, results: list[Examined], screen: Screen) -> str:
     """Writes what is needed; returns the file's path, "" when nothing was to be written."""
+    from gridmap.doctor.needs import gather
     from gridmap.doctor.write_config import write_needed
 
+    gather(exam, results)
     return write_needed(exam, screen)

@@ -44,6 +44,7 @@ class Exam:
         self.undo = contextlib.ExitStack()
         self.settings: Settings | None = None
         self.backend = ""
+        self.chosen_by_itself = True  # by backend="auto", or this machine
         self.temp_dir = ""
         self.opened: Backend | None = None
         self.directory: RunDirectory | None = None

@@ -63,6 +63,8 @@ def choose(exam: Exam) -> Iterator[Finding]:
         yield failed("choice", str(error), "correct what it names")
         return
     exam.backend, exam.temp_dir = options.backend, options.log_dir or ""
+    if asked not in ("auto", LOCAL):
+        exam.chosen_by_itself = Call.checked(backend="auto").options.backend == exam.backend
     facts = {"asked": asked, "backend": exam.backend}
     if exam.is_local and asked == LOCAL:
         yield ok("choice", "runs use this machine, as you asked", **facts)

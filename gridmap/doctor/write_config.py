@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 Keys = tuple[str, ...]
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
-PROFILE = "doctor"
 
 
 def user_file() -> Path:
