@@ -66,20 +66,20 @@ PROBES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the doctor's options."""
-    parser.add_argument("--backend", default="auto", help="as of grid_map; default: %(default)s")
+    parser.add_argument("--profile", metavar="NAME", help="as of grid_map")
+    parser.add_argument("--backend", metavar="NAME", help="as of grid_map; default: auto")
     parser.add_argument("--temp-dir", metavar="FOLDER", help="as of grid_map")
-    parser.add_argument(
-        "--white-list", metavar="HOST", action="append", help="only on this host; may be repeated"
-    )
-    asked = parser.add_argument_group("what the tasks ask for, as of grid_map")
-    for name in ("queue", "mem-free", "h-vmem", "h-rt", "project", "par-env"):
-        asked.add_argument(f"--{name}")
-    for name in ("num-slots", "gpu"):
-        asked.add_argument(f"--{name}", type=int, metavar="N")
+    asked = parser.add_argument_group("what the tasks ask for, as gridmap.Resources")
+    asked.add_argument("--queue", metavar="NAME")
+    asked.add_argument("--project", metavar="NAME")
+    asked.add_argument("--slots", type=int, metavar="N")
+    asked.add_argument("--gpus", type=int, metavar="N")
+    asked.add_argument("--memory", metavar="4G")
+    asked.add_argument("--walltime", metavar="1h30m")
+    asked.add_argument("--host", dest="hosts", metavar="NAME", action="append", help="repeatable")
     asked.add_argument(
-        "--resources", metavar="NAME=VALUE", action="append",
-        help="native options: name=value, or --name=value of sbatch; may be repeated",
-    )  # fmt: skip
+        "--native", metavar="OPTION", action="append", help="the scheduler's own; repeatable"
+    )
     parser.add_argument(
         "--no-submit", action="store_true", help="only what costs nothing: no job is submitted"
     )

@@ -1,4 +1,4 @@
-"""Probe: are the settings valid, and where does what is no default come from?"""
+"""Probe: are files and settings valid, and where does what is not as by default come from?"""
 
 from __future__ import annotations
 
@@ -7,41 +7,60 @@ import os
 from collections.abc import Iterator
 
 from gridmap import conf
+from gridmap.configuration.current import NOT_THERE
 from gridmap.doctor.exam import Exam
 from gridmap.doctor.findings import Finding, failed, ok, warning
 
 OTHER_VARIABLES = frozenset({
-    "GRIDMAP_CONFIG", "GRIDMAP_NATIVE_ID", "GRIDMAP_PROFILE", "GRIDMAP_SITE_CONFIG",
-    "GRIDMAP_WORKER",
+    "GRIDMAP_CONFIG", "GRIDMAP_NATIVE_ID", "GRIDMAP_SITE_CONFIG", "GRIDMAP_WORKER",
 })  # fmt: skip
 """Variables of GridMap's that are no settings of the table."""
 
 
 def examine(exam: Exam) -> Iterator[Finding]:
-    """Reads every setting, as a run would."""
-    broken = list(_broken())
+    """Reads the files and every setting, as a run would."""
+    try:
+        files = conf.configured()
+        profile = conf.chosen_profile(exam.options.profile, files)
+    except ValueError as error:
+        yield failed("files", str(error), "correct the file, or the name of the profile")
+        return
+    yield from _files(files.files)
+    broken = list(_broken(profile))
     yield from broken
     yield from _unknown_variables()
     if broken:
         return
-    exam.settings = conf.settings()
+    exam.settings = conf.settings(profile)
+    found = {setting.name: conf.explained(setting.name, profile) for setting in conf.TABLE}
     changed = {
-        setting.name: str(getattr(conf, setting.name))
-        for setting in conf.TABLE
-        if setting.name in os.environ
+        name: (value, str(source))
+        for name, (value, source) in found.items()
+        if source.kind != "default"
     }
-    told = ", ".join(f"{name}={value}" for name, value in changed.items())
-    yield ok(
-        "settings",
-        f"all valid; from the environment: {told or 'none'}",
-        from_environment=changed,
-    )
+    told = ", ".join(f"{name}={value!r} ({source})" for name, (value, source) in changed.items())
+    facts = {name: {"value": value, "source": source} for name, (value, source) in changed.items()}
+    yield ok("settings", f"all valid; not as by default: {told or 'none'}", changed=facts)
 
 
-def _broken() -> Iterator[Finding]:
+def _files(files: tuple[tuple[object, str], ...]) -> Iterator[Finding]:
+    """Tells which configuration files were read.
+
+    :param files: (place, why it was not read)
+    """
+    paths = {str(getattr(place, "path", place)): why_not for place, why_not in files}
+    for path, why_not in paths.items():
+        if why_not and why_not != NOT_THERE:
+            told = f"{path} is not read: {why_not}"
+            yield warning("files", told, "make it yours alone: own it, and chmod 600", path=path)
+    read = [path for path, why_not in paths.items() if not why_not]
+    yield ok("files", f"configuration files: {', '.join(read) or 'none'}", read=read)
+
+
+def _broken(profile: str) -> Iterator[Finding]:
     for setting in conf.TABLE:
         try:
-            getattr(conf, setting.name)
+            conf.explained(setting.name, profile)
         except ValueError as error:
             yield failed(
                 "settings",

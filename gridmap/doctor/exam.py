@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from gridmap.doctor.listener import Listener
     from gridmap.doctor.node import Report
     from gridmap.ledger.directory import RunDirectory
+    from gridmap.work import Job
 
 LOCAL = "local"
 
-JOB_OPTIONS = (
-    "queue", "num_slots", "mem_free", "h_vmem", "h_rt", "project", "par_env", "gpu", "resources",
-    "interpreting_shell", "os_distribution", "os_minor", "validation_level",
-)  # fmt: skip
-"""Options of the doctor that are those of a Job, under the same names."""
+JOB_NAME = "gridmap_doctor"
+
+RESOURCES = ("queue", "project", "slots", "gpus", "memory", "walltime", "hosts", "native")
+"""Options of the doctor that are fields of Resources, under the same names."""
 
 
 class Exam:
@@ -45,6 +45,9 @@ class Exam:
         self.settings: Settings | None = None
         self.backend = ""
         self.chosen_by_itself = True  # by backend="auto", or this machine
+        self.is_grid_engine = False
+        self.workers = 0  # that a run may have, where it does not say
+        self.white_list: list[str] = []
         self.temp_dir = ""
         self.opened: Backend | None = None
         self.directory: RunDirectory | None = None
@@ -52,7 +55,7 @@ class Exam:
         self.not_listening = ""
         self.questions: dict[str, Any] = {}
         self.reports: list[Report] = []
-        self.most_workers = 0  # that the scheduler lets a user have; 0: it does not say
+        self.most_workers = 0  # that the scheduler lets a user have; 0: any number
         self.needed: dict[tuple[str, ...], Any] = {}
 
     @property
@@ -64,10 +67,23 @@ class Exam:
     def submits(self) -> bool:
         return not self.options.no_submit
 
-    def job_options(self) -> dict[str, Any]:
-        """Returns what was asked for that a Job takes, too."""
-        given = {name: getattr(self.options, name, None) for name in JOB_OPTIONS}
+    def resources(self) -> dict[str, Any]:
+        """Returns the fields of Resources that were asked for."""
+        given = {name: getattr(self.options, name) for name in RESOURCES}
         return {name: value for name, value in given.items() if value is not None}
+
+    def job(self) -> Job:
+        """Returns a job that asks for what was asked for, here and by the profile.
+
+        :raises TypeError, ValueError: that cannot be asked for
+        """
+        from gridmap.resources import Resources
+        from gridmap.work import Job
+
+        more: dict[str, Any] = {}
+        if self.resources():
+            more["resources"] = Resources(**self.resources())
+        return Job(os.getpid, [], name=JOB_NAME, profile=self.options.profile, **more)
 
     def hand_over(self) -> Backend:
         """Returns the backend to whom it belongs, and who closes it, from now on."""
@@ -80,9 +96,6 @@ class Exam:
         with self.undo:
             if self.opened is not None:
                 self.hand_over().close()
-
-    def hosts(self) -> list[str]:
-        return list(self.options.white_list or [])
 
     def need(self, name: str, value: Any) -> None:
         """Notes a setting that this cluster needs, for --write-config."""

@@ -25,9 +25,9 @@ def examine(exam: Exam) -> Iterator[Finding]:
     elif exam.opened is None:
         yield skipped("limits", "the scheduler does not answer")
     elif exam.backend == "slurm":
-        yield from _slurm(exam, exam.settings.max_workers)
-    elif exam.backend == "drmaa":
-        yield from _grid_engine(exam, exam.settings.max_workers)
+        yield from _slurm(exam, exam.workers)
+    elif exam.is_grid_engine:
+        yield from _grid_engine(exam, exam.workers)
     else:
         yield skipped("limits", f"how to ask {exam.backend!r} for them is not known")
 
@@ -96,7 +96,7 @@ def account_finding(exam: Exam, workers: int, code: int, output: str) -> Finding
         return skipped("MaxSubmitJobs", "no sacctmgr on PATH")
     if code != 0:
         return skipped("MaxSubmitJobs", f"sacctmgr does not answer: {output.strip()}")
-    account = exam.options.project or ""
+    account = exam.job().project or ""
     limits = submit_limits(output)
     if account:
         limits = {name: most for name, most in limits.items() if name == account}

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gridmap.doctor.exam import Exam
+from gridmap.doctor.exam import JOB_NAME, Exam
 from gridmap.doctor.findings import Finding, failed, ok, skipped
 
 NUMBERS = [3, 4]
@@ -53,11 +53,11 @@ def options_of(exam: Exam) -> dict[str, Any]:
     """Returns the options of grid_map that were asked for."""
     if exam.is_local:
         return {"local": True, "max_processes": len(NUMBERS)}
-    options = {**exam.job_options(), "backend": exam.backend, "name": "gridmap_doctor"}
-    if exam.temp_dir:
-        options["temp_dir"] = exam.temp_dir
-    if exam.hosts():
-        options["white_list"] = exam.hosts()
+    options = {"backend": exam.backend, "name": JOB_NAME, "profile": exam.options.profile}
+    if exam.options.temp_dir:
+        options["temp_dir"] = exam.options.temp_dir
+    if exam.resources():
+        options["resources"] = exam.resources()
     return options
 
 
@@ -128,15 +128,18 @@ def finding(printed: str, said: str, status: int, seconds: float, exam: Exam) ->
 
 def main(text: str) -> int:
     """Maps, and prints what came of it."""
-    from gridmap import grid_map
+    from gridmap import Resources, grid_map
 
+    options = json.loads(text)
+    if "resources" in options:
+        options["resources"] = Resources(**options["resources"])
     host_name = socket.gethostname
 
     def square(number: int) -> tuple[int, str]:
         return number * number, host_name()
 
     try:
-        told: dict[str, Any] = {"values": grid_map(square, NUMBERS, **json.loads(text))}
+        told: dict[str, Any] = {"values": grid_map(square, NUMBERS, **options)}
     except Exception as error:
         told = {"error": f"{type(error).__name__}: {error}"}
     json.dump(told, sys.stdout)

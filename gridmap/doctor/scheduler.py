@@ -12,6 +12,7 @@ from typing import Any
 
 from gridmap.doctor.exam import LOCAL, Exam
 from gridmap.doctor.findings import Finding, failed, ok, skipped, warning
+from gridmap.profiles import with_profile
 
 COMMAND_S = 20.0
 OPEN_S = 60.0
@@ -28,20 +29,49 @@ def examine(exam: Exam) -> Iterator[Finding]:
     if not exam.backend or exam.is_local:
         return
     if exam.backend == "drmaa":
-        yield from _grid_engine()
-    if exam.backend == "slurm":
+        yield from _drmaa(exam)
+    elif exam.backend == "slurm":
         yield from _slurm()
-    answer = connect(exam)
-    yield answer
+    yield connect(exam)
     if exam.opened is not None:
-        queue = exam.options.queue or exam.settings.default_queue
-        if exam.backend == "drmaa":
-            yield from grid_engine_queues(exam, queue, *command("qconf", "-sql"))
-        elif exam.backend == "slurm":
-            yield from partitions("" if queue == HISTORIC_QUEUE else queue, *sinfo())
+        yield from _queue(exam)
+
+
+def _queue(exam: Exam) -> Iterator[Finding]:
+    try:
+        queue = exam.job().queue
+    except (TypeError, ValueError) as error:
+        yield failed("queue", str(error), "correct the option, or the profile, that it names")
+        return
+    if exam.is_grid_engine:
+        yield from grid_engine_queues(exam, queue, *command("qconf", "-sql"))
+    elif exam.backend == "slurm":
+        yield from partitions("" if queue == HISTORIC_QUEUE else queue, *sinfo())
 
 
 # --- the choice -----------------------------------------------------------------------------------
+
+
+@with_profile()
+def _arguments(
+    backend: str | None = None,
+    temp_dir: str | None = None,
+    white_list: list[str] | None = None,
+    max_workers: int | None = None,
+    local: bool | None = None,
+    require_cluster: bool | None = None,
+    profile: str | None = None,
+) -> dict[str, Any]:
+    """Returns what grid_map would be called with: what is given, else what the profile says."""
+    return {
+        "backend": backend or "auto",
+        "temp_dir": temp_dir,
+        "white_list": white_list,
+        "max_workers": max_workers,
+        "local": bool(local),
+        "require_cluster": bool(require_cluster),
+        "profile": profile,
+    }
 
 
 def choose(exam: Exam) -> Iterator[Finding]:
@@ -49,36 +79,42 @@ def choose(exam: Exam) -> Iterator[Finding]:
     from gridmap.call import Call
     from gridmap.errors import DRMAANotPresentException
 
-    asked, temp_dir = exam.options.backend, exam.options.temp_dir
+    options = exam.options
     try:
+        given = _arguments(options.backend, options.temp_dir, profile=options.profile)
         try:
-            options = Call.checked(backend=asked, temp_dir=temp_dir).options
+            call = Call.checked(**given)
         except OSError as error:
             yield failed("temp_dir", str(error), "name another folder, or none")
-            options = Call.checked(backend=asked, temp_dir="").options
+            call = Call.checked(**{**given, "temp_dir": ""})
     except DRMAANotPresentException as error:
-        yield failed("choice", f"backend={asked!r}: {error}", library_advice(str(error)))
+        yield failed("choice", f"no Grid Engine: {error}", library_advice(str(error)))
         return
-    except (ValueError, OSError) as error:
+    except (TypeError, ValueError, OSError) as error:
         yield failed("choice", str(error), "correct what it names")
         return
-    exam.backend, exam.temp_dir = options.backend, options.log_dir or ""
+    exam.backend, exam.temp_dir = call.options.backend, call.options.log_dir or ""
+    exam.workers, exam.white_list = call.options.max_workers, call.white_list
+    asked = LOCAL if given["local"] else given["backend"]
     if asked not in ("auto", LOCAL):
         exam.chosen_by_itself = Call.checked(backend="auto").options.backend == exam.backend
-    facts = {"asked": asked, "backend": exam.backend}
-    if exam.is_local and asked == LOCAL:
-        yield ok("choice", "runs use this machine, as you asked", **facts)
-    elif exam.is_local:
-        yield warning(
+    yield _chosen(asked, exam.backend)
+
+
+def _chosen(asked: str, backend: str) -> Finding:
+    facts = {"asked": asked, "backend": backend}
+    if asked == LOCAL:
+        return ok("choice", "runs use this machine, as you asked", **facts)
+    if backend == LOCAL:
+        return warning(
             "choice",
             f"no cluster is found, so runs use this machine: {why_local()}",
             "for a cluster: load its module, so that sbatch is on PATH, or set SGE_ROOT; "
             "without one say so: --backend local, local=True",
             **facts,
         )
-    else:
-        why = "as you asked" if asked != "auto" else reason(exam.backend)
-        yield ok("choice", f"backend={asked!r} uses {exam.backend!r}: {why}", **facts)
+    why = "as you asked" if asked != "auto" else reason(backend)
+    return ok("choice", f"backend={asked!r} uses {backend!r}: {why}", **facts)
 
 
 def reason(backend: str) -> str:
@@ -156,9 +192,11 @@ def no_answer_advice(backend: str, error: Exception) -> str:
 # --- Grid Engine ----------------------------------------------------------------------------------
 
 
-def _grid_engine() -> Iterator[Finding]:
+def _drmaa(exam: Exam) -> Iterator[Finding]:
+    from gridmap.backends import drmaa
     from gridmap.backends.drmaa_library import loaded
 
+    exam.is_grid_engine = drmaa.is_grid_engine()
     library = loaded()
     if library is not None:
         way = (
@@ -166,7 +204,11 @@ def _grid_engine() -> Iterator[Finding]:
             if library.copied
             else ""
         )
-        yield ok("library", f"DRMAA library {library.path}{way}", path=library.path)
+        words = drmaa.words_here()
+        of = f", of {words.name}" if words else ""
+        yield ok("library", f"DRMAA library {library.path}{of}{way}", path=library.path)
+    if not exam.is_grid_engine:
+        return
     root, cell = os.environ.get("SGE_ROOT", ""), os.environ.get("SGE_CELL", "default")
     yield cell_finding(root, cell)
     missing = [name for name in ("qstat", "qacct", "qconf", "qdel") if shutil.which(name) is None]
@@ -182,8 +224,6 @@ def _grid_engine() -> Iterator[Finding]:
 
 def cell_finding(root: str, cell: str) -> Finding:
     """Looks for the cell that the variables name."""
-    if not root and os.environ.get("DRMAA_LIBRARY_PATH"):
-        return skipped("cell", "SGE_ROOT is not set: the library named is another scheduler's")
     if not root:
         return warning(
             "cell",
@@ -220,7 +260,7 @@ def grid_engine_queues(exam: Exam, queue: str, code: int, output: str) -> Iterat
         named = f"queue {queue}" if queue else "no queue named"
         yield ok("queue", f"{named}; there are: {', '.join(queues)}", queues=queues)
         return
-    if len(queues) == 1 and not exam.options.queue:
+    if len(queues) == 1 and queue == HISTORIC_QUEUE:
         exam.need("DEFAULT_QUEUE", queues[0])
     yield failed(
         "queue",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import os
 import queue
 import sys
 import time
@@ -14,7 +14,7 @@ from typing import Any
 
 from gridmap.doctor import node, on_node
 from gridmap.doctor.endings import died, refused
-from gridmap.doctor.exam import Exam
+from gridmap.doctor.exam import JOB_NAME, Exam
 from gridmap.doctor.findings import Finding, failed, ok, skipped, warning
 
 TASKS = 2
@@ -22,10 +22,8 @@ POLL_S = 1.0
 TURN_S = 0.1
 SAY_S = 10.0
 CLOSE_S = 45.0
-LOOKS_S = 6.0
+LOOKS_S = 10.0
 """How long a report may come later than the scheduler's word that the task has ended."""
-
-JOB_NAME = "gridmap_doctor"
 
 
 def examine(exam: Exam) -> Iterator[Finding]:
@@ -108,7 +106,6 @@ class Submission:
         """Submits the tasks."""
         from gridmap.backends.base import SubmitRequest
         from gridmap.core.events import SubmissionFailed, WorkersSubmitted
-        from gridmap.work import Job
 
         exam = self._exam
         assert exam.directory is not None
@@ -117,8 +114,7 @@ class Submission:
         path.touch(mode=0o600)
         path.write_bytes(content)
         try:
-            job = Job(os.getpid, [], name=JOB_NAME, **exam.job_options())
-            resources = job.resources_wanted(exam.hosts())
+            resources = exam.job().resources_wanted(exam.white_list or None)
         except (TypeError, ValueError) as error:
             return failed("submit", str(error), "correct the option that it names")
         digest = hashlib.sha256(content).hexdigest()
@@ -178,6 +174,7 @@ class Submission:
         if now >= self._polled_at + POLL_S:
             self._polled_at = now
             self._submitter.poll(tuple(self.ids))
+            self._look_anew()
         while not self._answers.empty():
             answer = self._answers.get()
             if isinstance(answer, WorkersPolled):
@@ -187,6 +184,16 @@ class Submission:
         for native_id, status in self._status.items():
             if status.state in (NativeState.DONE, NativeState.FAILED, NativeState.DELETED):
                 self._ended_at.setdefault(native_id, now)
+
+    def _look_anew(self) -> None:
+        """Has a network file system show what is in the folder now.
+
+        NFS may keep a listing for a minute; a change of our own makes it ask again.
+        """
+        with contextlib.suppress(OSError):
+            path = self._folder / "look"
+            path.touch()
+            path.unlink()
 
     def _all_over(self) -> bool:
         """Returns whether all tasks have said everything, or will not say any more."""

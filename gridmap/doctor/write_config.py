@@ -27,12 +27,11 @@ Keys = tuple[str, ...]
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def user_file() -> Path:
-    """Returns where the user's configuration file is, or would be."""
-    folder = os.environ.get("XDG_CONFIG_HOME", "")
-    if not os.path.isabs(folder):  # the XDG specification: a relative path counts as unset
-        folder = os.path.expanduser("~/.config")
-    return Path(folder, "gridmap", "gridmap.toml")
+def user_file() -> Path | None:
+    """Returns where the user's configuration file is, or would be; None where none is read."""
+    from gridmap.configuration.places import places
+
+    return next((Path(place.path) for place in places() if place.role == "user"), None)
 
 
 def write_needed(exam: Exam, screen: Screen) -> str:
@@ -41,6 +40,9 @@ def write_needed(exam: Exam, screen: Screen) -> str:
     :returns: the file's path; "" when it said all that already, or could not be written
     """
     path = user_file()
+    if path is None:
+        screen.text("nothing is written: GRIDMAP_CONFIG says that no configuration file is read")
+        return ""
     if not exam.needed:
         screen.text("nothing needs to be written to a configuration file")
         return ""

@@ -163,7 +163,7 @@ def test_the_probes_names_are_each_their_own() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("words", [["--timeout", "0"], ["--timeout", "x"], ["--num-slots", "two"]])
+@pytest.mark.parametrize("words", [["--timeout", "0"], ["--timeout", "x"], ["--slots", "two"]])
 def test_wrong_usage_ends_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         options(*words)

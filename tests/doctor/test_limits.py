@@ -146,7 +146,7 @@ def grid_engine(
 ) -> tuple[Exam, dict[str, Finding]]:
     answers({"qconf -sconf": (0, config), "qconf -ssconf": (0, scheduler)})
     visit = opened(max_workers=500)
-    visit.backend = "drmaa"
+    visit.backend, visit.is_grid_engine = "drmaa", True
     return visit, named(visit)
 
 
@@ -182,7 +182,7 @@ def test_few_tasks_at_work_are_told_and_no_fault(answers: Callable[..., None]) -
 def test_without_qconf_they_are_left_out(answers: Callable[..., None]) -> None:
     answers({})
     visit = opened()
-    visit.backend = "drmaa"
+    visit.backend, visit.is_grid_engine = "drmaa", True
     assert named(visit)["limits"].status is Status.SKIPPED
 
 

@@ -154,32 +154,70 @@ def test_amounts() -> None:
 # --- settings -------------------------------------------------------------------------------------
 
 
-def settings_found() -> tuple[Exam, list[Finding]]:
-    exam = Exam(options())
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Returns where the user's configuration file would be; there is no other."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GRIDMAP_CONFIG", raising=False)
+    monkeypatch.setenv("GRIDMAP_SITE_CONFIG", os.devnull)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    (tmp_path / "config" / "gridmap").mkdir(parents=True)
+    return tmp_path / "config" / "gridmap" / "gridmap.toml"
+
+
+def settings_found(*words: str) -> tuple[Exam, list[Finding]]:
+    exam = Exam(options(*words))
     return exam, list(configuration.examine(exam))
 
 
-def test_each_setting_that_is_wrong_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_setting_that_is_wrong_is_told(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUM_RESUBMITS", "many")
     monkeypatch.setenv("GRIDMAP_PORTS", "80-70")
     exam, found = settings_found()
-    assert [(one.status, one.facts["setting"]) for one in found] == [
+    assert [(one.status, one.facts["setting"]) for one in found[1:]] == [
         (Status.FAILED, "NUM_RESUBMITS"),
         (Status.FAILED, "GRIDMAP_PORTS"),
     ]
-    assert "many" in found[0].found and exam.settings is None
+    assert "many" in found[1].found and exam.settings is None
 
 
-def test_a_variable_that_is_almost_a_setting_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_that_is_almost_a_setting_is_told(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GRIDMAP_RUNDIR", "/here")
     exam, found = settings_found()
-    assert found[0].status is Status.WARNING and "GRIDMAP_RUN_DIR" in found[0].change
-    assert found[1].status is Status.OK and exam.settings is not None
+    assert found[1].status is Status.WARNING and "GRIDMAP_RUN_DIR" in found[1].change
+    assert found[2].status is Status.OK and exam.settings is not None
 
 
-def test_settings_that_are_well_say_what_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_that_are_well_say_what_is_set_and_where(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = "[profiles.mine]\nsettings = {CHECK_FREQUENCY = 3}\n"
+    files.write_text(f"[settings]\nGRIDMAP_GRACE = 77\n{profile}")
     monkeypatch.setenv("NUM_RESUBMITS", "7")
+    exam, found = settings_found("--profile", "mine")
+    changed: Any = found[-1].facts["changed"]
+    assert changed["NUM_RESUBMITS"] == {"value": 7, "source": "environment variable NUM_RESUBMITS"}
+    assert changed["GRIDMAP_GRACE"]["source"] == f"{files}:2"
+    assert exam.settings is not None and exam.settings.check_frequency_s == 3
+    assert found[0].facts["read"] == [str(files)]
+
+
+def test_a_file_that_is_broken_is_told_once(files: Path) -> None:
+    files.write_text("[settings]\nNUM_RESUBMITS = no\n")
+    exam, (told,) = settings_found()
+    assert told.status is Status.FAILED and f"{files}:2" in told.found and exam.settings is None
+
+
+def test_a_file_that_others_can_write_is_told(files: Path) -> None:
+    files.write_text("[settings]\nNUM_RESUBMITS = 7\n")
+    files.chmod(0o666)
     exam, found = settings_found()
-    facts: Any = found[-1].facts["from_environment"]
-    assert facts["NUM_RESUBMITS"] == "7" and exam.settings is not None
-    assert exam.settings.num_resubmits == 7
+    assert found[0].status is Status.WARNING and str(files) in found[0].found
+    assert exam.settings is not None and exam.settings.num_resubmits != 7
+
+
+def test_a_profile_that_does_not_exist(files: Path) -> None:
+    _, (told,) = settings_found("--profile", "nosuch")
+    assert told.status is Status.FAILED and "nosuch" in told.found

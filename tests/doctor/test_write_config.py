@@ -27,6 +27,7 @@ NEEDED = {
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("GRIDMAP_CONFIG", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     return tmp_path / "gridmap" / "gridmap.toml"
 
@@ -119,9 +120,18 @@ def test_a_folder_that_cannot_be_written(place: Path, tmp_path: Path) -> None:
 
 
 def test_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GRIDMAP_CONFIG", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", "relative")
     monkeypatch.setenv("HOME", "/home/ada")
     assert user_file() == Path("/home/ada/.config/gridmap/gridmap.toml")
+
+
+def test_where_no_file_is_read_none_is_written(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRIDMAP_CONFIG", os.devnull)
+    path, shown = written(NEEDED)
+    assert path == "" and "GRIDMAP_CONFIG" in shown and not place.exists()
 
 
 VALUES = st.one_of(

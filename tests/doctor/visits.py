@@ -56,7 +56,9 @@ def exam(*words: str, **settings: Any) -> Exam:
     """Returns a visit whose first probes are over."""
     made = Exam(options(*words))
     made.settings = Settings(**settings)
-    made.backend = made.options.backend
+    made.backend = made.options.backend or ""
+    made.is_grid_engine = made.backend == "drmaa"
+    made.workers = made.settings.max_workers
     return made
 
 
@@ -87,14 +89,16 @@ class Visit:
             "HEARTBEAT_FREQUENCY": "1",
             "SEND_ERROR_MAIL": "0",
             "XDG_CONFIG_HOME": str(folder / "config"),
+            "GRIDMAP_SITE_CONFIG": os.devnull,
             PREFIX: prefix,
             **environment,
         }
+        inherited = {k: v for k, v in os.environ.items() if k != "GRIDMAP_CONFIG"}
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 [*through, sys.executable, "-m", "gridmap.doctor", "--backend=processes", *words],
                 cwd=folder if cwd is None else cwd,
-                env={**os.environ, **settings},
+                env={**inherited, **settings},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -99,7 +99,7 @@ def test_another_python_on_one_node(lab: Lab) -> None:
     script = lab.public_file("python", "#!/bin/sh\necho no Python here >&2\nexit 127\n", 0o755)
     lab.node1.run("mount", "--bind", str(script), real)
     lab.undo.callback(lab.node1.run, "umount", "--lazy", real)
-    status, found = visited(lab, "--white-list", "node1")
+    status, found = visited(lab, "--host", "node1")
     assert status == 1
     assert "cannot start" in found["submit.start"]["found"], found["submit.start"]
     lab.nothing_left()
@@ -112,7 +112,7 @@ def test_a_temp_dir_that_one_node_cannot_write(lab: Lab) -> None:
     lab.node1.run("mount", "--bind", str(temp), str(temp))
     lab.undo.callback(lab.node1.run, "umount", "--lazy", str(temp))
     lab.node1.run("mount", "-o", "remount,bind,ro", str(temp))
-    status, found = visited(lab, "--white-list", "node1", "--temp-dir", str(temp))
+    status, found = visited(lab, "--host", "node1", "--temp-dir", str(temp))
     assert status == 1
     assert "Read-only file system" in found["node.temp_dir"]["found"]
     lab.nothing_left()
