@@ -44,6 +44,15 @@ COMMANDS = (
             ("gridmap config --profile gpu", "what holds for a call with profile='gpu'"),
         ),
     ),
+    Command(
+        "doctor",
+        "gridmap.doctor",
+        "look at what a run needs, and say what to change",
+        (
+            ("gridmap doctor", "everything, by two short jobs"),
+            ("gridmap doctor --no-submit", "only what costs nothing"),
+        ),
+    ),
 )
 
 EXIT_STATUS = "exit status: 0 all went well, 1 something failed, 2 wrong usage, 130 interrupted"
