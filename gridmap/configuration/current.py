@@ -41,18 +41,16 @@ def current(
     :raises ConfigError: a file cannot be used, or one that a variable names is not there
     """
     global _latest
-    now_s, asked = time.monotonic(), None
-    if within_s:
-        asked = (_folder(), *map(os.environ.get, VARIABLES))
-        if _latest is not None and _latest[1] == asked and now_s - _latest[0] < within_s:
-            return _latest[2]
+    now_s = time.monotonic()
+    asked = (_folder(), *map(os.environ.get, VARIABLES))
+    if _latest is not None and _latest[1] == asked and now_s - _latest[0] < within_s:
+        return _latest[2]
     found = places()
     if any(place.status is not None or place.variable for place in found):
         configuration = _read(found, settings)
     else:
         configuration = Configuration(tuple((place, NOT_THERE) for place in found), {}, {}, {})
-    if within_s:
-        _latest = (now_s, asked, configuration)
+    _latest = (now_s, asked, configuration)
     return configuration
 
 

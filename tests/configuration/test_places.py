@@ -194,7 +194,12 @@ def test_jobs_made_in_a_row_ask_for_files_now_and_then(
     jobs = [gridmap.Job(len, [""]) for _ in range(200)]
     assert len(jobs) == 200
     assert 1 <= len(asked) < 100
-    # but what another working directory or variable says counts at once
+    # whoever has looked since, the job sees what he saw
+    write(files.user, '[settings]\nDEFAULT_QUEUE = "user.q"\n')
+    assert conf.DEFAULT_QUEUE == "user.q" == gridmap.Job(len, [""]).queue
+    files.user.unlink()
+    assert conf.DEFAULT_QUEUE == "all.q"
+    # and what another working directory or variable says counts at once
     write(files.named, '[settings]\nDEFAULT_QUEUE = "other.q"\n')
     monkeypatch.setenv("GRIDMAP_CONFIG", str(files.named))
     assert gridmap.Job(len, [""]).queue == "other.q"
