@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -91,22 +92,26 @@ def worst(statuses: Iterable[Status]) -> Status:
 def merged(findings: Iterable[tuple[str, Finding]]) -> list[Finding]:
     """Returns what was found on several hosts: once what is the same, with the hosts' names.
 
+    What differs in nothing but times is the same; the first stands for all.
+
     :param findings: (host, what was found there)
     """
-    hosts: dict[tuple[str, Status, str, str], list[str]] = {}
-    facts: dict[tuple[str, Status, str, str], dict[str, Any]] = {}
+    same: dict[tuple[str, Status, str, str], list[tuple[str, Finding]]] = {}
     for host, finding in findings:
-        key = finding[:4]
-        if host not in hosts.setdefault(key, []):
-            hosts[key].append(host)
-        facts.setdefault(key, {}).update(finding.facts)
-    several = len({host for some in hosts.values() for host in some}) > 1
+        key = (finding.name, finding.status, _TIME.sub("", finding.found), finding.change)
+        same.setdefault(key, []).append((host, finding))
+    several = len({host for some in same.values() for host, _ in some}) > 1
     found = []
-    for key, some in hosts.items():
-        name, status, text, change = key
-        where = f"{', '.join(some)}: " if several or status is not Status.OK else ""
-        found.append(Finding(name, status, where + text, change, {**facts[key], "hosts": some}))
+    for some in same.values():
+        hosts = list(dict.fromkeys(host for host, _ in some))
+        first = some[0][1]
+        where = f"{', '.join(hosts)}: " if several or first.status is not Status.OK else ""
+        facts = {**first.facts, "hosts": hosts}
+        found.append(first._replace(found=where + first.found, facts=facts))
     return sorted(found, key=lambda finding: _order(finding, found))
+
+
+_TIME = re.compile(r"\d+\.\d+ s\b")
 
 
 def _order(finding: Finding, all_of_them: list[Finding]) -> int:

@@ -65,7 +65,7 @@ def run(exam: Exam, options: Mapping[str, Any]) -> Finding:
     """Runs the program, and ends it when it takes too long."""
     timeout_s = float(exam.options.timeout)
     began = time.monotonic()
-    with _program(options) as process:
+    with _program(options, _environment(exam)) as process:
         while time.monotonic() < began + timeout_s:
             try:
                 printed, said = process.communicate(timeout=SAY_S)
@@ -79,8 +79,18 @@ def run(exam: Exam, options: Mapping[str, Any]) -> Finding:
     )
 
 
+def _environment(exam: Exam) -> dict[str, str]:
+    """Returns the environment of the program, whose run's folder goes with the doctor's."""
+    more = {"SEND_ERROR_MAIL": "0"}
+    if exam.directory is not None:
+        more["GRIDMAP_RUN_DIR"] = str(exam.directory.path / "runs")
+    return {**os.environ, **more}
+
+
 @contextlib.contextmanager
-def _program(options: Mapping[str, Any]) -> Iterator[subprocess.Popen[str]]:
+def _program(
+    options: Mapping[str, Any], environment: Mapping[str, str]
+) -> Iterator[subprocess.Popen[str]]:
     """Starts it; ends it so that it deletes its workers, whatever happens."""
     process = subprocess.Popen(
         [sys.executable, "-m", "gridmap.doctor.proof", json.dumps(options)],
@@ -88,7 +98,7 @@ def _program(options: Mapping[str, Any]) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "SEND_ERROR_MAIL": "0"},
+        env=environment,
     )
     try:
         yield process

@@ -55,6 +55,11 @@ def test_what_is_the_same_on_all_hosts_is_told_once() -> None:
     assert alone.found == "3.11"
 
 
+def test_what_differs_in_times_only_is_told_once() -> None:
+    (one,) = merged([("a", ok("clock", "by 0.02 s")), ("b", ok("clock", "by 0.10 s"))])
+    assert one.found == "a, b: by 0.02 s"
+
+
 def test_what_differs_is_told_with_the_hosts_and_by_name() -> None:
     told = merged(
         [
