@@ -154,12 +154,12 @@ def library_advice(error: str) -> str:
 
 def connect(exam: Exam) -> Finding:
     """Opens the backend as a run does."""
-    from gridmap.backends.registry import BUILT_IN, open_backend
+    from gridmap.backends.registry import open_backend, takes_settings
     from gridmap.errors import BackendError, DRMAANotPresentException
     from gridmap.monitor.submitter import Opening
 
     of_backend: dict[str, Any] = {}
-    if exam.backend in BUILT_IN and exam.settings is not None:
+    if takes_settings(exam.backend) and exam.settings is not None:
         of_backend["use_mem_free"] = exam.settings.use_mem_free
     began = time.monotonic()
     try:

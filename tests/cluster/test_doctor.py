@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
+from gridmap.call import BACKENDS
 from tests.cluster.client import eventually, queued
 from tests.cluster.scheduler import SCHEDULER
 
 END_S = 60.0
+ITS_BACKEND = () if SCHEDULER.backend in BACKENDS else ("--backend", SCHEDULER.backend)
 
 
 class Visit:
@@ -30,7 +32,7 @@ class Visit:
                     "PYTHONUNBUFFERED": "1", "GRIDMAP_MAX_WORKERS": "50"}  # fmt: skip
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gridmap.doctor", *words],
+                [sys.executable, "-m", "gridmap.doctor", *ITS_BACKEND, *words],
                 cwd=folder,
                 env={**os.environ, **settings, **environment},
                 stdin=subprocess.DEVNULL,
