@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from gridmap.configuration.current import Configuration, current
 from gridmap.kinds import NO_PROFILE
@@ -60,7 +60,7 @@ _BY_NAME = {setting.name: setting for setting in TABLE}
 _KINDS = {setting.name: setting.kind for setting in TABLE}
 
 
-class Source(NamedTuple):
+class Source:
     """Where a value comes from.
 
     :param kind: program, environment, profile, file or default
@@ -68,9 +68,12 @@ class Source(NamedTuple):
     :param entry: where it stands in a file
     """
 
-    kind: str
-    name: str = ""
-    entry: Entry | None = None
+    __slots__ = ("entry", "kind", "name")
+
+    def __init__(self, kind: str, name: str = "", entry: Entry | None = None) -> None:
+        self.kind = kind
+        self.name = name
+        self.entry = entry
 
     def __str__(self) -> str:
         if self.entry is None:
@@ -84,14 +87,15 @@ class Source(NamedTuple):
 DEFAULT = Source("default")
 
 
-def settings(profile: str | None = None) -> Settings:
+def settings(profile: str | None = None, within_s: float = 0.0) -> Settings:
     """Returns what every setting is worth now.
 
     :param profile: the name of one of the files' profiles, or none; GRIDMAP_PROFILE when not given
+    :param within_s: files that were looked for so shortly ago are not looked for again
     :raises ConfigError: a value is none, a file cannot be used, or there is no such profile; names
         it, and where it was said.  A ValueError
     """
-    files = current(_KINDS)
+    files = current(_KINDS, within_s)
     chosen = chosen_profile(profile, files)
     values = {setting.field: _find(setting, files, chosen)[0] for setting in TABLE}
     values["profile"] = chosen
@@ -104,8 +108,7 @@ def settings(profile: str | None = None) -> Settings:
 def value(name: str, profile: str | None = None, within_s: float = 0.0) -> Any:
     """Returns what a setting is worth now.
 
-    :param profile: as for `settings`
-    :param within_s: files that were looked for so shortly ago are not looked for again
+    The parameters are those of `settings`.
     """
     return explained(name, profile, within_s)[0]
 
@@ -153,29 +156,46 @@ def chosen_profile(profile: str | None, files: Configuration) -> str:
 def backend_files() -> dict[str, str]:
     """Returns the files that describe the backends of the configuration files, by name.
 
-    What somebody else could have written is left out, with a warning: it names commands to run.
+    What somebody else could have written is left out.
     """
-    found = {}
-    for name, entry in configured().backends.items():
-        if _may_be_run(name, entry):
-            found[name] = str(entry.value)
-    return found
+    backends = configured().backends
+    return {name: str(entry.value) for name, entry in backends.items() if not _refused(entry)}
 
 
-def _may_be_run(name: str, entry: Entry) -> bool:
+def backend_file(name: str) -> str | None:
+    """Returns the file that describes a backend of the configuration files; None: they have none.
+
+    :raises ConfigError: somebody else could have written it, and it names commands to run
+    """
+    entry = configured().backends.get(name)
+    if entry is not None:
+        check_description(entry)
+    return None if entry is None else str(entry.value)
+
+
+def check_description(entry: Entry) -> None:
+    """Refuses the description of a backend that somebody else could have written.
+
+    :raises ConfigError: he could; names both files
+    """
+    reason = _refused(entry)
+    if reason:
+        from gridmap.errors import ConfigError
+
+        raise ConfigError(
+            f"{entry.where}: {entry.name}: {entry.value} is not used: {reason}",
+            entry.document.path,
+            entry.document.line(entry.keys),
+        )
+
+
+def _refused(entry: Entry) -> str:
     from gridmap.configuration.trust import why_not
 
     try:
-        reason = why_not(entry.value, os.stat(entry.value))
+        return why_not(entry.value, os.stat(entry.value))
     except OSError:
-        return True  # it is not there, and whoever opens it says so
-    if reason:
-        import logging
-
-        logging.getLogger(__name__).warning(
-            "%s: backend %s: %s is not used: %s", entry.where, name, entry.value, reason
-        )
-    return not reason
+        return ""  # it is not there, and whoever opens it says so
 
 
 def _find(setting: Setting, files: Configuration, profile: str) -> tuple[Any, Source]:

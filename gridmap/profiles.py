@@ -112,6 +112,9 @@ def _filled(
             entries.pop(("resources", field), None)
         if field in of_resources:
             entries.pop((name,), None)
+    backend = entries.get(("backend",))
+    if backend is not None and str(backend.value).endswith(".toml"):
+        conf.check_description(backend)
     filled = {**given, **{keys[0]: entry.value for keys, entry in entries.items() if not keys[1:]}}
     for name, make in _TABLES.items():
         table = {keys: entry for keys, entry in entries.items() if keys[0] == name and keys[1:]}

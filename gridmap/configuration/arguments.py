@@ -102,6 +102,7 @@ ARGUMENTS: Mapping[str, Shape] = {
     "require_cluster": FLAG,
     "completion_mail": FLAG,
     "max_workers": POSITIVE,
+    "children": POSITIVE,
     "on_error": Shape((str,), one_of("raise", "finish", "return")),
     "reuse": FLAG,
     "backend": Shape((str,), text, path=_description),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from gridmap.configuration.places import VARIABLES, Place, places
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 NOT_THERE = "not there"
 
 
-class Configuration(NamedTuple):
+class Configuration:
     """What the files say; of two the later one has won, value by value.
 
     :param files: where they were looked for, and why one was not read; "" when it was
@@ -23,10 +23,19 @@ class Configuration(NamedTuple):
     :param backends: paths
     """
 
-    files: tuple[tuple[Place, str], ...]
-    settings: Mapping[str, Entry]
-    profiles: Mapping[str, Mapping[Keys, Entry]]
-    backends: Mapping[str, Entry]
+    __slots__ = ("backends", "files", "profiles", "settings")
+
+    def __init__(
+        self,
+        files: tuple[tuple[Place, str], ...],
+        settings: Mapping[str, Entry],
+        profiles: Mapping[str, Mapping[Keys, Entry]],
+        backends: Mapping[str, Entry],
+    ) -> None:
+        self.files = files
+        self.settings = settings
+        self.profiles = profiles
+        self.backends = backends
 
 
 def current(

@@ -159,7 +159,10 @@ class _Checker:
                 self._fail((*keys, key), "there is no such key", OF_BACKENDS)
         if "file" not in table:
             self._fail(keys, 'it has no file, as in file = "mycluster.toml"')
-        return self._entry((*keys, "file"), table["file"], OF_BACKENDS["file"])
+        entry = self._entry((*keys, "file"), table["file"], OF_BACKENDS["file"])
+        if not entry.value.endswith(".toml"):
+            self._fail(entry.keys, f"is {_shown(entry.value)}; its name must end in .toml")
+        return entry
 
     def _names(self, table: str) -> list[str]:
         return list(self._table((table,)))

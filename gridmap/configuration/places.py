@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
 
 NAME = "gridmap.toml"
 SITE_FILE = "/etc/gridmap.toml"
@@ -14,18 +13,24 @@ VARIABLES = (NAMED_VARIABLE, SITE_VARIABLE, "XDG_CONFIG_HOME", "HOME")
 """On which the places depend, beside the working directory."""
 
 
-class Place(NamedTuple):
+class Place:
     """Where a file may be.
+
+    A plain class, as those that are loaded with `gridmap.conf`: to make a NamedTuple takes longer
+    than to look for all files.
 
     :param role: site, user, project or named
     :param variable: the environment variable that names it; it must be there then
     :param status: as os.stat gives it; None where there is no such file
     """
 
-    role: str
-    path: str
-    variable: str
-    status: os.stat_result | None
+    __slots__ = ("path", "role", "status", "variable")
+
+    def __init__(self, role: str, path: str, variable: str, status: os.stat_result | None) -> None:
+        self.role = role
+        self.path = path
+        self.variable = variable
+        self.status = status
 
 
 def places() -> list[Place]:

@@ -103,6 +103,7 @@ BAD = [
     ("[profiles.a.settings]\nGRIDMAP_PROFILE = 'b'", 2, "GRIDMAP_PROFILE: a profile names no oth"),
     ("[backends.slurm]\nfile = 'x'", 1, "backends.slurm: GridMap has a backend of this name"),
     ("[backends.mine]\n", 1, "backends.mine: it has no file, as in file"),
+    ("[backends.mine]\nfile = 'x'", 2, 'backends.mine.file: is "/'),
     ("[backends.mine]\npath = 'x'", 2, "backends.mine.path: there is no such key"),
     (
         "[settings]\nNUM_RESUBMITS = 1\nNUM_RESUBMITS = 2\nCHECK_FREQUENCY = 3",
@@ -172,7 +173,7 @@ def test_a_profile_can_give_every_argument_that_is_not_of_one_call() -> None:
     there = parameters(*doors, gridmap.grid_imap) - of_one_call
     assert set(arguments.ARGUMENTS) == there
     assert set(arguments.RETRY) == parameters(Retry)
-    assert set(arguments.RESOURCES) == parameters(gridmap.Resources)
+    assert set(arguments.RESOURCES) == set(gridmap.Resources.__struct_fields__)
 
 
 @pytest.mark.parametrize("name", [name for name in arguments.ARGUMENTS if name != "window"])

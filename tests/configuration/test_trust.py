@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+import gridmap
 from gridmap import conf
+from gridmap.call import Call
 from gridmap.configuration import trust
 from gridmap.errors import ConfigError
 from tests.configuration.conftest import Files, write
@@ -138,15 +140,33 @@ def test_a_file_of_ours_that_cannot_be_read(files: Files) -> None:
         conf.settings()
 
 
-def test_a_description_that_others_can_write_is_left_out(
-    files: Files, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_description_that_others_can_write_is_not_used(files: Files) -> None:
     names = ("good", "bad", "missing")
-    write(files.user, "".join(f'[backends.{name}]\nfile = "{name}.toml"\n' for name in names))
+    text = "".join(f'[backends.{name}]\nfile = "{name}.toml"\n' for name in names)
+    write(files.user, text + '[profiles.p]\nbackend = "bad.toml"\n')
     folder = files.user.parent
-    write(folder / "good.toml", "")
-    write(folder / "bad.toml", "").chmod(0o666)
+    shipped = Path(gridmap.__file__).parent / "backends/schedulers/lsf.toml"
+    write(folder / "good.toml", shipped.read_text())
+    write(folder / "bad.toml", shipped.read_text()).chmod(0o666)
     assert conf.backend_files() == {
         name: str(Path(folder, f"{name}.toml")) for name in ("good", "missing")
     }
-    assert f"{files.user}:4: backend bad: {folder}/bad.toml is not used: other" in caplog.text
+    assert Call.checked(backend="good").options.backend == str(folder / "good.toml")
+    said = f"{files.user}:4: backends.bad.file: {folder}/bad.toml is not used: other users can"
+    with pytest.raises(ConfigError, match=said):
+        Call.checked(backend="bad")
+    with pytest.raises(ConfigError, match=f"{files.user}:8: profiles.p.backend: .* is not used"):
+        gridmap.grid_map(abs, [1], profile="p")
+    assert gridmap.grid_map(abs, [-1], profile="p", local=True) == [1]
+    with pytest.raises(ConfigError, match="missing.toml cannot be read"):
+        Call.checked(backend="missing")
+    with pytest.raises(ValueError, match="backend is 'other'; it must be one of .*good, "):
+        Call.checked(backend="other")
+
+
+def test_a_description_of_ones_own_takes_the_place_of_a_shipped_one(files: Files) -> None:
+    shipped = Path(gridmap.__file__).parent / "backends/schedulers/openpbs.toml"
+    own = write(files.user.parent / "own.toml", shipped.read_text())
+    assert Call.checked(backend="openpbs").options.backend == "openpbs"
+    write(files.user, '[backends.openpbs]\nfile = "own.toml"\n')
+    assert Call.checked(backend="openpbs").options.backend == str(own)
