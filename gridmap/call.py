@@ -10,7 +10,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from gridmap import data
-from gridmap.conf import Settings, settings
+from gridmap.conf import Settings, backend_files, settings
 from gridmap.core.spec import Resources, for_worker
 from gridmap.engine import Engine
 from gridmap.errors import DRMAANotPresentException
@@ -355,13 +355,15 @@ def _described_or_other(backend: str) -> str:
     """
     from gridmap.backends.registry import backend_names, description_of
 
-    path = description_of(backend)
+    configured = backend_files()
+    name = configured.get(backend, backend)
+    path = description_of(name)
     if path is not None:
         from gridmap.backends.description import read
 
         read(path)  # for its ConfigError, before anything is made ready
-        return str(path) if backend.endswith(".toml") else backend
-    known = sorted({*BACKENDS, *backend_names()})
+        return str(path) if name.endswith(".toml") else name
+    known = sorted({*BACKENDS, *backend_names(), *configured})
     if backend not in known:
         raise ValueError(
             f"backend is {backend!r}; it must be one of {', '.join(known)}, or the path of a "

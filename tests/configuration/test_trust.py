@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from gridmap import conf
+from gridmap.backends.registry import description_of
+from gridmap.call import _choose_backend
 from gridmap.configuration import trust
 from gridmap.errors import ConfigError
 from tests.configuration.conftest import Files, write
@@ -150,3 +152,15 @@ def test_a_description_that_others_can_write_is_left_out(
         name: str(Path(folder, f"{name}.toml")) for name in ("good", "missing")
     }
     assert f"{files.user}:4: backend bad: {folder}/bad.toml is not used: other" in caplog.text
+
+
+def test_a_call_names_a_description_of_the_configuration(files: Files) -> None:
+    write(files.user, '[backends.ours]\nfile = "ours.toml"\n')
+    path = files.user.parent / "ours.toml"
+    write(path, (description_of("slurm_commands") or Path()).read_text())
+    assert _choose_backend("ours", False, False) == str(path)
+    write(path, 'name = "Ours"\n')
+    with pytest.raises(ConfigError, match=f"{path}: options is missing"):
+        _choose_backend("ours", False, False)
+    with pytest.raises(ValueError, match="'yours'; it must be one of auto, .*openpbs, ours, slurm"):
+        _choose_backend("yours", False, False)
