@@ -75,8 +75,11 @@ def nothing_left(cluster: None) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has calls that name no backend use the one under test, where that is not chosen by itself."""
+def chosen(nothing_left: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has calls that name no backend use the one under test, where that is not chosen by itself.
+
+    What a test changes by `monkeypatch` is undone before the queue is looked at.
+    """
     if SCHEDULER.backend not in call.BACKENDS:
         real = call._choose_backend
 

@@ -173,7 +173,7 @@ def test_a_profile_can_give_every_argument_that_is_not_of_one_call() -> None:
     there = parameters(*doors, gridmap.grid_imap) - of_one_call
     assert set(arguments.ARGUMENTS) == there
     assert set(arguments.RETRY) == parameters(Retry)
-    assert set(arguments.RESOURCES) == set(gridmap.Resources.__struct_fields__)
+    assert set(arguments.RESOURCES) == parameters(gridmap.Resources)
 
 
 @pytest.mark.parametrize("name", [name for name in arguments.ARGUMENTS if name != "window"])

@@ -13,6 +13,7 @@ import pytest
 
 import gridmap
 from gridmap import conf
+from gridmap.backends.registry import description_of
 from gridmap.call import Call
 from gridmap.configuration import trust
 from gridmap.errors import ConfigError
@@ -160,8 +161,6 @@ def test_a_description_that_others_can_write_is_not_used(files: Files) -> None:
     assert gridmap.grid_map(abs, [-1], profile="p", local=True) == [1]
     with pytest.raises(ConfigError, match="missing.toml cannot be read"):
         Call.checked(backend="missing")
-    with pytest.raises(ValueError, match="backend is 'other'; it must be one of .*good, "):
-        Call.checked(backend="other")
 
 
 def test_a_description_of_ones_own_takes_the_place_of_a_shipped_one(files: Files) -> None:
@@ -170,3 +169,15 @@ def test_a_description_of_ones_own_takes_the_place_of_a_shipped_one(files: Files
     assert Call.checked(backend="openpbs").options.backend == "openpbs"
     write(files.user, '[backends.openpbs]\nfile = "own.toml"\n')
     assert Call.checked(backend="openpbs").options.backend == str(own)
+
+
+def test_a_call_names_a_description_of_the_configuration(files: Files) -> None:
+    write(files.user, '[backends.ours]\nfile = "ours.toml"\n')
+    path = files.user.parent / "ours.toml"
+    write(path, (description_of("slurm_commands") or Path()).read_text())
+    assert Call.checked(backend="ours").options.backend == str(path)
+    write(path, 'name = "Ours"\n')
+    with pytest.raises(ConfigError, match=f"{path}: options is missing"):
+        Call.checked(backend="ours")
+    with pytest.raises(ValueError, match="'yours'; it must be one of auto, .*openpbs, ours, slurm"):
+        Call.checked(backend="yours")
