@@ -48,10 +48,15 @@ def present() -> bool:
     return not why_not()
 
 
+def _system_of(session: DrmaaSession) -> System:
+    """Returns the scheduler behind a session's library; as `DrmaaSession.system`."""
+    return system_of(session.system(), bool(os.environ.get("SGE_ROOT")))
+
+
 def _system_here() -> System | None:
     """Returns the scheduler behind the DRMAA library; None when nobody can tell."""
     try:
-        return system_of(SESSION.system())
+        return _system_of(SESSION)
     except (DRMAANotPresentException, BackendError):
         return None  # who connects to it says why
 
@@ -75,7 +80,7 @@ def drmaa_backend(*, use_mem_free: bool = False, session: DrmaaSession = SESSION
     :raises DRMAANotPresentException: no DRMAA library can be loaded
     :raises BackendError: the scheduler does not answer (transient), or refuses
     """
-    system = system_of(session.system())
+    system = _system_of(session)
     if system.grid_engine:
         return DrmaaBackend(use_mem_free=use_mem_free, session=session)
     from gridmap.backends.drmaa_other import OtherDrmaaBackend

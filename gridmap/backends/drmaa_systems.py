@@ -100,8 +100,9 @@ def _condor() -> System:
 
 
 _KNOWN = (
-    # "SGE 8.1.9", "GE 6.2u5", "OGS/GE 2011.11", "UGE 8.6.4", "Altair Grid Engine 2023.1.0"
-    (r"\b(S|U|A)?GE\b|\bOGS\b|grid ?engine|\b[OG]CS\b|gridware|univa", _grid_engine),
+    # "SGE 8.1.9", "GE 6.2u5", "OGS/GE 2011.11", "UGE 8.6.4", "Altair Grid Engine 2023.1.0"; and
+    # " 8.1.9" in all threads but the first that asks (measured on Son of Grid Engine 8.1.9)
+    (r"^v?\d[\w.+-]*$|\b(S|U|A)?GE\b|\bOGS\b|grid ?engine|\b[OG]CS\b|gridware|univa", _grid_engine),
     (r"slurm", _slurm),  # "SLURM 22.05.8"
     (r"torque", _torque),  # "Torque"
     (r"\bpbs|openpbs", _pbs),  # "PBS Professional"
@@ -110,14 +111,18 @@ _KNOWN = (
 )
 
 
-def system_of(drms_info: str) -> System:
+def system_of(drms_info: str, sge_root: bool = False) -> System:
     """Returns the scheduler that a DRMAA library says it is for.
 
     One that nobody knows here is told native options, and cannot be asked for anything else.
+
+    :param sge_root: SGE_ROOT is set: what nobody knows is a Grid Engine by another name
     """
     for pattern, make in _KNOWN:
-        if re.search(pattern, drms_info, re.IGNORECASE):
+        if re.search(pattern, drms_info.strip(), re.IGNORECASE):
             return make()
+    if sge_root:
+        return _grid_engine()
     name = drms_info.strip() or "This scheduler"
     return System(Words(f"{name} (DRMAA), whose options GridMap does not know,", ("{native}",)))
 

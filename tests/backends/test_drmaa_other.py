@@ -20,9 +20,11 @@ from gridmap.core.spec import Resources
 from gridmap.errors import BackendError
 
 # What drmaa_get_DRM_system of these libraries answers: Grid Engine's with its product and version,
-# those of pbs-drmaa a constant each, slurm-drmaa's with the version of slurmctld, lsf-drmaa's with
-# the version text of LSF's headers.
+# or with the version alone (Son of Grid Engine 8.1.9, in another thread than the first); those of
+# pbs-drmaa a constant each, slurm-drmaa's with the version of slurmctld, lsf-drmaa's with the
+# version text of LSF's headers.
 DRMS_INFO = {
+    " 8.1.9": "Grid Engine",
     "SGE 8.1.9": "Grid Engine",
     "SGE 6.2u5": "Grid Engine",
     "GE 6.2u5": "Grid Engine",
@@ -116,6 +118,11 @@ def test_what_it_cannot_be_told(drms_info: str, wanted: Resources, message: str)
         specification(system_of(drms_info), wanted)
 
 
+def test_what_nobody_knows_is_a_grid_engine_where_there_is_one() -> None:
+    assert system_of("Moab 9", sge_root=True).grid_engine
+    assert not system_of("SLURM 22.05.8", sge_root=True).grid_engine
+
+
 def test_an_unknown_scheduler_is_told_native_options() -> None:
     wanted = Resources(queue="all.q", mem_free="1G", native=("-l gold", "-q fast"))
     assert specification(system_of("Moab 9"), wanted) == "-l gold -q fast"
@@ -176,6 +183,7 @@ def connect(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[DrmaaBackend, dict[str, NativeStatus]]:
     """Returns a backend on a session of this library, and where to say how its jobs ended."""
+    monkeypatch.delenv("SGE_ROOT", raising=False)
     ended: dict[str, NativeStatus] = {}
     session = DrmaaSession()
     monkeypatch.setattr("gridmap.backends.drmaa_session.load_drmaa", lambda: library)

@@ -168,13 +168,16 @@ def test_a_forked_child_leaves_its_parents_session_alone() -> None:
     assert "parent: session=" in told
 
 
-def test_the_library_says_what_it_is_for_before_it_is_connected(backend) -> None:
-    program = (
+def test_every_thread_learns_what_the_library_is_for() -> None:
+    told = python(
+        "import threading\n"
         "from gridmap.backends.drmaa import is_grid_engine, words_here\n"
-        "from gridmap.backends.drmaa_session import SESSION\n"
-        "print(SESSION.system(), is_grid_engine(), words_here().name)\n"
+        "def tell():\n"
+        "    print(is_grid_engine(), words_here().name)\n"
+        "for _ in range(2):\n"
+        "    tell()\n"
+        "    thread = threading.Thread(target=tell)\n"
+        "    thread.start()\n"
+        "    thread.join()\n"
     )
-    told = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
-    ).stdout
-    assert told.strip() == f"{SESSION.system()} True Grid Engine"
+    assert told.splitlines() == ["True Grid Engine"] * 4
