@@ -357,13 +357,14 @@ def _described_or_other(backend: str) -> str:
     """
     from gridmap.backends.registry import backend_names, description_of
 
-    backend = backend_file(backend) or backend
-    path = description_of(backend)
-    if path is not None:
-        from gridmap.backends.description import read
+    if isinstance(backend, str):
+        backend = backend_file(backend) or backend
+        path = description_of(backend)
+        if path is not None:
+            from gridmap.backends.description import read
 
-        read(path)  # for its ConfigError, before anything is made ready
-        return str(path) if backend.endswith(".toml") else backend
+            read(path)  # for its ConfigError, before anything is made ready
+            return str(path) if backend.endswith(".toml") else backend
     known = sorted({*BACKENDS, *backend_files(), *backend_names()})
     if backend not in known:
         raise ValueError(
