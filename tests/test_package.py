@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import json
+import pydoc
 import re
 import shutil
 import subprocess
@@ -93,6 +94,7 @@ def test_all_and_dir() -> None:
 @pytest.mark.parametrize("name", sorted(gridmap._HOMES))
 def test_every_public_name_loads(name: str) -> None:
     assert getattr(gridmap, name).__name__ == name
+    assert name in pydoc.plain(pydoc.render_doc(getattr(gridmap, name)))  # help() can tell of it
 
 
 @pytest.mark.parametrize(
