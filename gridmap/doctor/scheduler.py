@@ -181,6 +181,11 @@ def no_answer_advice(backend: str, error: Exception) -> str:
         )
     if isinstance(error, ImportError):
         return library_advice(str(error))
+    if backend == "drmaa" and not os.environ.get("SGE_ROOT") and "SGE_ROOT" in str(error):
+        return (
+            "set SGE_ROOT (settings.sh of your Grid Engine does); where there is no cluster, say "
+            "so: --backend local, local=True"
+        )
     if backend == "drmaa":
         return (
             "see whether qstat works here: sge_qmaster may be down, SGE_ROOT, SGE_CELL or "

@@ -10,6 +10,7 @@ import pytest
 from gridmap.doctor import scheduler
 from gridmap.doctor.exam import Exam
 from gridmap.doctor.findings import Finding, Status
+from gridmap.errors import BackendError
 from tests.doctor.visits import exam
 
 SINFO = "main*|up|infinite|2|idle\nmain*|up|infinite|1|drained\ngpu|up|1:00:00|1|down*\n"
@@ -124,6 +125,14 @@ def test_a_library_that_is_asked_for_and_missing(monkeypatch: pytest.MonkeyPatch
 )
 def test_what_is_wrong_with_a_library_says_what_to_do(error: str, words: str) -> None:
     assert words in scheduler.library_advice(error)
+
+
+def test_grid_engine_without_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = BackendError("Please set the environment variable SGE_ROOT.")
+    monkeypatch.delenv("SGE_ROOT", raising=False)
+    assert "set SGE_ROOT" in scheduler.no_answer_advice("drmaa", error)
+    monkeypatch.setenv("SGE_ROOT", "/opt/sge")
+    assert "qstat" in scheduler.no_answer_advice("drmaa", error)
 
 
 def test_a_backend_that_does_not_exist() -> None:
