@@ -14,19 +14,20 @@ SAY     = @printf '\n=== %s\n'
 # Tests start thousands of processes, and none of them should compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint unit simulate cluster slurm faults chaos bench bench-local bench-cluster bench-scale bench-report bench-smoke clean
+.PHONY: help demo test lint unit simulate cluster grid_engine slurm faults chaos bench bench-local bench-cluster bench-slurm bench-scale bench-report bench-smoke clean
 help:
 	@echo 'make demo     installs GridMap in $(VENV) and counts words with it, on this machine'
 	@echo 'make test     checks and tests everything; says what it skipped'
 	@echo 'make lint     ruff, mypy, lint-imports'
 	@echo 'make unit     the tests that need no cluster'
 	@echo 'make simulate 20,000 random histories of a cluster, without one'
-	@echo 'make cluster  the tests on a real Grid Engine (Debian, root)'
-	@echo 'make slurm    the same on a real Slurm (Debian, root)'
-	@echo 'make faults   the fault matrix: breaks things on one and on three hosts (Debian, root; 27 min)'
-	@echo 'make chaos    random faults on three hosts: SEED=1 CHAOS_S=600 CHAOS_CALLS=20000'
-	@echo 'make bench    measures all there is in docs/performance.rst (1 h): bench-local beside its peers,'
-	@echo '              which are installed in $(PEERS), bench-cluster, bench-scale; bench-report'
+	@echo 'make cluster  the tests on a real Grid Engine and on a real Slurm (Debian, root); either alone:'
+	@echo '              make grid_engine, make slurm'
+	@echo 'make faults   the fault matrix: breaks things on one and on three hosts (Debian, root; FAULTS_MIN min)'
+	@echo 'make chaos    random faults on three hosts: SEED=1 CHAOS_S=600 CHAOS_CALLS=20000; SCHEDULER=slurm'
+	@echo 'make bench    measures all there is in docs/performance.rst (BENCH_H h): bench-local beside its peers,'
+	@echo '              which are installed in $(PEERS), bench-cluster, bench-slurm beside its peers, bench-scale;'
+	@echo '              bench-report'
 	@echo 'make bench-smoke  the same with small sizes: does it run, are the results right'
 	@echo 'make clean    removes what these made'
 
@@ -39,7 +40,8 @@ test: $(VENV)/.installed-lint
 	@PYTHON=$(abspath $(BIN))/python tools/summary \
 	    lint    '$(MAKE) --no-print-directory lint' \
 	    unit    '$(MAKE) --no-print-directory unit' \
-	    cluster '$(MAKE) --no-print-directory cluster' \
+	    grid_engine '$(MAKE) --no-print-directory grid_engine' \
+	    slurm   '$(MAKE) --no-print-directory slurm' \
 	    bench   '$(MAKE) --no-print-directory bench-smoke'
 
 lint: $(VENV)/.installed-lint
@@ -49,17 +51,29 @@ lint: $(VENV)/.installed-lint
 	done; exit $$status
 
 unit: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -rs -n $(WORKERS) -m 'not cluster' --ignore=tests/cluster --ignore=tests/faults
+	$(BIN)/python -m pytest -q -rs -n $(WORKERS) -m 'not cluster' --ignore=tests/cluster --ignore=tests/faults --ignore=tests/slurm_faults
 
 simulate: $(VENV)/.installed-test
 	GRIDMAP_HISTORIES=20000 $(BIN)/python -m pytest -q -n $(WORKERS) tests/core/test_simulation.py
 
 cluster: $(VENV)/.installed-test
-	tools/cluster_tests
-	tools/fault_tests -m 'not slow'
+	@PYTHON=$(abspath $(BIN))/python tools/summary \
+	    grid_engine '$(MAKE) --no-print-directory grid_engine' \
+	    slurm '$(MAKE) --no-print-directory slurm'
 
+# Here, too, no part hides another.
+grid_engine: export SCHEDULER := grid_engine
+grid_engine: $(VENV)/.installed-test
+	@PYTHON=$(abspath $(BIN))/python tools/summary \
+	    'one host' 'tools/cluster_tests' \
+	    'three hosts' "tools/fault_tests -m 'not slow'"
+
+slurm: export SCHEDULER := slurm
 slurm: $(VENV)/.installed-test
-	SCHEDULER=slurm tools/cluster_tests
+	@PYTHON=$(abspath $(BIN))/python tools/summary \
+	    accounting 'tools/cluster_tests' \
+	    faults "tools/fault_tests -m 'not slow'" \
+	    'no accounting' 'SLURM_TEST_ACCOUNTING=0 tools/cluster_tests -m endings'
 
 # Each part runs, whatever the one before has come to; what they measured is in docs/faults.json then.
 RECORD := $(VENV)/faults.record
@@ -68,7 +82,10 @@ faults: $(VENV)/.installed-test
 	@FAULTS_RECORD=$(abspath $(RECORD)) PYTHON=$(abspath $(BIN))/python tools/summary \
 	    'one host' "tools/cluster_tests -m fault" \
 	    'three hosts' "tools/fault_tests -k 'not chaos'" \
+	    slurm 'SCHEDULER=slurm tools/cluster_tests -m fault' \
+	    'slurm broken' "SCHEDULER=slurm tools/fault_tests -k 'not chaos'" \
 	    chaos 'tools/fault_tests -s -k chaos' \
+	    'slurm chaos' 'SCHEDULER=slurm tools/fault_tests -s -k chaos' \
 	    table 'tools/fault_table --record $(RECORD) && tools/fault_table --print'
 
 SEED ?= 1
@@ -79,10 +96,15 @@ chaos:
 	tools/fault_tests -s -k chaos
 
 # All that is measured; what it comes to is in docs/performance.rst then.
-bench: bench-local bench-cluster bench-scale
+bench: bench-local bench-cluster bench-slurm bench-scale
 
 bench-cluster: $(VENV)/.installed-test
-	tools/cluster_bench
+	SCHEDULER=grid_engine tools/cluster_bench
+	SCHEDULER=slurm tools/cluster_bench
+	$(BIN)/python -m benchmarks report
+
+bench-slurm: $(VENV)/.installed-test
+	PEERS=1 tools/cluster_bench
 	$(BIN)/python -m benchmarks report
 
 bench-local: $(PEERS)/.installed

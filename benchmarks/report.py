@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.local.workloads import WORKLOADS
 from benchmarks.record import FILE, ROOT, Row, figure, met, read
+from benchmarks.slurm.main import AHEAD
+from benchmarks.slurm.systems import COUNTS
 
 PAGE = ROOT / "docs" / "performance.rst"
 GRIDMAP, REFERENCE = "GridMap", "serial"
@@ -94,6 +98,12 @@ def _part(name: str, part: dict[str, Any]) -> str:
     if name == "local":
         blocks.append(_against_best(tables))
         blocks += [_side_by_side(title, names, tables) for title, names in GROUPS.items()]
+    elif name == "slurm":
+        blocks.append(_list(tables.get(AHEAD, [])))
+        for kind in ("first", "all"):
+            calls = {f"{count:,} calls: {kind}": f"{count:,} calls" for count in COUNTS}
+            title = f"Seconds to {'the first result' if kind == 'first' else 'all results'}"
+            blocks.append(_side_by_side(title, tuple(calls), tables, calls))
     else:
         blocks += [_title(title) + _list(rows) for title, rows in tables.items()]
     return "\n\n".join(block for block in blocks if block)
@@ -116,18 +126,30 @@ def _against_best(tables: dict[str, list[Row]]) -> str:
                     ours["what"],
                     _with_best(ours),
                     _goal(ours),
+                    _at_speed(name, tables[name]),
                     _of_ideal(name, ours),
                     f"{best['system']}, {_with_best(best)}" if best else "none",
                     _ratio(best, ours) if best else "",
                 ]
             )
-    head = ["workload", "GridMap [s]", "goal [s]", "of ideal", "best other [s]", "other / GridMap"]
-    widths = [32, 12, 16, 8, 22, 10]
+    head = [
+        *("workload", "GridMap [s]", "goal [s]", "goal at this run's speed [s]", "of ideal"),
+        *("best other [s]", "other / GridMap"),
+    ]
+    widths = [30, 12, 16, 16, 8, 20, 10]
     return _title("GridMap and the best of the others") + _table(head, lines, widths)
 
 
-def _side_by_side(title: str, names: tuple[str, ...], tables: dict[str, list[Row]]) -> str:
-    """Returns a table of all systems, a column for each workload, and how they compare."""
+def _side_by_side(
+    title: str,
+    names: tuple[str, ...],
+    tables: dict[str, list[Row]],
+    heads: Mapping[str, str] | None = None,
+) -> str:
+    """Returns a table of all systems, a column for each workload, and how they compare.
+
+    :param heads: what stands above the columns, where that is not the workload's name
+    """
     names = tuple(name for name in names if name in tables)
     if not names:
         return ""
@@ -143,7 +165,8 @@ def _side_by_side(title: str, names: tuple[str, ...], tables: dict[str, list[Row
             entry = _of(tables[name], system)
             cells.append(_cell(entry, tables[name]) if entry else "not measured")
         lines.append(cells)
-    head = ["system", *(["import"] if with_import else []), *names]
+    columns = [(heads or {}).get(name, name) for name in names]
+    head = ["system", *(["import"] if with_import else []), *columns]
     return _title(title) + _table(head, lines)
 
 
@@ -170,6 +193,27 @@ def _of(rows: list[Row], system: str) -> Row | None:
     return next((entry for entry in rows if entry["system"] == system), None)
 
 
+def _at_speed(name: str, rows: list[Row]) -> str:
+    """Returns what the goal would be had it been set in the hour of this run.
+
+    The hour's speed is the median of how many times what they took then the others take now.
+    """
+    ours, goal_s = _of(rows, GRIDMAP), WORKLOADS[name].at_most_s
+    then_s = WORKLOADS[name].others_s
+    slower = [
+        value / before
+        for entry in rows
+        if (value := figure(entry)) is not None
+        and not entry["note"]
+        and (before := then_s.get(entry["system"])) is not None
+    ]
+    if ours is None or goal_s is None or not slower:
+        return ""
+    limit_s = goal_s * median(slower)
+    reached = met({**ours, "goal": {"at_most": limit_s}})
+    return f"{_number(limit_s)}: {'met' if reached else '**missed**'}"
+
+
 def _of_ideal(name: str, ours: Row) -> str:
     """Returns how many times as long it took as the calls themselves, shared evenly."""
     value, ideal_s = figure(ours), WORKLOADS[name].ideal_s
@@ -189,6 +233,8 @@ def _ratio(entry: Row, ours: Row) -> str:
 
 def _list(rows: list[Row]) -> str:
     """Returns a table with a row for each thing measured."""
+    if not rows:
+        return ""
     others = any(entry["system"] != GRIDMAP for entry in rows)
     lines = [
         [

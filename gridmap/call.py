@@ -10,7 +10,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from gridmap import data
-from gridmap.conf import Settings, settings
+from gridmap.conf import Settings, backend_file, backend_files, settings
 from gridmap.core.spec import Resources, for_worker
 from gridmap.engine import Engine
 from gridmap.errors import DRMAANotPresentException
@@ -18,6 +18,7 @@ from gridmap.inline import run_inline
 from gridmap.launch import LOCAL
 from gridmap.options import ON_ERROR, Options
 from gridmap.plan import Plan, Segment, client_sys_path
+from gridmap.profiles import LATELY_S
 from gridmap.report.progress import Progress
 from gridmap.run import Run
 from gridmap.stories import JobWatcher, MapWatcher, as_jobs
@@ -56,10 +57,11 @@ class Call:
         reuse: bool = True,
         backend: str = "auto",
         completion_mail: bool = False,
+        profile: str | None = None,
         children: int = 1,
     ) -> Call:
         """Returns a Call; these are all options of the doors that are not those of a Job."""
-        config = settings()
+        config = settings(profile, LATELY_S)  # whoever applied the profile has just looked
         if isinstance(white_list, str) or not isinstance(white_list, Iterable | None):
             raise TypeError(f"white_list is a list of host names, not {white_list!r}")
         if on_error not in ON_ERROR:
@@ -314,13 +316,10 @@ def _choose_backend(backend: str, local: bool, require_cluster: bool) -> str:
     Where SGE_ROOT names a Grid Engine it comes first, else Slurm.
 
     :raises DRMAANotPresentException: a cluster is required and there is none
+    :raises ConfigError: the backend is a description that cannot be used
     """
     if backend not in BACKENDS:
-        from gridmap.backends.registry import backend_names
-
-        known = sorted({*BACKENDS, *backend_names()})
-        if backend not in known:
-            raise ValueError(f"backend is {backend!r}; it must be one of {', '.join(known)}")
+        backend = _described_or_other(backend)
     if local and backend not in ("auto", "local"):
         raise ValueError(f"local=True contradicts backend={backend!r}")
     if backend == "local" or local:
@@ -347,3 +346,29 @@ def _choose_backend(backend: str, local: bool, require_cluster: bool) -> str:
         raise DRMAANotPresentException(reason)
     _say_once(f"no cluster, running on this machine: no Slurm, and {reason}")
     return "local"
+
+
+def _described_or_other(backend: str) -> str:
+    """Returns a backend that is none of BACKENDS; that of a file by its whole path.
+
+    :param backend: the path of a description, a name of the configuration files, or one of ours
+    :raises ValueError: there is no such backend
+    :raises ConfigError: the file cannot be used
+    """
+    from gridmap.backends.registry import backend_names, description_of
+
+    if isinstance(backend, str):
+        backend = backend_file(backend) or backend
+        path = description_of(backend)
+        if path is not None:
+            from gridmap.backends.description import read
+
+            read(path)  # for its ConfigError, before anything is made ready
+            return str(path) if backend.endswith(".toml") else backend
+    known = sorted({*BACKENDS, *backend_files(), *backend_names()})
+    if backend not in known:
+        raise ValueError(
+            f"backend is {backend!r}; it must be one of {', '.join(known)}, or the path of a "
+            "scheduler's description, which ends in .toml"
+        )
+    return backend

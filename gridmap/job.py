@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gridmap import conf
 from gridmap.call import Call, checked_elements
 from gridmap.errors import DRMAANotPresentException, JobException
+from gridmap.profiles import parameters, with_profile
 from gridmap.resources import Resources
 from gridmap.retry import Retry
 from gridmap.run import Run
@@ -38,6 +39,7 @@ WINDOW = 4096
 """So many elements a stream reads ahead of what it has yielded, at most."""
 
 
+@with_profile()
 def grid_map(
     f: Callable[..., Any],
     args_list: Iterable[Any],
@@ -74,6 +76,7 @@ def grid_map(
     retry: Retry | int | None = None,
     retry_on: type[BaseException] | Iterable[type[BaseException]] = (),
     max_rss: str | int | None = None,
+    profile: str | None = None,
 ) -> list[Any]:
     """Returns `[f(x) for x in args_list]`, computed on the cluster.
 
@@ -91,9 +94,12 @@ def grid_map(
     :param on_error: "raise" stops at the first failure and raises it, "finish" runs all calls and
         raises it then, "return" puts exceptions in the place of values
     :param reuse: a process may run several calls; False starts a new one for each
-    :param backend: "auto" (the cluster where there is one), "drmaa", "slurm" or "local"
+    :param backend: "auto" (the cluster where there is one), "drmaa", "slurm", "local", another that
+        is shipped ("openpbs", "lsf", ...), or the path of a scheduler's description
     :param children: calls that each cluster job runs at once; it asks for so many times what a call
         needs.  On this machine max_processes counts
+    :param profile: a profile of the configuration files, whose values are those of the parameters
+        that are not given; GRIDMAP_PROFILE when not given, "none" for none
     :raises PicklingError: something cannot be pickled; names it.  Nothing was started if it is
         among the first 64 MB; what was started has been ended
     :raises BackendError: the scheduler refused or cannot be reached; with its own words
@@ -105,15 +111,16 @@ def grid_map(
     job = Job(
         f, [], None, cleanup, mem_free, name, num_slots, queue, interpreting_shell, copy_env,
         add_env, project, validation_level, os_distribution, os_minor, par_env, gpu, h_vmem, h_rt,
-        resources, retry=retry, retry_on=retry_on, max_rss=max_rss,
+        resources, retry=retry, retry_on=retry_on, max_rss=max_rss, profile=profile,
     )  # fmt: skip
     call = Call.checked(
         temp_dir, white_list, quiet, max_processes, local, require_cluster, max_workers, on_error,
-        reuse, backend, completion_mail, children,
+        reuse, backend, completion_mail, profile, children,
     )  # fmt: skip
     return call.map(job, checked_elements(args_list))
 
 
+@with_profile()
 def process_jobs(
     jobs: Iterable[Job],
     temp_dir: str | None = None,
@@ -128,21 +135,24 @@ def process_jobs(
     reuse: bool = True,
     backend: str = "auto",
     children: int = 1,
+    profile: str | None = None,
 ) -> list[Any]:
     """Runs jobs; returns their values in order, and notes in each job what happened to it.
 
-    The parameters and errors are those of `grid_map`.
+    The parameters and errors are those of `grid_map`.  What a job needs is said by the job, and by
+    the profile that it was made with.
 
     :raises TypeError: something in `jobs` is no Job
     :raises ValueError: a Job stands in `jobs` twice
     """
     call = Call.checked(
         temp_dir, white_list, quiet, max_processes, local, require_cluster, max_workers, on_error,
-        reuse, backend, children=children,
+        reuse, backend, profile=profile, children=children,
     )  # fmt: skip
     return call.process(_checked_jobs(jobs))
 
 
+@with_profile()
 def submit(
     jobs: Iterable[Job],
     temp_dir: str | None = None,
@@ -157,6 +167,7 @@ def submit(
     reuse: bool = True,
     backend: str = "auto",
     children: int = 1,
+    profile: str | None = None,
 ) -> Run:
     """Starts jobs and returns at once a `Run`: `results()`, `wait()`, `cancel()`, `status()`.
 
@@ -165,11 +176,16 @@ def submit(
     """
     call = Call.checked(
         temp_dir, white_list, quiet, max_processes, local, require_cluster, max_workers, on_error,
-        reuse, backend, children=children,
+        reuse, backend, profile=profile, children=children,
     )  # fmt: skip
     return call.start(_checked_jobs(jobs))
 
 
+_MAP_OPTIONS = parameters(grid_map)[1] - {"f", "args_list"}
+_CALL_OPTIONS = parameters(Call.checked)[1] - {"cls"}
+
+
+@with_profile(more=_MAP_OPTIONS)
 def grid_imap(
     f: Callable[..., Any], iterable: Iterable[Any], *, window: int = WINDOW, **options: Any
 ) -> Iterator[Any]:
@@ -188,21 +204,12 @@ def grid_imap(
     return _imap("grid_imap", f, iterable, window, True, options)
 
 
+@with_profile(more=_MAP_OPTIONS)
 def grid_imap_unordered(
     f: Callable[..., Any], iterable: Iterable[Any], *, window: int = WINDOW, **options: Any
 ) -> Iterator[Any]:
     """Yields values as they come; otherwise as `grid_imap`."""
     return _imap("grid_imap_unordered", f, iterable, window, False, options)
-
-
-def _parameters(function: Callable[..., Any]) -> set[str]:
-    """Returns their names; the module inspect would take long to load."""
-    code = function.__code__
-    return set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
-
-
-_MAP_OPTIONS = _parameters(grid_map) - {"f", "args_list"}
-_CALL_OPTIONS = _parameters(Call.checked) - {"cls"}
 
 
 def _imap(
@@ -218,7 +225,7 @@ def _imap(
             raise TypeError(f"{door}() got an unexpected keyword argument {name!r}")
     of_call = {name: options.pop(name) for name in _CALL_OPTIONS if name in options}
     window = whole_number("window", window, 1)
-    job = Job(f, [], **options)
+    job = Job(f, [], profile=of_call["profile"], **options)
     call = Call.checked(**of_call)
     return call.stream(job, checked_elements(iterable), window, ordered)
 

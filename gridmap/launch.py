@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from gridmap.backends.base import Backend
     from gridmap.ledger.book import Book
     from gridmap.ledger.directory import RunDirectory
+    from gridmap.wire.keys import Connection, RunKeys
+    from gridmap.wire.link import MonitorLink
 
 LOCAL = "local"
 DESCRIPTORS = 16_384
@@ -67,12 +69,12 @@ def launch_on_cluster(
     :raises AddressError: the interface does not exist, or all ports are taken
     """
     _allow_connections()
-    from gridmap.backends.registry import BUILT_IN, open_backend
+    from gridmap.backends.registry import open_backend, takes_settings
     from gridmap.monitor.submitter import Opening, open_patiently
 
     with contextlib.ExitStack() as undo:
         of_backend: dict[str, Any] = {}
-        if backend_name in BUILT_IN:
+        if takes_settings(backend_name):
             of_backend["use_mem_free"] = settings.use_mem_free
 
         def opener() -> Backend:
@@ -88,36 +90,16 @@ def launch_on_cluster(
         opening = Opening(opener)
         try:
             from gridmap.monitor.cluster import ClusterTransport
-            from gridmap.wire.address import ALL_INTERFACES, OWN_ADDRESSES, announce, parse_ports
-            from gridmap.wire.keys import Connection, RunKeys, write_connection
-            from gridmap.wire.link import MonitorLink
+            from gridmap.wire.keys import write_connection
 
-            keys = RunKeys.generate()
-            interface = None if settings.interface == ALL_INTERFACES else settings.interface
-            link = MonitorLink(keys, interface, parse_ports(settings.ports))
+            keys, link = listen(settings)
         except BaseException:
             opening.abandon()
             raise
         undo.callback(link.close)
         backend = open_patiently(opening, patience_s)
         undo.callback(backend.close)
-        connection = Connection(
-            run=run,
-            addresses=announce(settings.announce, link.addresses),
-            server_public=keys.server.public.decode(),
-            worker_public=keys.workers.public.decode(),
-            worker_secret=keys.workers.secret.decode(),
-            gridmap=__version__,
-            protocol=PROTOCOL,
-            python=PYTHON,
-            sys_path=client_sys_path(),
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            ports=settings.ports,
-            announced=settings.announce != OWN_ADDRESSES,
-            startup_deadline_s=settings.startup_deadline_s,
-        )
-        write_connection(directory.path, connection)
+        write_connection(directory.path, connection_of(run, settings, keys, link))
         undo.pop_all()
     limits = [
         Limits(
@@ -146,6 +128,43 @@ def launch_on_cluster(
     # Whoever is started anew in the place of a dead worker has to get the name in time.
     lively_s = settings.startup_deadline_s / 4
     return limits, ClusterTransport(run, backend, link, request, lively_s)
+
+
+def listen(settings: Settings) -> tuple[RunKeys, MonitorLink]:
+    """Opens the socket of a run, with keys of its own.
+
+    :raises AddressError: the interface does not exist, or all ports are taken
+    """
+    from gridmap.wire.address import ALL_INTERFACES, parse_ports
+    from gridmap.wire.keys import RunKeys
+    from gridmap.wire.link import MonitorLink
+
+    keys = RunKeys.generate()
+    interface = None if settings.interface == ALL_INTERFACES else settings.interface
+    return keys, MonitorLink(keys, interface, parse_ports(settings.ports))
+
+
+def connection_of(run: str, settings: Settings, keys: RunKeys, link: MonitorLink) -> Connection:
+    """Returns what workers have to know to join a run."""
+    from gridmap.wire.address import OWN_ADDRESSES, announce
+    from gridmap.wire.keys import Connection
+
+    return Connection(
+        run=run,
+        addresses=announce(settings.announce, link.addresses),
+        server_public=keys.server.public.decode(),
+        worker_public=keys.workers.public.decode(),
+        worker_secret=keys.workers.secret.decode(),
+        gridmap=__version__,
+        protocol=PROTOCOL,
+        python=PYTHON,
+        sys_path=client_sys_path(),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        ports=settings.ports,
+        announced=settings.announce != OWN_ADDRESSES,
+        startup_deadline_s=settings.startup_deadline_s,
+    )
 
 
 def _allow_connections() -> None:

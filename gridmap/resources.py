@@ -5,13 +5,11 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import force_setattr
-
-if TYPE_CHECKING:
-    from datetime import timedelta
 
 LEAST_MEMORY_BYTES = 1 << 20
 """Fewer bytes are no amount for a job: somebody meant another unit."""

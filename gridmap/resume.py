@@ -129,11 +129,12 @@ class Resumption:
         for native_id in backend.find(self.run):
             if native_id not in known:
                 arrays[_job_number(native_id)].append(native_id)
+        requests = sorted(self._facts.open_requests)
+        # one request may have become several jobs, which the last one did that was not answered
+        of_jobs = [*requests, *requests[-1:] * len(arrays)]
         new = [
             KnownWorker(native_id, pool, request)
-            for (request, pool, _), job in zip(
-                sorted(self._facts.open_requests), sorted(arrays), strict=False
-            )
+            for (request, pool, _), job in zip(of_jobs, sorted(arrays), strict=False)
             for native_id in arrays[job]
         ]
         for request, pool, _ in self._facts.open_requests:

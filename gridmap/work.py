@@ -16,6 +16,7 @@ from gridmap.backends.native import memory_bytes, walltime_s
 from gridmap.backends.options import native_specification
 from gridmap.core.spec import Resources as Wanted
 from gridmap.errors import Cause
+from gridmap.profiles import LATELY_S, with_profile
 from gridmap.resources import Resources
 from gridmap.retry import Retry, as_exceptions, as_retry
 
@@ -50,6 +51,8 @@ class Job:
     :param retry_on: exceptions of the function after which to try again, (OSError, ...)
     :param max_rss: end the job, with cause "memory", when its processes together have more memory
         than this, "2G" or bytes
+    :param profile: a profile of the configuration files, whose values are those of the parameters
+        that are not given; GRIDMAP_PROFILE when not given, "none" for none
     :raises TypeError: `f` cannot be called, or the arguments are none
     :raises ValueError: the scheduler would not understand one of the options
 
@@ -58,6 +61,7 @@ class Job:
     `num_resubmits` and `cause_of_death` tell what happened.
     """
 
+    @with_profile(within_s=LATELY_S)
     def __init__(
         self,
         f: Callable[..., Any],
@@ -84,6 +88,7 @@ class Job:
         retry: Retry | int | None = None,
         retry_on: type[BaseException] | Iterable[type[BaseException]] = (),
         max_rss: str | int | None = None,
+        profile: str | None = None,
     ) -> None:
         if not callable(f):
             raise TypeError(f"a Job needs something to call, not {f!r}")
@@ -107,7 +112,7 @@ class Job:
         self.mem_free = mem_free
         self.name = str(name).strip().replace(" ", "_")
         self.num_slots = whole_number("num_slots", num_slots, 1)
-        self.queue: str = conf.DEFAULT_QUEUE if queue is None else queue
+        self.queue: str = _setting("DEFAULT_QUEUE", profile) if queue is None else queue
         self.interpreting_shell = interpreting_shell
         self.copy_env = copy_env
         self.add_env: dict[str, str] = _named("add_env", add_env)
@@ -120,7 +125,7 @@ class Job:
         self.validation_level = validation_level
         self.os_distribution = os_distribution
         self.os_minor = os_minor
-        self.par_env: str = conf.DEFAULT_PAR_ENV if par_env is None else par_env
+        self.par_env: str = _setting("DEFAULT_PAR_ENV", profile) if par_env is None else par_env
         self.gpu = whole_number("gpu", gpu or 0, 0)
         self.h_vmem = h_vmem
         self.h_rt = h_rt
@@ -270,6 +275,11 @@ class Job:
 
 
 Job.__module__ = "gridmap.job"  # where everybody finds it, also in pickles
+
+
+def _setting(name: str, profile: str | None) -> str:
+    value: str = conf.value(name, profile, LATELY_S)
+    return value
 
 
 @lru_cache(maxsize=64)

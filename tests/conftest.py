@@ -18,6 +18,8 @@ from tests.rows import Stopwatch, record
 def _environment(tmp_path_factory: pytest.TempPathFactory) -> None:
     # Of the whole process, so that the processes that tests start inherit it.
     os.environ["SEND_ERROR_MAIL"] = "0"
+    os.environ["GRIDMAP_CONFIG"] = os.devnull  # no configuration file of this machine counts
+    os.environ.pop("GRIDMAP_PROFILE", None)
     os.environ.setdefault("GRIDMAP_RUN_DIR", str(tmp_path_factory.mktemp("runs")))
     # What a shell starts in the background ignores interrupts, and so would all these processes.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

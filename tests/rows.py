@@ -74,7 +74,11 @@ def record(item: pytest.Item, seconds: float, error: BaseException | None) -> No
     outcome = "red" if error else "green"
     if isinstance(error, pytest.skip.Exception):
         outcome = "skipped"
-    test = item.nodeid.partition("[")[0]
-    line = {"test": test, "seconds": round(seconds, 1), "outcome": outcome}
+    line = {
+        "test": item.nodeid.partition("[")[0],
+        "scheduler": os.environ["FAULTS_SCHEDULER"],
+        "seconds": round(seconds, 1),
+        "outcome": outcome,
+    }
     with open(place, "a") as file:
         file.write(json.dumps(line) + "\n")

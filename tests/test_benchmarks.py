@@ -10,6 +10,8 @@ from benchmarks import record, report
 from benchmarks.local.measure import measure
 from benchmarks.local.workloads import WORKLOADS
 from benchmarks.record import Row, row
+from benchmarks.slurm import systems as slurm
+from benchmarks.slurm.main import AHEAD, in_how_many_ahead
 
 PAGE = "Before\n\n.. begin local\n.. end local\n\n.. begin scale\nold\n.. end scale\n\nafter\n"
 
@@ -57,11 +59,26 @@ def test_the_page_shows_medians_goals_and_ratios(measured: Path, tmp_path: Path)
     assert text.startswith("Before\n\n.. begin local\n\nMeasured with ``make it`` on ")
     assert text.endswith(".. end local\n\n.. begin scale\nold\n.. end scale\n\nafter\n")
     assert (
-        "- 0.040 (0.020)\n     - at most 0.080: met\n     -\n     - Pool, 0.200\n     - 5.0x\n"
-        in text
+        "- 0.040 (0.020)\n     - at most 0.080: met\n     - 0.533: met\n     -\n"
+        "     - Pool, 0.200\n     - 5.0x\n" in text
     )
     assert "* - Pool\n     - **0.200** (5.0x)\n" in text
     assert "* - mpire\n     - dies: SIGSEGV\n" in text
+
+
+def test_a_goal_is_shown_at_the_speed_of_the_run(tmp_path: Path) -> None:
+    """The others' 0.03 and 0.19 s, when the goal was 0.08 s, are 0.06 and 0.57 s now."""
+    file = tmp_path / "performance.json"
+    rows = [
+        row("first", "s", [0.25], goal={"at_most": 0.08}),
+        row("first", "s", [0.06], "Pool"),
+        row("first", "s", [0.57], "loky"),
+        row("first", "s", [9.0], "joblib", note="wrong results"),
+    ]
+    record.record("local", "first", rows, "make it", file=file)
+    assert "- at most 0.080: **missed**\n     - 0.200: **missed**\n" in shown(file, tmp_path)
+    record.record("local", "first", [{**rows[0], "values": [0.2]}, *rows[1:]], "it", file=file)
+    assert "- at most 0.080: **missed**\n     - 0.200: met\n" in shown(file, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +97,38 @@ def test_the_page_shows_what_the_calls_alone_would_take(tmp_path: Path) -> None:
     file = tmp_path / "performance.json"
     rows = [row("10ms: 200 calls of 10 ms", "s", [1.25])]  # 2 s of work, two workers
     record.record("local", "10ms", rows, "make it", file=file)
-    assert "- 1.25\n     -\n     - 1.25x\n     - none\n" in shown(file, tmp_path)
+    assert "- 1.25\n     -\n     -\n     - 1.25x\n     - none\n" in shown(file, tmp_path)
+
+
+def slurm_tables(others_s: float) -> dict[str, list[Row]]:
+    """Returns tables of GridMap, a peer that takes so long, and one that is never done."""
+    tables = {}
+    for count in slurm.COUNTS:
+        for kind in ("first", "all"):
+            name = f"{count:,} calls: {kind}"
+            late = row(name, "s", [], "submitit", note="not done after 150 s: 9 results had come")
+            tables[name] = [row(name, "s", [1.0]), row(name, "s", [others_s], "Parsl"), late]
+    return tables
+
+
+@pytest.mark.parametrize(("others_s", "ahead", "word"), [(2.5, 8, "met"), (0.5, 0, "**missed**")])
+def test_being_ahead_on_slurm_is_a_goal(
+    tmp_path: Path, others_s: float, ahead: int, word: str
+) -> None:
+    tables = slurm_tables(others_s)
+    tables[AHEAD] = [in_how_many_ahead(tables)]
+    file = tmp_path / "performance.json"
+    for name, rows in tables.items():
+        record.record("slurm", name, rows, "make bench-slurm", file=file)
+    page = tmp_path / "performance.rst"
+    page.write_text(".. begin summary\n.. end summary\n.. begin slurm\n.. end slurm\n")
+    assert report.main(["--from", str(file), "--page", str(page)]) == 0
+    text = page.read_text()
+    assert text.count(f"- {ahead} of 8 cells\n     - ahead in every cell: {word}\n") == 2
+    head, _, rest = text.partition("Seconds to all results\n")
+    assert "Seconds to the first result\n" in head and "- 10,000 calls\n" in rest
+    best = "**2.50** (2.5x)" if others_s > 2 else "**0.500** (0.50x)"
+    assert rest.count(best) == 4 and rest.count("not done after 150 s: 9 results had come") == 4
 
 
 def test_rows_of_other_parts_are_a_list(tmp_path: Path) -> None:

@@ -20,17 +20,31 @@ del functools, gridmap
 """
 
 
-def python_blocks(text: str) -> list[str]:
+DOCUMENTS = [
+    "README.rst",
+    *(f"docs/{page}.rst" for page in ("first_steps", "fast", "slurm", "failures", "resources")),
+]
+
+
+def python_blocks(text: str, language: str = "python") -> list[str]:
     """Returns the contents of the `.. code-block:: python` of a reStructuredText."""
-    pattern = r"^\.\. code-block:: python\n\n((?:    .*\n|\n)+)"
+    pattern = rf"^\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)"
     return [
         re.sub("^    ", "", block, flags=re.MULTILINE)
         for block in re.findall(pattern, text, re.MULTILINE)
     ]
 
 
-def run(command: list[str], cwd: Path) -> str:
-    environment = {**os.environ, "MPLBACKEND": "Agg"}
+def program_of(document: Path, folder: Path, *before: str) -> tuple[Path, list[str]]:
+    """Returns a program of a document's blocks, and the lines that it should print."""
+    blocks = python_blocks(document.read_text())
+    script = folder / "document.py"
+    script.write_text("\n".join([*before, *blocks]))
+    return script, re.findall(r"print\(.*\)  # (.*)$", "\n".join(blocks), re.MULTILINE)
+
+
+def run(command: list[str], cwd: Path, **variables: str) -> str:
+    environment = {**os.environ, "MPLBACKEND": "Agg", **variables}
     done = subprocess.run(
         [sys.executable, *command],
         cwd=cwd,
@@ -48,21 +62,33 @@ def test_blocks_are_found() -> None:
     assert python_blocks(text) == ["x = 1\n\nif x:\n    y = 2\n\n"]
 
 
-@pytest.mark.parametrize(
-    "document",
-    [
-        "README.rst",
-        *(f"docs/{page}.rst" for page in ("first_steps", "fast", "slurm", "failures", "resources")),
-    ],
-)
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_code_of_a_document_runs_as_written(document: str, root: Path, tmp_path: Path) -> None:
     """The blocks run one after the other in one program, as a reader would type them."""
-    blocks = python_blocks((root / document).read_text())
-    script = tmp_path / "document.py"
-    script.write_text("\n".join([LOCALLY, *blocks]))
-    printed = run([str(script)], cwd=tmp_path)
-    expected = re.findall(r"print\(.*\)  # (.*)$", "\n".join(blocks), re.MULTILINE)
-    assert expected and printed.splitlines() == expected
+    script, expected = program_of(root / document, tmp_path, LOCALLY)
+    assert expected and run([str(script)], cwd=tmp_path).splitlines() == expected
+
+
+def test_the_page_on_configuration_is_right(root: Path, tmp_path: Path) -> None:
+    """Its file is the project's; its program and its commands run where that is found."""
+    page = (root / "docs/configuration.rst").read_text()
+    (example,) = python_blocks(page, "toml")
+    (tmp_path / "gridmap.toml").write_text(example)
+    (tmp_path / "gridmap.toml").chmod(0o644)
+    below = tmp_path / "scripts"
+    below.mkdir()
+    script = below / "document.py"
+    script.write_text("\n".join([LOCALLY, *python_blocks(page)]))
+    variables = {"GRIDMAP_CONFIG": "", "GRIDMAP_SITE_CONFIG": os.devnull, "USER": "ada"}
+    variables |= {"HOME": str(tmp_path), "XDG_CONFIG_HOME": ""}
+    expected = re.findall(r"print\(.*\)  # (.*)$", page, re.MULTILINE)
+    assert run([str(script)], below, **variables).splitlines() == expected
+    (console,) = python_blocks(page, "console")
+    commands = re.findall(r"^\$ gridmap (.*?)(?:  +#|$)", console, re.MULTILINE)
+    assert len(commands) == 4
+    for command in commands:
+        printed = run(["-m", "gridmap", *command.split()], below, **variables)
+        assert str(tmp_path / "gridmap.toml") in printed
 
 
 def test_map_reduce(root: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ def summary(root: Path, *parts: str) -> tuple[int, list[str]]:
     done = subprocess.run(
         [str(root / "tools/summary"), *parts], capture_output=True, text=True, timeout=60
     )
-    return done.returncode, done.stdout.partition("=== summary\n")[2].splitlines()
+    return done.returncode, done.stdout.rpartition("=== summary\n")[2].splitlines()
 
 
 def test_all_is_well(root: Path) -> None:
@@ -58,3 +58,26 @@ def test_a_part_may_run_beside_the_others(root: Path, tmp_path: Path) -> None:
     words = [line.split()[:2] for line in lines[:3]]
     assert words == [["first", "FAILED"], ["other", "ok"], ["third", "ok"]]
     assert lines[-1] == "17 passed, 2 failed, 4 skipped"
+
+
+def test_a_part_that_is_a_summary_is_counted_as_a_whole(root: Path) -> None:
+    inner = f'{root}/tools/summary one "{PASSED}" other "{FAILED}"'
+    status, lines = summary(root, "inner", inner, "unit", PASSED)
+    assert status == 1
+    assert [line.split()[:2] for line in lines[:2]] == [["inner", "FAILED"], ["unit", "ok"]]
+    assert lines[-1] == "17 passed, 2 failed, 4 skipped"
+
+
+def test_two_lanes_run_beside_the_others(root: Path, tmp_path: Path) -> None:
+    """Three parts wait for one another."""
+
+    def meet(one: str, *others: str) -> str:
+        look = " && ".join(f"test -e '{tmp_path}/{other}'" for other in others)
+        wait = f"for i in {{1..500}}; do {look} && break; sleep 0.02; done; test $i != 500"
+        return f"touch '{tmp_path}/{one}'; {wait} && {PASSED}"
+
+    parts = {"&a": meet("a", "b", "c"), "&&b": meet("b", "a", "c"), "c": meet("c", "a", "b")}
+    status, lines = summary(root, *(word for part in parts.items() for word in part))
+    assert status == 0
+    assert [line.split()[:2] for line in lines[:3]] == [["a", "ok"], ["b", "ok"], ["c", "ok"]]
+    assert lines[-1] == "21 passed, 0 failed, 6 skipped"

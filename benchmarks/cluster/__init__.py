@@ -1,1 +1,1 @@
-"""GridMap on a real Grid Engine."""
+"""GridMap on a real Grid Engine or Slurm."""

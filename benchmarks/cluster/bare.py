@@ -10,54 +10,25 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.cluster.schedulers import SCHEDULER
+
 STAMP = """\
 import time
 now = time.time()
 import os
-open(os.path.join(os.path.dirname(__file__), os.environ["SGE_TASK_ID"]), "x").write(repr(now))
+number = os.environ.get("SGE_TASK_ID") or os.environ["SLURM_ARRAY_TASK_ID"]
+open(os.path.join(os.path.dirname(__file__), number), "x").write(repr(now))
 """
-QUIET_S = 1.5
-"""A slot is free again a second after its job has ended."""
-
-
-def _run(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
-
-
-def scheduler() -> str:
-    """Returns how often the scheduler looks, in the words of its own configuration."""
-    lines = (line.split() for line in _run("qconf", "-ssconf").splitlines())
-    told = {words[0]: words[1] for words in lines if len(words) == 2}
-    names = ("schedule_interval", "flush_submit_sec", "flush_finish_sec")
-    return ", ".join(f"{name} {told[name]}" for name in names)
-
-
-def version() -> str:
-    """Returns which Grid Engine this is."""
-    return _run("qconf", "-help").split()[1]
-
-
-def wait_until_idle() -> None:
-    """Returns when the scheduler has had nothing to do for a moment."""
-    deadline = time.monotonic() + 60
-    while _run("qstat", "-u", "*"):
-        if time.monotonic() > deadline:
-            raise TimeoutError("the cluster does not come to rest: somebody else uses it")
-        time.sleep(0.1)
-    time.sleep(QUIET_S)
 
 
 def array_job(tasks: int) -> tuple[float, float]:
     """Returns how long an array job of interpreters takes to its first task's first line, and to
-    the last one's [s], counted from qsub."""
+    the last one's [s], counted from its submission."""
     with tempfile.TemporaryDirectory(dir=Path.home()) as name:
         script = Path(name, "stamp.py")
         script.write_text(STAMP)
         began = time.time()
-        _run(
-            "qsub", "-b", "y", "-shell", "no", "-t", f"1-{tasks}", "-N", "bare",
-            "-o", "/dev/null", "-e", "/dev/null", sys.executable, str(script),
-        )  # fmt: skip
+        SCHEDULER.submit(tasks, sys.executable, str(script))
         deadline = time.monotonic() + 30 + tasks
         while len(stamps := _stamps(script.parent)) < tasks:
             if time.monotonic() > deadline:

@@ -29,4 +29,5 @@ def broadcast(array: numpy.ndarray[Any, Any], number: int) -> tuple[str, float, 
 
     had_it_at = time.time()
     time.sleep(0.2)
-    return os.environ.get("SGE_TASK_ID", ""), had_it_at, float(array[number])
+    worker = os.environ.get("SGE_TASK_ID") or os.environ.get("SLURM_ARRAY_TASK_ID", "")
+    return worker, had_it_at, float(array[number])

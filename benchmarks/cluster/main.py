@@ -1,4 +1,4 @@
-"""Measures GridMap on a real Grid Engine, with 4 workers on one node: ``make bench-cluster``.
+"""Measures GridMap on a real scheduler, with 4 workers on one host: ``make bench-cluster``.
 
 Each measurement is made by a fresh Python process, several times, in turn with what it is compared
 with, and each checks its results. Every time is counted from the call.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -17,11 +15,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks.cluster import bare
+from benchmarks.cluster.schedulers import SCHEDULER
 from benchmarks.record import FILE, Row, add_option, figure, record, row
 
 COMMAND = "make bench-cluster"
 GRIDMAP, NO_REUSE = "GridMap", "GridMap, reuse=False"
-GRID_ENGINE, ZEROMQ = "Grid Engine alone", "ZeroMQ alone"
+ALONE, ZEROMQ = f"{SCHEDULER.name} alone", "ZeroMQ alone"
 WORKERS = 4
 NOTICEABLE_S = 0.3
 CALLS_PER_S = 20_000
@@ -32,7 +31,7 @@ def client(measurement: str, *arguments: Any) -> dict[str, float]:
 
     :raises RuntimeError: it failed, or its results were wrong
     """
-    bare.wait_until_idle()
+    SCHEDULER.wait_until_idle()
     command = [sys.executable, "-m", "benchmarks.cluster.client", measurement]
     done = subprocess.run(
         [*command, json.dumps(arguments)], capture_output=True, text=True, timeout=300, check=False
@@ -45,7 +44,7 @@ def client(measurement: str, *arguments: Any) -> dict[str, float]:
 
 def bare_array_job(tasks: int = WORKERS) -> tuple[float, float]:
     """The same for the scheduler alone."""
-    bare.wait_until_idle()
+    SCHEDULER.wait_until_idle()
     return bare.array_job(tasks)
 
 
@@ -100,21 +99,21 @@ def measure_calls(table: Table, counts: list[int]) -> None:
 def measure_one_job_a_call(table: Table) -> None:
     """What an array job with a task for each call takes."""
     last_s = bare_array_job(100)[1]
-    table.add("100 empty calls", GRID_ENGINE, "s", last_s)
+    table.add("100 empty calls", ALONE, "s", last_s)
 
 
 def measure_first(table: Table, counts: list[int]) -> None:
     """The first result, in turn with the first line that a job of the scheduler's runs."""
     reference_s, last_s = bare_array_job()
     reference = "first line of the first of 4 tasks"
-    table.add(reference, GRID_ENGINE, "s", reference_s)
-    table.add("first line of the last of 4 tasks", GRID_ENGINE, "s", last_s)
+    table.add(reference, ALONE, "s", reference_s)
+    table.add("first line of the last of 4 tasks", ALONE, "s", last_s)
     for count in counts:
         measured = client("first", count)
         what = f"first of {count:,} empty calls"
         table.add(what, GRIDMAP, "s", measured["first_s"])
-        at_most = table.figure(reference, GRID_ENGINE) + NOTICEABLE_S
-        text = f"Grid Engine alone + {NOTICEABLE_S} s, {at_most:.3f} s"
+        at_most = table.figure(reference, ALONE) + NOTICEABLE_S
+        text = f"{ALONE} + {NOTICEABLE_S} s, {at_most:.3f} s"
         table.aim(what, goal={"at_most": at_most}, goal_text=text)
         table.add(
             "before that, not counted: from gridmap import grid_map",
@@ -178,8 +177,10 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.record == FILE and options.smoke:
         parser.error("what is recorded there is at full size")
-    if "SGE_ROOT" not in os.environ or shutil.which("qsub") is None:
-        print("SKIPPED cluster: no Grid Engine here; tools/cluster_bench brings one up")
+    if not SCHEDULER.present:
+        print(
+            "SKIPPED cluster: neither Grid Engine nor Slurm here; tools/cluster_bench brings one up"
+        )
         return 0
     tables: defaultdict[str, Table] = defaultdict(Table)
     for name, times, measures in measurements(options.smoke):
@@ -187,8 +188,8 @@ def main(arguments: list[str]) -> int:
             for _ in range(times):
                 for measure in measures:
                     measure(tables[name])
-    versions = {"Grid Engine": bare.version(), "with": bare.scheduler()}
+    versions = {SCHEDULER.name: SCHEDULER.version(), "with": SCHEDULER.settings()}
     for name, table in tables.items():
         if options.record:
-            record("cluster", name, table.rows, COMMAND, versions, options.record)
+            record(SCHEDULER.part, name, table.rows, COMMAND, versions, options.record)
     return 0

@@ -189,6 +189,8 @@ class Workload:
     :param make: makes the task
     :param small: makes one that takes no time, for `--smoke`
     :param at_most_s: the goal for GridMap
+    :param others_s: what others took, by system, on the machine and in the hour in which the goal
+        was set: by them the speed of another hour is known
     :param ideal_s: what it takes where nothing but the calls takes time
     :param only: the systems that it is measured with; all where none are named
     :param only_small: the same for the small task
@@ -203,11 +205,13 @@ class Workload:
         ideal_s: float | None = None,
         only: tuple[str, ...] = (),
         only_small: tuple[str, ...] = (),
+        others_s: tuple[float | None, ...] = (),
     ) -> None:
         self.title = title
         self.make = make
         self.small = small
         self.at_most_s = at_most_s
+        self.others_s = dict(zip(OTHERS, others_s, strict=False))
         self.ideal_s = ideal_s
         self.only = only
         self.only_small = only_small
@@ -231,12 +235,33 @@ def _sizes(title: str, size_bytes: int, number: int) -> Workload:
 
 
 FAST = ("GridMap", "Pool", "joblib", "mpire", "serial")
+OTHERS = (
+    "Pool", "ProcessPoolExecutor", "loky", "joblib", "mpire", "executorlib", "dask.distributed",
+    "Ray", "Parsl",
+)  # fmt: skip
 
 WORKLOADS: dict[str, Workload] = {
-    "first": Workload("4 calls", _squares, _squares, 0.08),
-    "noop20k": Workload("20,000 empty calls", lambda: noops(20_000), lambda: noops(200), 0.08),
+    "first": Workload(
+        "4 calls",
+        _squares,
+        _squares,
+        0.08,
+        others_s=(0.03, 0.03, 0.19, 0.48, 0.29, 0.35, 1.5, 6, 7),
+    ),
+    "noop20k": Workload(
+        "20,000 empty calls",
+        lambda: noops(20_000),
+        lambda: noops(200),
+        0.08,
+        others_s=(0.03, 2.0, 2.7, 0.38, 0.28, 5.0, 37, 17, 30),
+    ),
     "noop1m": Workload(
-        "1,000,000 empty calls", lambda: noops(10**6), lambda: noops(2000), 0.24, only=FAST
+        "1,000,000 empty calls",
+        lambda: noops(10**6),
+        lambda: noops(2000),
+        0.24,
+        only=FAST,
+        others_s=(0.24, None, None, 3.0, 4.6),
     ),
     "skewed": Workload(
         "600 calls of very different length, 4.67 s in all, the longest last",
@@ -244,18 +269,21 @@ WORKLOADS: dict[str, Workload] = {
         lambda: skewed(60, 0.1),
         2.50,
         SKEWED_S / 2,
+        others_s=(3.4, 2.6, 2.7, 3.0, 2.9, 2.9, 4.2, 6.9),
     ),
     "bulk": Workload(
         "40 arrays of 16 MB there and back",
         lambda: bulk(40, 16 * MB),
         lambda: bulk(4, MB),
         0.6,
+        others_s=(3.2, 1.6, 1.7, 2.2, None, 1.8, 5.9, 5.1, 42),
     ),
     "broadcast": Workload(
         "a function with an array of 128 MB, 100 calls",
         lambda: broadcast(100, 128 * MB),
         lambda: broadcast(100, MB),
         0.20,
+        others_s=(3.1, 37, 28, 0.47, 0.20, 27),
     ),
     "crash": Workload(
         "50 calls, one of which dies of SIGSEGV when it is first made",
@@ -263,6 +291,7 @@ WORKLOADS: dict[str, Workload] = {
         lambda: crash(50),
         0.4,
         only_small=("GridMap",),
+        others_s=(None, None, None, None, None, 2.3, 6.4, 12),
     ),
     "1ms": _spins("2,000 calls of 1 ms", 0.001, 2000),
     "10ms": _spins("200 calls of 10 ms", 0.01, 200),

@@ -39,7 +39,7 @@ class SimulatedCluster:
         count, processes = request.count, min(self._most, request.count)
         borders = [1 + number * count // processes for number in range(processes + 1)]
         for first, stop in zip(borders, borders[1:], strict=False):
-            command = [sys.executable, "-m", "benchmarks.scale.agents", request.command[-2]]
+            command = [sys.executable, "-m", "benchmarks.scale.agents", request.command[-3]]
             process = subprocess.Popen(
                 [*command, f"{first}:{stop - first}", self._mode],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,

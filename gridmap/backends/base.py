@@ -10,6 +10,12 @@ from msgspec import Struct
 from gridmap.core.events import NativeStatus
 from gridmap.core.spec import Resources
 
+NEVER_STARTS = "will never start"
+HELD_FOR_GOOD = "is held for good"
+BACK_IN_QUEUE = "was sent back to the queue"
+STUCK = (NEVER_STARTS, HELD_FOR_GOOD, BACK_IN_QUEUE)
+"""How the text begins of a worker that has failed, and is in the queue until it is deleted."""
+
 
 class SubmitRequest(Struct, frozen=True):
     """One array job of workers.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 LOG_TAIL_BYTES = 4_000
 MISSING, LATE = 127, 124
@@ -35,6 +36,27 @@ def run(
     except OSError as error:
         return MISSING, str(error)
     return done.returncode, done.stdout.decode(errors="replace")
+
+
+_NEEDED = ("HOME", "LANG", "LC_*", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "SHELL", "TZ", "USER",
+           "XDG_DATA_HOME")  # fmt: skip
+
+
+def needed_environment(also: Iterable[str] = ()) -> dict[str, str]:
+    """Returns what a command, and a worker that it starts, need of this program's environment.
+
+    The rest is none of the scheduler's business: what jobs are to see comes over our own wire.
+
+    :param also: further names; one that ends in "*" stands for all that begin so
+    """
+    names = "|".join(re.escape(name).replace(r"\*", ".*") for name in (*_NEEDED, *also))
+    return {name: value for name, value in os.environ.items() if re.fullmatch(names, name)}
+
+
+def words_said(output: str) -> str:
+    """Returns a command's own words, without its name before each line."""
+    lines = (re.sub(r"^\w+: (error: )?", "", line.strip()) for line in output.splitlines())
+    return "; ".join(line for line in lines if line) or "it said nothing"
 
 
 def worker_logs(log_dir: str, native_id: str) -> tuple[str, str]:

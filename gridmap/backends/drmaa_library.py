@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import NamedTuple
 
 from gridmap.errors import DRMAANotPresentException
 
@@ -28,6 +29,24 @@ _CURE = (
 _lock = threading.Lock()
 
 
+class Loaded(NamedTuple):
+    """The library of this process.
+
+    :param copied: not the file itself, but a copy in memory that does without libjemalloc
+    """
+
+    path: str
+    copied: bool
+
+
+_loaded: list[Loaded] = []
+
+
+def loaded() -> Loaded | None:
+    """Returns which library `load_drmaa` has loaded; None when none, or when somebody else has."""
+    return _loaded[0] if _loaded else None
+
+
 def load_drmaa() -> ModuleType:
     """Returns the package drmaa with its C library loaded.
 
@@ -39,8 +58,10 @@ def load_drmaa() -> ModuleType:
         problems = []
         for path in candidates():
             try:
-                with _loadable(path) as loaded:
-                    return _import(loaded)
+                with _loadable(path) as found:
+                    package = _import(found)
+                    _loaded[:] = [Loaded(path, copied=found != path)]
+                    return package
             except OSError as error:
                 text = str(error)  # the loader names the path, if not always
                 problems.append(text if text.startswith(path) else f"{path}: {text}")

@@ -6,24 +6,25 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from gridmap.backends.base import BACK_IN_QUEUE, NEVER_STARTS
 from gridmap.backends.grid_engine import fold
 from gridmap.core.events import NativeState, NativeStatus
 from gridmap.errors import Cause, signal_name
 
-FIELDS = ("JobArrayID", "State", "Reason", "exit_code", "NodeList")
+FIELDS = ("JobArrayID", "State", "Reason", "exit_code", "NodeList", "RestartCnt")
 """What squeue is asked for."""
 
 SEPARATOR = "|"
 
-NEVER_STARTS = "will never start"
-
-NEVER = frozenset({
-    "AccountNotAllowed", "BadConstraints", "DependencyNeverSatisfied", "InvalidAccount",
-    "InvalidQOS", "PartitionConfig", "PartitionTimeLimit", "QOSNotAllowed",
-})  # fmt: skip
+NEVER = re.compile(
+    "AccountNotAllowed|BadConstraints|DependencyNeverSatisfied|InvalidAccount|InvalidQOS"
+    "|PartitionConfig|PartitionTimeLimit|QOSNotAllowed"
+    r"|(Assoc|QOS)(Max|Min)\w+Per(Job|Node)\w*|QOSMin\w+"  # what one job asks for
+    "|launch[ _]failed[ _]requeued[ _]held"
+)
 """Reasons of a job that waits and that nothing but its owner or an administrator can mend.
 
-Source: squeue(1) "JOB REASON CODES"; tried on Slurm 22.05
+Source: squeue(1) "JOB REASON CODES"; some of them tried on Slurm 22.05
 """
 
 _STATES = {
@@ -105,10 +106,11 @@ def submitted(text: str) -> tuple[str, str]:
 def parse_squeue(text: str) -> Iterator[Listed]:
     """Yields each element in the output of squeue with FIELDS."""
     for line in text.splitlines():
-        words = line.split(SEPARATOR)
-        if len(words) > len(FIELDS) and re.fullmatch(r"\d+(_\d+)?", words[0].strip()):
-            native_id, state, reason, code, nodes = (word.strip() for word in words[: len(FIELDS)])
-            yield Listed(native_id, _status(state, reason, _wait_status(code), nodes, "squeue"))
+        words = [word.strip() for word in line.split(SEPARATOR)]
+        if len(words) > len(FIELDS) and re.fullmatch(r"\d+(_\d+)?", words[0]):
+            native_id, state, reason, code, nodes, restarts = words[: len(FIELDS)]
+            status = _status(state, reason, _number(code), nodes, "squeue", _number(restarts))
+            yield Listed(native_id, status)
 
 
 def parse_sacct(text: str) -> Iterator[Listed]:
@@ -121,11 +123,14 @@ def parse_sacct(text: str) -> Iterator[Listed]:
             yield Listed(words[0], _status(words[1], "", code, words[3], "sacct"))
 
 
-def _wait_status(text: str) -> int:
+def _number(text: str) -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def _status(state: str, reason: str, code: int, nodes: str, who: str) -> NativeStatus:
+def _status(
+    state: str, reason: str, code: int, nodes: str, who: str, restarts: int = 0
+) -> NativeStatus:
+    """Returns a status; `code` is that of wait(2)."""
     word = state.split(" ")[0].rstrip("+")  # "CANCELLED by 1000"
     known = _STATES.get(word, NativeState.UNKNOWN)
     told = [f"{who} says {state}"]
@@ -134,8 +139,11 @@ def _status(state: str, reason: str, code: int, nodes: str, who: str) -> NativeS
     if nodes:
         told.append(f"on {nodes}")
     if known is NativeState.PENDING:
-        if reason in NEVER:
+        if NEVER.fullmatch(reason):
             return NativeStatus(NativeState.FAILED, f"{NEVER_STARTS}: {', '.join(told)}")
+        if restarts:  # somebody did that; a new worker starts two minutes sooner
+            text = f"{BACK_IN_QUEUE}: {', '.join(told)}"
+            return NativeStatus(NativeState.FAILED, text, cause=Cause.PREEMPTED)
         if reason in _HELD:
             known = NativeState.HELD
     if known not in (NativeState.DONE, NativeState.FAILED, NativeState.DELETED):

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from email.message import EmailMessage
 from typing import TYPE_CHECKING, Any
@@ -159,12 +159,12 @@ def _attach_plots(mail: EmailMessage, failure: Failure, period_s: float) -> None
 # --- delivery -------------------------------------------------------------------------------------
 
 
-def deliver(mail: EmailMessage, server: str) -> None:
-    """Hands a mail to a server within DEADLINE_S.
+@contextlib.contextmanager
+def conversation(server: str) -> Iterator[smtplib.SMTP]:
+    """Connects to a mail server, and hangs up after DEADLINE_S at the latest.
 
     :param server: host, or host:port
     :raises OSError: the server is not there, or too slow
-    :raises smtplib.SMTPException: it does not want the mail
     """
     with smtplib.SMTP(timeout=STEP_TIMEOUT_S) as smtp:
         # A server that sends a byte now and then never runs into the timeout of one step.
@@ -174,9 +174,20 @@ def deliver(mail: EmailMessage, server: str) -> None:
             watchdog.start()
         try:
             smtp.connect(server)
-            smtp.send_message(mail)
+            yield smtp
         finally:
             watchdog.cancel()
+
+
+def deliver(mail: EmailMessage, server: str) -> None:
+    """Hands a mail to a server within DEADLINE_S.
+
+    :param server: host, or host:port
+    :raises OSError: the server is not there, or too slow
+    :raises smtplib.SMTPException: it does not want the mail
+    """
+    with conversation(server) as smtp:
+        smtp.send_message(mail)
 
 
 def _hang_up(smtp: smtplib.SMTP) -> None:

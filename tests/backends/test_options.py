@@ -296,7 +296,7 @@ def test_a_wrong_description(change: dict[str, Any], message: str) -> None:
 
 def test_schedulers_that_there_are_not() -> None:
     for name in ("moab", "../x", ""):
-        with pytest.raises(ValueError, match="grid_engine, htcondor, lsf, oar, openpbs, slurm"):
+        with pytest.raises(ValueError, match="grid_engine, .*htcondor, lsf, oar, openpbs, slurm"):
             words_of(name)
 
 

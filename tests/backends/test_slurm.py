@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gridmap.backends import slurm
+from gridmap.backends import bookkeeping
 from gridmap.backends.base import SubmitRequest
 from gridmap.backends.slurm import SlurmBackend
 from gridmap.core.events import NativeState as S
@@ -51,7 +51,7 @@ class Fake:
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/usr/bin{os.pathsep}/bin")
-    monkeypatch.setattr(slurm, "GONE_AFTER_S", 0.0)
+    monkeypatch.setattr(bookkeeping, "GONE_AFTER_S", 0.0)
     return Fake(tmp_path)
 
 
@@ -77,7 +77,7 @@ def test_without_arrays_each_worker_is_a_job(fake: Fake) -> None:
     backend = SlurmBackend()
     assert backend.submit(request(2)) == ["7", "8"]
     assert all("--array" not in words and "%j.out" in words for words in fake.called("sbatch"))
-    fake.lists("7|RUNNING|None|0|n1|", "8|PENDING|Priority|0||")
+    fake.lists("7|RUNNING|None|0|n1|0|", "8|PENDING|Priority|0||0|")
     states = {one: status.state for one, status in backend.status(["7", "8"]).items()}
     assert states == {"7": S.RUNNING, "8": S.PENDING}
 
@@ -110,7 +110,7 @@ def test_all_or_none(fake: Fake) -> None:
 def test_who_will_never_start_is_deleted_in_one_go(fake: Fake) -> None:
     backend = SlurmBackend()
     ids = backend.submit(request(3))
-    fake.lists(*(f"{one}|PENDING|BadConstraints|0||" for one in ids))
+    fake.lists(*(f"{one}|PENDING|BadConstraints|0||0|" for one in ids))
     fake.answers("scancel", "echo 'Unable to contact slurm controller' >&2; exit 1")
     assert {status.state for status in backend.status(ids).values()} == {S.FAILED}
     fake.answers("scancel", "true")
@@ -124,12 +124,14 @@ def test_who_will_never_start_is_deleted_in_one_go(fake: Fake) -> None:
 def test_what_is_gone(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = SlurmBackend()
     ids = backend.submit(request(3))
-    fake.lists("7_0|PENDING|Resources|0||", "7_1|RUNNING|None|0|n1|", "7_2|PENDING|Resources|0||")
+    fake.lists(
+        "7_0|PENDING|Resources|0||0|", "7_1|RUNNING|None|0|n1|0|", "7_2|PENDING|Resources|0||0|"
+    )
     backend.status(ids)
     fake.lists()
     assert backend.status(ids[:2])["7_0"].state is S.DELETED
     assert backend.status(ids[:2])["7_1"].state is S.FAILED
-    monkeypatch.setattr(slurm, "TRUSTED_S", 0.0)  # as if it had been long ago
+    monkeypatch.setattr(bookkeeping, "TRUSTED_S", 0.0)  # as if it had been long ago
     assert backend.status(ids)["7_2"].state is S.FAILED
 
 

@@ -10,20 +10,21 @@ from gridmap.errors import Cause
 
 # as Slurm 22.05 printed it
 LISTED = """\
-9_2|PENDING|JobArrayTaskLimit|0||
-9_1|RUNNING|None|0|n1|
-9_3|FAILED|NonZeroExitCode|768|n2|
-9_4|FAILED|NonZeroExitCode|11|n2|
-15_0|PENDING|PartitionConfig|0||
-16_0|PENDING|JobHeldUser|0||
-17_0|OUT_OF_MEMORY|OutOfMemory|125|n1|
-18_0|TIMEOUT|TimeLimit|1|n1|
-19_0|COMPLETED|None|0|n1|
-20|CANCELLED|None|0|n1|
-21_7|NODE_FAIL|NodeDown|1|n2|
-22_7|COMPLETING|None|0|n2|
-23_7|PREEMPTED|None|0|n2|
-24_7|SOMETHING_NEW|None|0|n2|
+9_2|PENDING|JobArrayTaskLimit|0||0|
+9_1|RUNNING|None|0|n1|0|
+9_3|FAILED|NonZeroExitCode|768|n2|0|
+9_4|FAILED|NonZeroExitCode|11|n2|0|
+15_0|PENDING|PartitionConfig|0||0|
+16_0|PENDING|JobHeldUser|0||0|
+17_0|OUT_OF_MEMORY|OutOfMemory|125|n1|0|
+18_0|TIMEOUT|TimeLimit|1|n1|0|
+19_0|COMPLETED|None|0|n1|0|
+20|CANCELLED|None|0|n1|0|
+21_7|NODE_FAIL|NodeDown|1|n2|0|
+22_7|COMPLETING|None|0|n2|0|
+23_7|PREEMPTED|None|0|n2|0|
+24_7|SOMETHING_NEW|None|0|n2|0|
+25_7|PENDING|BeginTime|0||1|
 """
 
 
@@ -34,6 +35,7 @@ def test_what_squeue_lists() -> None:
         "9_2": S.PENDING, "9_1": S.RUNNING, "9_3": S.FAILED, "9_4": S.FAILED, "15_0": S.FAILED,
         "16_0": S.HELD, "17_0": S.FAILED, "18_0": S.FAILED, "19_0": S.DONE, "20": S.DELETED,
         "21_7": S.FAILED, "22_7": S.RUNNING, "23_7": S.FAILED, "24_7": S.UNKNOWN,
+        "25_7": S.FAILED,
     }  # fmt: skip
     assert (listed["9_3"].exit_status, listed["9_3"].signal) == (3, 0)
     assert (listed["9_4"].exit_status, listed["9_4"].signal) == (-1, 11)
@@ -42,6 +44,7 @@ def test_what_squeue_lists() -> None:
     causes = {one: status.cause for one, status in listed.items() if status.cause}
     assert causes == {
         "17_0": Cause.MEMORY, "18_0": Cause.WALLTIME, "23_7": Cause.PREEMPTED,
+        "25_7": Cause.PREEMPTED,
     }  # fmt: skip
 
 
@@ -51,6 +54,28 @@ def test_what_the_accounting_says() -> None:
     assert listed.keys() == {"9_3", "9_4"}
     assert (listed["9_3"].state, listed["9_3"].exit_status) == (S.FAILED, 3)
     assert (listed["9_4"].state, listed["9_4"].signal) == (S.DELETED, 15)
+
+
+@pytest.mark.parametrize(
+    ("reason", "state"),
+    [
+        ("Resources", S.PENDING),
+        ("AssocGrpCpuLimit", S.PENDING),
+        ("QOSMaxJobsPerUserLimit", S.PENDING),
+        ("ReqNodeNotAvail, UnavailableNodes:n1", S.PENDING),
+        ("Dependency", S.PENDING),
+        ("JobHeldAdmin", S.HELD),
+        ("AssocMaxCpuPerJobLimit", S.FAILED),
+        ("QOSMaxWallDurationPerJobLimit", S.FAILED),
+        ("QOSMinGRES", S.FAILED),
+        ("DependencyNeverSatisfied", S.FAILED),
+        ("launch failed requeued held", S.FAILED),
+    ],
+)
+def test_what_a_waiting_job_waits_for(reason: str, state: S) -> None:
+    (listed,) = words.parse_squeue(f"9_1|PENDING|{reason}|0||0|\n")
+    assert listed.status.state is state and reason in listed.status.text
+    assert listed.status.text.startswith("will never start") is (state is S.FAILED)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gridmap import call
 from gridmap.backends.base import Backend, SubmitRequest
 from gridmap.backends.registry import open_backend
 from gridmap.core.spec import Resources
@@ -71,6 +72,21 @@ def nothing_left(cluster: None) -> Iterator[None]:
         with contextlib.suppress(subprocess.CalledProcessError):
             SCHEDULER.delete(array)
     assert not tasks, f"left in the queue: {tasks}"
+
+
+@pytest.fixture(autouse=True)
+def chosen(nothing_left: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has calls that name no backend use the one under test, where that is not chosen by itself.
+
+    What a test changes by `monkeypatch` is undone before the queue is looked at.
+    """
+    if SCHEDULER.backend not in call.BACKENDS:
+        real = call._choose_backend
+
+        def choose(backend: str, *others: bool) -> str:
+            return SCHEDULER.backend if backend == "auto" else real(backend, *others)
+
+        monkeypatch.setattr(call, "_choose_backend", choose)
 
 
 @pytest.fixture

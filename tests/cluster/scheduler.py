@@ -34,6 +34,7 @@ class GridEngine:
     commands = ("qstat",)
     hosts = (os.uname().nodename,)
     present = "SGE_ROOT" in os.environ
+    accounting = True
 
     def queued(self) -> list[Task]:
         """Returns the user's tasks, without those that are being deleted."""
@@ -71,6 +72,11 @@ class Slurm:
     hosts = ("n1", "n2")
     present = "SLURM_CONF" in os.environ
 
+    @property
+    def accounting(self) -> bool:
+        """Whether Slurm keeps account of what has ended: sacct can be asked."""
+        return "accounting_storage/slurmdbd" in _output("scontrol", "show", "config")
+
     def queued(self) -> list[Task]:
         """Returns the user's elements of arrays, without those that are ending."""
         told = _output("squeue", "-h", "-r", "--me", "-t", "PD,R,S", "-o", "%i|%T|%j")
@@ -103,4 +109,24 @@ def _output(*command: str) -> str:
     return done.stdout
 
 
-SCHEDULER: GridEngine | Slurm = Slurm() if Slurm.present else GridEngine()
+class GridEngineCommands(GridEngine):
+    """The same, by the commands that a file describes."""
+
+    backend = "grid_engine_commands"
+
+
+class SlurmCommands(Slurm):
+    """The same, by the commands that a file describes."""
+
+    backend = "slurm_commands"
+
+
+def _scheduler() -> GridEngine | Slurm:
+    """Returns the one that is here, under the backend that CLUSTER_BACKEND names."""
+    kinds = (Slurm, SlurmCommands) if Slurm.present else (GridEngine, GridEngineCommands)
+    wanted = os.environ.get("CLUSTER_BACKEND") or kinds[0].backend
+    (kind,) = (kind for kind in kinds if kind.backend == wanted)
+    return kind()
+
+
+SCHEDULER = _scheduler()

@@ -31,6 +31,7 @@ def test_more_workers_than_slots_and_all_deleted(backend, request_for) -> None:
     assert backend.find(request.run_tag) == []
 
 
+@pytest.mark.endings
 def test_one_worker_of_an_array_is_deleted(backend, request_for) -> None:
     ids = backend.submit(request_for("/bin/sleep", "100", count=3))
     until(backend, ids[1:2], {NativeState.RUNNING})
@@ -71,17 +72,20 @@ def test_logs_and_working_directory(backend, request_for, shared) -> None:
         assert Path(err).read_text().strip() == "oops"
 
 
+@pytest.mark.endings
 def test_exit_status(backend, request_for) -> None:
     status = run_to_end(backend, request_for("/bin/sh", "-c", "exit 3"))
     assert (status.state, status.exit_status) == (NativeState.FAILED, 3)
 
 
+@pytest.mark.endings
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_killed_by_a_signal(backend, request_for, number) -> None:
     status = run_to_end(backend, request_for("/bin/sh", "-c", f"kill -{int(number)} $$"))
     assert (status.state, status.signal) == (NativeState.FAILED, number)
 
 
+@pytest.mark.endings
 def test_deleted_by_somebody_while_pending(backend, request_for) -> None:
     ids = backend.submit(request_for("/bin/sleep", "100", count=6))
     until(backend, ids[:1], {NativeState.RUNNING})
@@ -93,6 +97,7 @@ def test_deleted_by_somebody_while_pending(backend, request_for) -> None:
     until(backend, ids, ENDED)
 
 
+@pytest.mark.endings
 def test_diagnosis_shows_the_log(backend, request_for) -> None:
     [native_id] = backend.submit(request_for("/bin/sh", "-c", "echo no such module >&2; exit 1"))
     until(backend, [native_id], ENDED)

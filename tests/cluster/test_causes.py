@@ -37,6 +37,7 @@ def make_notes(folder: Path, pause_s: float):
     return notes
 
 
+@pytest.mark.endings
 @row(
     fault="h_rt (3 s) is exceeded by one call",
     where="scheduler",

@@ -76,6 +76,7 @@ def make_bad() -> Callable[[int], int]:
     return bad
 
 
+@pytest.mark.endings
 @row(
     fault="SIGKILL, SIGSEGV, os._exit and an exception, each in one of 100 calls",
     where="child",
@@ -127,6 +128,7 @@ def test_first_failure_is_raised_before_or_after_the_rest(tmp_path) -> None:
 # --- workers --------------------------------------------------------------------------------------
 
 
+@pytest.mark.endings
 @row(
     fault="SIGKILL of two of them",
     where="agent",
@@ -152,6 +154,7 @@ def test_workers_that_are_killed_are_replaced(tmp_path, arrays, caplog) -> None:
     assert sum(job.num_resubmits for job in jobs) == 2
 
 
+@pytest.mark.endings
 @row(
     fault="a worker is deleted before it starts, another at work",
     where="scheduler",
@@ -174,6 +177,7 @@ def test_workers_that_are_deleted_are_not_replaced(tmp_path, arrays, caplog) -> 
     assert len(arrays()) == 1
 
 
+@pytest.mark.endings
 @row(
     fault="SIGSTOP for good",
     where="agent",
@@ -196,6 +200,7 @@ def test_a_worker_that_falls_silent(tmp_path, monkeypatch, caplog) -> None:
     eventually(lambda: stopped not in processes(), what="the stopped worker is deleted")
 
 
+@pytest.mark.endings
 @row(
     fault="all workers are deleted",
     where="scheduler",
@@ -235,6 +240,7 @@ def test_an_interpreter_that_fails_on_the_node(tmp_path, monkeypatch, arrays) ->
     assert len(arrays()) <= 3
 
 
+@pytest.mark.endings
 @row(
     fault="a worker cannot be started (an error state)",
     where="scheduler",

@@ -42,6 +42,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.endings
 def test_jobs_of_all_kinds(tmp_path, monkeypatch, runs) -> None:
     numpy = pytest.importorskip("numpy")
     monkeypatch.chdir(tmp_path)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -10,13 +12,16 @@ from pathlib import Path
 import pytest
 
 import gridmap
+from gridmap import Job, JobOutOfTime
 from gridmap.backends import slurm
 from gridmap.backends.registry import open_backend
 from gridmap.backends.slurm import SlurmBackend
 from gridmap.core.events import NativeState
 from gridmap.errors import BackendError, Cause, JobNeverStarted, JobOutOfMemory
-from tests.cluster.client import eventually, queued
+from tests.cluster.client import eventually, make_gate, queued, workers_of
 from tests.cluster.polling import ENDED, run_to_end, until
+from tests.cluster.scheduler import SCHEDULER
+from tests.rows import row
 
 pytestmark = pytest.mark.only_on("slurm")
 
@@ -26,7 +31,7 @@ def test_it_is_found_by_itself() -> None:
 
 
 def test_an_array_larger_than_slurm_takes_is_several(backend, request_for, monkeypatch) -> None:
-    monkeypatch.setattr(backend, "_largest_array", 3)
+    monkeypatch.setattr(backend, "largest_array", 3)
     request = request_for("/bin/sleep", "100", count=8)
     ids = backend.submit(request)
     assert len(set(ids)) == 8 and len({x.partition("_")[0] for x in ids}) == 3
@@ -37,9 +42,10 @@ def test_an_array_larger_than_slurm_takes_is_several(backend, request_for, monke
 
 
 def test_the_largest_array_is_slurms(backend) -> None:
-    assert backend._largest_array == 2001
+    assert backend.largest_array == 2001
 
 
+@pytest.mark.endings
 def test_a_worker_that_will_never_start_is_deleted_and_says_why(backend, request_for) -> None:
     [native_id] = backend.submit(request_for("/bin/true", num_slots=99))
     status = until(backend, [native_id], ENDED)[native_id]
@@ -55,6 +61,13 @@ def test_a_run_whose_workers_will_never_start_says_so() -> None:
     assert time.monotonic() - began < 20
 
 
+@pytest.mark.endings
+@row(
+    fault="uses more memory than h_vmem, which the kernel enforces (OUT_OF_MEMORY)",
+    where="child",
+    expected="cause memory",
+    bound_s=20,
+)
 def test_more_memory_than_was_asked_for_is_out_of_memory(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("GRIDMAP_RUN_DIR", str(tmp_path / "runs"))
     monkeypatch.setenv("NUM_RESUBMITS", "0")
@@ -82,6 +95,7 @@ def test_gpus(backend, request_for, shared) -> None:
     assert log.read_text().strip() == "0,1"
 
 
+@pytest.mark.endings
 def test_a_worker_that_cannot_start_is_diagnosed(backend, request_for) -> None:
     [native_id] = backend.submit(request_for("/nosuch/python"))
     status = until(backend, [native_id], ENDED)[native_id]
@@ -93,8 +107,8 @@ def test_without_accounting_what_squeue_forgot_has_ended(backend, request_for, m
     ids = backend.submit(request_for("/bin/sleep", "100", count=2))
     until(backend, ids, {NativeState.RUNNING})
     with monkeypatch.context() as patch:
-        patch.setattr(slurm, "GONE_AFTER_S", 0.5)
-        patch.setattr(backend, "_accounting_s", 0.0)
+        patch.setattr(backend, "gone_after_s", 0.5)
+        patch.setattr(backend, "_history_s", 0.0)
         patch.setattr(backend, "_listed", lambda *which: {})
         seen = until(backend, ids, ENDED)
     assert {status.text for status in seen.values()} == {"Slurm no longer knows it"}
@@ -104,10 +118,12 @@ def test_without_accounting_what_squeue_forgot_has_ended(backend, request_for, m
 
 
 def test_the_accounting_knows_what_squeue_forgot(backend, request_for, monkeypatch) -> None:
+    if not SCHEDULER.accounting:
+        pytest.skip("this Slurm keeps no accounts")
     ids = backend.submit(request_for("/bin/sh", "-c", "exit 3", count=2))
     later = open_backend("slurm")
-    assert isinstance(later, SlurmBackend) and later._accounting_s > 0
-    monkeypatch.setattr(slurm, "GONE_AFTER_S", 60.0)
+    assert isinstance(later, SlurmBackend) and later._history_s > 0
+    monkeypatch.setattr(later, "gone_after_s", 60.0)
     monkeypatch.setattr(later, "_listed", lambda *which: {})
     seen = until(later, ids, ENDED)
     assert {(status.state, status.exit_status) for status in seen.values()} == {
@@ -166,3 +182,72 @@ def test_the_time_limit_is_slurms_too(backend, request_for) -> None:
     assert "TimeLimit=00:02:00" in record and "Requeue=0" in record
     backend.cancel(ids)
     until(backend, ids, ENDED)
+
+
+@row(
+    fault="h_rt (1 min) is exceeded, and the agent says no more (SIGSTOP)",
+    where="scheduler",
+    expected="cause walltime, from the scheduler (TIMEOUT)",
+    bound_s=150,
+    speed="slow",
+)
+def test_slurm_tells_of_a_worker_that_is_out_of_time_and_says_no_more(
+    tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("GRIDMAP_RUN_DIR", str(tmp_path / "runs"))
+    monkeypatch.setenv("MAX_TIME_BETWEEN_HEARTBEATS", "600")
+    wait, begun, _ = make_gate(tmp_path)
+    with gridmap.submit([Job(wait, [1], h_rt="0:1:0")], max_workers=1) as run:
+        eventually(begun)
+        os.kill(next(iter(workers_of(run.id))), signal.SIGSTOP)
+        with pytest.raises(JobOutOfTime, match="TIMEOUT"):
+            run.results()
+    assert begun() == [1]
+
+
+@pytest.mark.endings
+@row(
+    fault="Slurm has forgotten a worker that was killed before anybody asked for it",
+    where="scheduler",
+    expected="another comes; every value",
+    bound_s=30,
+)
+def test_a_worker_that_slurm_has_forgotten(tmp_path, monkeypatch) -> None:
+    """As where jobs are forgotten soon (MinJobAge), and there is no accounting."""
+    monkeypatch.setenv("GRIDMAP_RUN_DIR", str(tmp_path / "runs"))
+    forgotten = tmp_path / "forgotten"
+    forgotten.touch()
+    for command in ("squeue", "sacct"):
+        script = tmp_path / "bin" / command
+        script.parent.mkdir(exist_ok=True)
+        leave_out = f"grep -v -F -f {forgotten} || true"
+        script.write_text(f'#!/bin/sh\n{shutil.which(command)} "$@" | {leave_out}\n')
+        script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    wait, begun, gate = make_gate(tmp_path)
+    with gridmap.submit([Job(wait, [n]) for n in range(2)], max_workers=2) as run:
+        eventually(lambda: len(begun()) == 2)
+        pid, native_id = next(iter(workers_of(run.id).items()))
+        forgotten.write_text(f"{native_id}\n")
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: len(set(workers_of(run.id).values()) - {native_id}) == 2)
+        gate.touch()
+        assert run.results() == [0, 1]
+
+
+def test_a_worker_that_is_requeued_is_replaced_at_once(tmp_path, monkeypatch) -> None:
+    """As an administrator may do; Slurm itself would start it again after two minutes."""
+    monkeypatch.setenv("GRIDMAP_RUN_DIR", str(tmp_path / "runs"))
+    monkeypatch.setenv("CHECK_FREQUENCY", "0.5")
+    wait, begun, gate = make_gate(tmp_path)
+    jobs = [gridmap.Job(wait, [n]) for n in range(2)]
+    with gridmap.submit(jobs, max_workers=2) as run:
+        eventually(lambda: len(begun()) == 2)
+        requeued = next(iter(workers_of(run.id).values()))
+        for words in (("update", f"JobId={requeued}", "Requeue=1"), ("requeue", requeued)):
+            subprocess.run(["scontrol", *words], check=True, capture_output=True, timeout=20)
+        eventually(lambda: len(set(workers_of(run.id).values()) - {requeued}) == 2, 40)
+        eventually(lambda: requeued not in {task.native_id for task in queued()}, what="deleted")
+        gate.touch()
+        assert run.results() == [0, 1]
+    assert {job.num_resubmits for job in jobs} == {0}

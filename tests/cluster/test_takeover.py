@@ -73,6 +73,7 @@ def test_live_workers_go_on_under_another_client(tmp_path: Path) -> None:
     assert gridmap.runs() == []
 
 
+@pytest.mark.endings
 @row(
     fault="SIGKILL, its workers are deleted, then attach",
     where="client",

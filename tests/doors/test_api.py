@@ -37,6 +37,8 @@ GRID_MAP = (
 OF_JOB = "retry=None retry_on=() max_rss=None"
 OURS = "max_workers=None on_error='raise' reuse=True backend='auto' children=1"
 
+PROFILE = "profile=None"
+
 LOCAL = [{"max_processes": 1}, {"max_processes": 4}]
 
 
@@ -56,10 +58,10 @@ def signature(function: Any, kind: Any) -> str:
 @pytest.mark.parametrize(
     ("function", "positional", "keywords"),
     [
-        (Job.__init__, JOB, OF_JOB),
-        (process_jobs, PROCESS_JOBS, OURS),
-        (gridmap.submit, PROCESS_JOBS, OURS),
-        (grid_map, GRID_MAP, f"{OURS} {OF_JOB}"),
+        (Job.__init__, JOB, f"{OF_JOB} {PROFILE}"),
+        (process_jobs, PROCESS_JOBS, f"{OURS} {PROFILE}"),
+        (gridmap.submit, PROCESS_JOBS, f"{OURS} {PROFILE}"),
+        (grid_map, GRID_MAP, f"{OURS} {OF_JOB} {PROFILE}"),
     ],
 )
 def test_signatures_are_the_historic_ones(function: Any, positional: str, keywords: str) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.lab import NODES, TOOL, USER, Host, Lab, eventually, tool
+from tests.faults.clients import USER, eventually
+from tests.faults.lab import NODES, TOOL, Host, Lab, tool
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

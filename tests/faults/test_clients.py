@@ -6,7 +6,8 @@ import shutil
 import signal
 import time
 
-from tests.faults.lab import SLOTS, STATE, USER, Lab, broken, calls, eventually
+from tests.faults.clients import SLOTS, USER, broken, calls, eventually
+from tests.faults.lab import STATE, Lab
 from tests.rows import Stopwatch, row
 
 COUNT = 60

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 
 from tests.faults import bad_link, offload
-from tests.faults.lab import CELL, Host, Lab, broken, ip
+from tests.faults.clients import broken
+from tests.faults.lab import CELL, Host, Lab, ip
 from tests.rows import Stopwatch, row
 
 COUNT = 60

@@ -6,7 +6,8 @@ import contextlib
 import time
 from pathlib import Path
 
-from tests.faults.lab import STATE, Lab, broken, calls, eventually
+from tests.faults.clients import broken, calls, eventually
+from tests.faults.lab import STATE, Lab
 from tests.rows import Stopwatch, row
 
 COUNT = 60

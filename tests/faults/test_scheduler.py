@@ -8,7 +8,8 @@ import signal
 import time
 from pathlib import Path
 
-from tests.faults.lab import SLOTS, Lab, broken, eventually
+from tests.faults.clients import SLOTS, broken, eventually
+from tests.faults.lab import Lab
 from tests.rows import Stopwatch, row
 
 COUNT = 60

@@ -95,6 +95,21 @@ def test_the_scheduler_is_asked_for_workers_that_it_had_not_told_of(tmp_path: Pa
     earlier.book.close()
 
 
+def test_one_request_may_have_become_several_jobs(tmp_path: Path) -> None:
+    def write(ledger: Book) -> None:
+        ledger.requested(0, 0, 1)
+        ledger.requested(1, 0, 3)
+
+    earlier = Resumption(left(tmp_path, write))
+    backend = Found("11", "12", "9", "10")
+    earlier.meet(backend)  # type: ignore[arg-type]
+    assert earlier.event.workers == tuple(
+        KnownWorker(name, 0, request)
+        for name, request in (("9", 0), ("10", 1), ("11", 1), ("12", 1))
+    )
+    earlier.book.close()
+
+
 class Silent:
     """A transport to a scheduler that has nothing to say."""
 

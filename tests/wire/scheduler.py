@@ -148,7 +148,7 @@ def main(jobs: int, prefix: Sequence[str]) -> dict[str, Any]:
         submit = backend.submit
 
         def look(request: SubmitRequest) -> list[str]:
-            connection = json.loads(Path(request.command[-2], "connection.json").read_text())
+            connection = json.loads(Path(request.command[-3], "connection.json").read_text())
             addresses.append(connection["addresses"])
             return submit(request)
 

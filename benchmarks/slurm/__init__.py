@@ -1,0 +1,1 @@
+"""GridMap on a real Slurm, beside its peers."""

@@ -1,0 +1,170 @@
+"""Profiles: what a configuration file gives as defaults of the arguments of a call.
+
+What the call says wins.  None says nothing: it is what a function that hands its own arguments on
+has for those that it was not given.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from gridmap import conf
+from gridmap.errors import ConfigError
+from gridmap.resources import Resources
+from gridmap.retry import Retry
+
+if TYPE_CHECKING:
+    from gridmap.configuration.layout import Entry, Keys
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Entries = dict["Keys", "Entry"]
+
+LATELY_S = 0.05
+"""Where jobs are made one after the other, files are looked for so often."""
+
+SAME = (
+    ("num_slots", "slots"),
+    ("h_vmem", "memory"),
+    ("mem_free", "memory"),
+    ("h_rt", "walltime"),
+    ("gpu", "gpus"),
+    ("queue", "queue"),
+    ("project", "project"),
+    ("white_list", "hosts"),
+)
+"""Arguments, and the fields of Resources that say the same."""
+
+INSTEAD = {
+    "local": ("backend", "require_cluster"),
+    "backend": ("local", "require_cluster"),
+    "require_cluster": ("local",),
+}
+"""What a call says where it runs, and arguments that would contradict it."""
+
+
+class Applied(str):
+    """The name of a profile whose values are among the arguments already."""
+
+
+def with_profile(
+    within_s: float = 0.0, more: Iterable[str] = ()
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Returns a decorator that gives a function's arguments the defaults of a profile.
+
+    The function has a parameter `profile`, or takes any name; it is called with an Applied.
+
+    :param within_s: how long configuration files are taken to be as they were
+    :param more: arguments that it takes beside those that it names
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        names, takes = parameters(function)
+        takes |= {*more}
+
+        @functools.wraps(function)
+        def filled(*args: P.args, **options: P.kwargs) -> R:
+            profile: Any = options.get("profile")
+            if type(profile) is Applied:
+                return function(*args, **options)
+            files = conf.configured(within_s)
+            name = options["profile"] = Applied(conf.chosen_profile(profile, files))
+            given = dict(zip(names, args, strict=False))
+            wrong = len(args) > len(names) or given.keys() & options.keys()
+            if name not in files.profiles or wrong:  # the latter Python itself says best
+                return function(*args, **options)
+            given |= options
+            return function(**_filled(given, files.profiles[name], takes))  # type: ignore[call-arg]
+
+        return filled
+
+    return decorate
+
+
+def parameters(function: Callable[..., Any]) -> tuple[tuple[str, ...], set[str]]:
+    """Returns the names of those that can be given by place, and of all.
+
+    The module inspect would take long to load.
+    """
+    code = getattr(function, "__wrapped__", function).__code__
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    return names[: code.co_argcount], set(names)
+
+
+def _filled(
+    given: dict[str, Any], profile: Mapping[Keys, Entry], takes: set[str]
+) -> dict[str, Any]:
+    """Returns the arguments of a call, with those of a profile where it says nothing.
+
+    :param takes: the arguments that there are
+    """
+    said = {name: value for name, value in given.items() if value is not None}
+    entries = {keys: entry for keys, entry in profile.items() if keys[0] in takes}
+    for name, value in said.items():
+        entries.pop((name,), None)
+        for other in INSTEAD.get(name, ()) if value else ():
+            entries.pop((other,), None)
+    of_resources = _said_fields(said.get("resources"))
+    for name, field in SAME:
+        if name in said:
+            entries.pop(("resources", field), None)
+        if field in of_resources:
+            entries.pop((name,), None)
+    backend = entries.get(("backend",))
+    if backend is not None and str(backend.value).endswith(".toml"):
+        conf.check_description(backend)
+    filled = {**given, **{keys[0]: entry.value for keys, entry in entries.items() if not keys[1:]}}
+    for name, make in _TABLES.items():
+        table = {keys: entry for keys, entry in entries.items() if keys[0] == name and keys[1:]}
+        if table:
+            filled[name] = _made(make, table, said.get(name))
+    return filled
+
+
+def _made(make: Callable[[dict[str, Any], Any], Any], table: Entries, said: Any) -> Any:
+    """Returns what a table of the profile stands for, with what the call says.
+
+    :raises ConfigError: it stands for nothing; names the file
+    """
+    values = {keys[1]: entry.value for keys, entry in table.items()}
+    try:
+        return make(values, said)
+    except (TypeError, ValueError) as error:
+        entry = next(iter(table.values()))
+        where = ", ".join(dict.fromkeys(each.where for each in table.values()))
+        name = ".".join(entry.keys[:-1])
+        path, line = entry.document.path, entry.document.line(entry.keys)
+        raise ConfigError(f"{where}: {name}: {error}", path, line) from None
+
+
+def _environment(values: dict[str, Any], said: Any) -> Any:
+    return {**values, **(said or {})} if said is None or isinstance(said, Mapping) else said
+
+
+def _retry(values: dict[str, Any], said: Any) -> Any:
+    return Retry(**values) if said is None else said
+
+
+def _resources(values: dict[str, Any], said: Any) -> Any:
+    """Returns Resources; where the call has some, too, each field of theirs wins."""
+    if said is not None and not isinstance(said, Resources):
+        return said  # the historic list
+    return Resources(**{**values, **_said_fields(said)})
+
+
+def _said_fields(resources: Any) -> dict[str, Any]:
+    """Returns those fields of a call's Resources that say something."""
+    if not isinstance(resources, Resources):
+        return {}
+    plain = Resources()
+    values = {field: getattr(resources, field) for field in Resources.__struct_fields__}
+    return {field: value for field, value in values.items() if value != getattr(plain, field)}
+
+
+_TABLES: dict[str, Callable[[dict[str, Any], Any], Any]] = {
+    "add_env": _environment,
+    "retry": _retry,
+    "resources": _resources,
+}

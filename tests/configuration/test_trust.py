@@ -1,0 +1,183 @@
+"""Files that somebody else could have written are not read, and that is said."""
+
+from __future__ import annotations
+
+import grp
+import logging
+import os
+import pwd
+import struct
+from pathlib import Path
+
+import pytest
+
+import gridmap
+from gridmap import conf
+from gridmap.backends.registry import description_of
+from gridmap.call import Call
+from gridmap.configuration import trust
+from gridmap.errors import ConfigError
+from tests.configuration.conftest import Files, write
+
+SOMEBODY = 54321
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+FIVE = "[settings]\nNUM_RESUBMITS = 5\n"
+
+
+@pytest.mark.parametrize("mode", [0o400, 0o600, 0o644, 0o755])
+def test_files_that_only_their_owner_can_write_are_read(files: Files, mode: int) -> None:
+    write(files.user, FIVE).chmod(mode)
+    assert conf.NUM_RESUBMITS == 5
+
+
+@pytest.mark.parametrize("mode", [0o646, 0o666, 0o602])
+def test_a_file_that_everybody_can_write_is_not_read(
+    files: Files, caplog: pytest.LogCaptureFixture, mode: int
+) -> None:
+    write(files.user, FIVE).chmod(mode)
+    assert [conf.NUM_RESUBMITS for _ in range(3)] == [3, 3, 3]
+    (record,) = caplog.records  # it is said once
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == (
+        f"{files.user} is not read: other users can write it (mode {mode:o}); "
+        f"run: chmod go-w {files.user}"
+    )
+    files.user.chmod(0o644)
+    assert conf.NUM_RESUBMITS == 5
+
+
+@root_only
+def test_a_file_of_somebody_else_is_not_read(
+    files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(files.project, FIVE)
+    os.chown(files.project, SOMEBODY, SOMEBODY)
+    assert conf.NUM_RESUBMITS == 3
+    expected = f"it belongs to user {SOMEBODY}, and only files of root are read"
+    assert expected in caplog.text
+
+
+def test_a_file_of_root_is_read_by_others(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    status = os.stat("/etc/passwd")
+    assert status.st_uid == 0
+    monkeypatch.setattr(os, "geteuid", lambda: SOMEBODY)
+    assert trust.why_not("/etc/passwd", status) == ""
+
+
+def test_another_user_reads_no_file_of_ours(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(files.user, FIVE)
+    if os.geteuid() == 0:
+        os.chown(path, SOMEBODY + 1, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: SOMEBODY)
+    assert f"and only files of user {SOMEBODY} and of root" in trust.why_not(
+        str(path), os.stat(path)
+    )
+
+
+@root_only
+def test_a_link_of_somebody_else_is_not_followed(
+    files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    files.project.symlink_to(write(files.named, FIVE))
+    assert conf.NUM_RESUBMITS == 5
+    os.chown(files.project, SOMEBODY, SOMEBODY, follow_symlinks=False)
+    os.utime(files.named)  # a file that is as it was is not judged again
+    assert conf.NUM_RESUBMITS == 3
+    assert "it is a link that belongs to user" in caplog.text
+
+
+def group_of_user() -> grp.struct_group:
+    """Returns a private group, made up: whether this machine has such is not for a test to say."""
+    user = pwd.getpwuid(os.geteuid())
+    return grp.struct_group((user.pw_name, "x", user.pw_gid, []))
+
+
+@pytest.mark.parametrize(
+    ("change", "read"),
+    [({}, True), ({"gr_mem": ["eve"]}, False), ({"gr_name": "lab"}, False), ({"gr_gid": 1}, False)],
+)
+def test_a_group_may_write_when_it_is_the_users_own(
+    files: Files, monkeypatch: pytest.MonkeyPatch, change: dict[str, object], read: bool
+) -> None:
+    path = write(files.user, FIVE)
+    path.chmod(0o664)
+    own = group_of_user()
+    names = ("gr_name", "gr_passwd", "gr_gid", "gr_mem")
+    group = grp.struct_group([change.get(name, getattr(own, name)) for name in names])
+    monkeypatch.setattr(grp, "getgrgid", lambda gid: group)
+    assert (5 if read else 3) == conf.NUM_RESUBMITS
+
+
+def test_an_access_control_list_can_let_others_write(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(files.user, FIVE)
+    path.chmod(0o664)
+    monkeypatch.setattr(grp, "getgrgid", lambda gid: group_of_user())
+    # version 2; owner, user 1, group, mask and others, each: tag, permissions, id
+    entries = ((1, 6, -1), (2, 6, 1), (4, 4, -1), (16, 6, -1), (32, 4, -1))
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    try:
+        os.setxattr(path, "system.posix_acl_access", acl)
+    except OSError as error:
+        pytest.skip(f"no access control lists here: {error}")
+    assert "other users can write it" in trust.why_not(str(path), os.stat(path))
+
+
+def test_what_is_no_plain_file_is_not_opened(
+    files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.mkfifo(files.project)  # to read it would take for ever
+    files.user.mkdir()
+    assert conf.NUM_RESUBMITS == 3
+    assert f"{files.project} is not read: it is no plain file" in caplog.text
+    assert f"{files.user} is not read: it is no plain file" in caplog.text
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read everything")
+def test_a_file_of_ours_that_cannot_be_read(files: Files) -> None:
+    write(files.user, FIVE).chmod(0o200)
+    with pytest.raises(ConfigError, match=f"{files.user} cannot be read: Permission denied"):
+        conf.settings()
+
+
+def test_a_description_that_others_can_write_is_not_used(files: Files) -> None:
+    names = ("good", "bad", "missing")
+    text = "".join(f'[backends.{name}]\nfile = "{name}.toml"\n' for name in names)
+    write(files.user, text + '[profiles.p]\nbackend = "bad.toml"\n')
+    folder = files.user.parent
+    shipped = Path(gridmap.__file__).parent / "backends/schedulers/lsf.toml"
+    write(folder / "good.toml", shipped.read_text())
+    write(folder / "bad.toml", shipped.read_text()).chmod(0o666)
+    assert conf.backend_files() == {
+        name: str(Path(folder, f"{name}.toml")) for name in ("good", "missing")
+    }
+    assert Call.checked(backend="good").options.backend == str(folder / "good.toml")
+    said = f"{files.user}:4: backends.bad.file: {folder}/bad.toml is not used: other users can"
+    with pytest.raises(ConfigError, match=said):
+        Call.checked(backend="bad")
+    with pytest.raises(ConfigError, match=f"{files.user}:8: profiles.p.backend: .* is not used"):
+        gridmap.grid_map(abs, [1], profile="p")
+    assert gridmap.grid_map(abs, [-1], profile="p", local=True) == [1]
+    with pytest.raises(ConfigError, match="missing.toml cannot be read"):
+        Call.checked(backend="missing")
+
+
+def test_a_description_of_ones_own_takes_the_place_of_a_shipped_one(files: Files) -> None:
+    shipped = Path(gridmap.__file__).parent / "backends/schedulers/openpbs.toml"
+    own = write(files.user.parent / "own.toml", shipped.read_text())
+    assert Call.checked(backend="openpbs").options.backend == "openpbs"
+    write(files.user, '[backends.openpbs]\nfile = "own.toml"\n')
+    assert Call.checked(backend="openpbs").options.backend == str(own)
+
+
+def test_a_call_names_a_description_of_the_configuration(files: Files) -> None:
+    write(files.user, '[backends.ours]\nfile = "ours.toml"\n')
+    path = files.user.parent / "ours.toml"
+    write(path, (description_of("slurm_commands") or Path()).read_text())
+    assert Call.checked(backend="ours").options.backend == str(path)
+    write(path, 'name = "Ours"\n')
+    with pytest.raises(ConfigError, match=f"{path}: options is missing"):
+        Call.checked(backend="ours")
+    with pytest.raises(ValueError, match="'yours'; it must be one of auto, .*openpbs, ours, slurm"):
+        Call.checked(backend="yours")
