@@ -61,17 +61,22 @@ cluster: $(VENV)/.installed-test
 	    grid_engine '$(MAKE) --no-print-directory grid_engine' \
 	    slurm '$(MAKE) --no-print-directory slurm'
 
+# What is enough to know that a scheduler's description is right.
+OF_A_BACKEND := test_backend or test_described or test_runs
+
 # Here, too, no part hides another.
 grid_engine: export SCHEDULER := grid_engine
 grid_engine: $(VENV)/.installed-test
 	@PYTHON=$(abspath $(BIN))/python tools/summary \
 	    'one host' 'tools/cluster_tests' \
+	    'by a file' "BACKEND=grid_engine_commands tools/cluster_tests -k '$(OF_A_BACKEND)'" \
 	    'three hosts' "tools/fault_tests -m 'not slow'"
 
 slurm: export SCHEDULER := slurm
 slurm: $(VENV)/.installed-test
 	@PYTHON=$(abspath $(BIN))/python tools/summary \
 	    accounting 'tools/cluster_tests' \
+	    'by a file' "BACKEND=slurm_commands tools/cluster_tests -k '$(OF_A_BACKEND)'" \
 	    faults "tools/fault_tests -m 'not slow'" \
 	    'no accounting' 'SLURM_TEST_ACCOUNTING=0 tools/cluster_tests -m endings'
 

@@ -12,7 +12,7 @@ from gridmap.backends.base import SubmitRequest
 from gridmap.backends.slurm import SlurmBackend
 from gridmap.core.events import NativeState as S
 from gridmap.core.spec import Resources
-from gridmap.errors import BackendError
+from gridmap.errors import BackendError, Cause
 
 ANSWERS = {
     "scontrol": 'case "$1" in ping) echo "Slurmctld(primary) at here is UP";; '
@@ -157,3 +157,14 @@ def test_refusals(fake: Fake, script: str, words: str) -> None:
     with pytest.raises(BackendError, match=words) as caught:
         SlurmBackend().submit(request())
     assert not caught.value.transient
+
+
+def test_who_was_sent_back_to_the_queue_is_deleted_and_not_blamed(fake: Fake) -> None:
+    backend = SlurmBackend()
+    ids = backend.submit(request(2))
+    fake.lists("7_0|PENDING|BeginTime|0||1|", "7_1|RUNNING|None|0|n1|1|")
+    seen = backend.status(ids)
+    assert (seen["7_0"].state, seen["7_0"].cause) == (S.FAILED, Cause.PREEMPTED)
+    assert seen["7_0"].text.startswith("was sent back to the queue: squeue says PENDING")
+    assert seen["7_1"].state is S.RUNNING, "it has begun again before anybody looked"
+    assert fake.called("scancel") == ["7_[0]"]

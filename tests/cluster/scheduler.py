@@ -29,7 +29,7 @@ class Task(NamedTuple):
 class GridEngine:
     """Son of Grid Engine, which tools/grid_engine brings up."""
 
-    backend = "drmaa"
+    kind = backend = "drmaa"
     shepherd = "sge_shepherd"
     commands = ("qstat",)
     hosts = (os.uname().nodename,)
@@ -66,7 +66,7 @@ class GridEngine:
 class Slurm:
     """Slurm, which tools/slurm brings up."""
 
-    backend = "slurm"
+    kind = backend = "slurm"
     shepherd = "slurmstepd"
     commands = ("squeue", "scontrol")
     hosts = ("n1", "n2")

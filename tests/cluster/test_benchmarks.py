@@ -12,7 +12,7 @@ import pytest
 
 from tests.cluster.scheduler import SCHEDULER
 
-PART = {"drmaa": "cluster", "slurm": "cluster-slurm"}[SCHEDULER.backend]
+PART = {"drmaa": "cluster", "slurm": "cluster-slurm"}[SCHEDULER.kind]
 
 
 def measured(part: str, root: Path, folder: Path) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def test_a_job_that_lacked_memory_gets_more(tmp_path) -> None:
         return len(bytearray(megabytes << 20))
 
     # an address space is limited on Grid Engine, memory in use on Slurm
-    kind, tries = {"drmaa": (MemoryError, 1), "slurm": (JobOutOfMemory, 4)}[SCHEDULER.backend]
+    kind, tries = {"drmaa": (MemoryError, 1), "slurm": (JobOutOfMemory, 4)}[SCHEDULER.kind]
     with pytest.raises(kind):
         grid_map(needs, [1500], h_vmem="1G")
     assert len(list(tmp_path.glob("try.*"))) == tries

@@ -168,7 +168,7 @@ def test_an_interrupted_visit_leaves_neither_jobs_nor_files(
 
 
 def test_a_scheduler_that_is_not_there(visit: Callable[..., Visit], tmp_path: Path) -> None:
-    if SCHEDULER.backend == "slurm":
+    if SCHEDULER.kind == "slurm":
         config = tmp_path / "slurm.conf"
         text = Path(os.environ["SLURM_CONF"]).read_text()
         config.write_text(re.sub(r"(?m)^SlurmctldPort=.*$", "SlurmctldPort=1", text))

@@ -316,7 +316,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("wrong", "words"), REFUSED[SCHEDULER.backend])
+@pytest.mark.parametrize(("wrong", "words"), REFUSED[SCHEDULER.kind])
 def test_the_schedulers_own_words(runs, wrong, words) -> None:
     began = time.monotonic()
     with pytest.raises((BackendError, ValueError)) as caught:  # ValueError: nobody was asked

@@ -20,7 +20,7 @@ from tests.cluster.scheduler import SCHEDULER
 
 def of_each_node() -> tuple[int, int]:
     """Returns how many processors and devices a node has."""
-    if SCHEDULER.backend != "slurm":
+    if SCHEDULER.kind != "slurm":
         return 4, 4
     told = subprocess.run(
         ["sinfo", "-h", "-o", "%c %G"], capture_output=True, text=True, timeout=20, check=True
@@ -29,7 +29,7 @@ def of_each_node() -> tuple[int, int]:
 
 
 CHILDREN = min(4, *of_each_node()) if SCHEDULER.present else 4
-SLOTS_OF = {"drmaa": "NSLOTS", "slurm": "SLURM_CPUS_PER_TASK"}[SCHEDULER.backend]
+SLOTS_OF = {"drmaa": "NSLOTS", "slurm": "SLURM_CPUS_PER_TASK"}[SCHEDULER.kind]
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def devices(tmp_path: Path) -> dict[str, Any]:
 
     Grid Engine has none here: the shell that starts the worker says what a prolog would.
     """
-    if SCHEDULER.backend == "slurm":
+    if SCHEDULER.kind == "slurm":
         return {"gpu": 1}
     shell = tmp_path / "shell"
     names = ",".join(map(str, range(CHILDREN)))
@@ -200,7 +200,7 @@ def test_memory_is_that_of_each_child_and_grows_for_the_one_that_needs_more() ->
         return len(kept) >> 20, os.environ.get("SLURM_MEM_PER_NODE"), limit >> 20
 
     # Grid Engine limits the address space, of which NumPy and others take much that they never use
-    asked, more = {"drmaa": (600, 900), "slurm": (200, 600)}[SCHEDULER.backend]
+    asked, more = {"drmaa": (600, 900), "slurm": (200, 600)}[SCHEDULER.kind]
     told = grid_map(
         needs,
         [10, more, 20],
@@ -211,7 +211,7 @@ def test_memory_is_that_of_each_child_and_grows_for_the_one_that_needs_more() ->
         retry_on=(MemoryError,),
     )
     assert [megabytes for megabytes, _, _ in told] == [10, more, 20]
-    if SCHEDULER.backend == "drmaa":
+    if SCHEDULER.kind == "drmaa":
         assert [limit for _, _, limit in told] == [asked, 4 * asked, asked]
     else:
         assert [int(str(of_worker)) for _, of_worker, _ in told] == [400, 800, 400]

@@ -22,7 +22,7 @@ def surroundings() -> Callable[[None], tuple[dict[str, str], int]]:
 
 
 def test_a_job_gets_the_slots_and_the_memory_that_it_asked_for() -> None:
-    on_slurm = SCHEDULER.backend == "slurm"
+    on_slurm = SCHEDULER.kind == "slurm"
     needs = Resources(slots=2, memory="300M" if on_slurm else "3G", walltime="10m")
     environ, address_space = grid_map(surroundings(), [None], resources=needs, copy_env=False)[0]
     if on_slurm:
@@ -35,10 +35,10 @@ def test_a_job_gets_the_slots_and_the_memory_that_it_asked_for() -> None:
 
 def test_hosts_and_native_options() -> None:
     host = SCHEDULER.hosts[-1]
-    native = ["--comment='of a test'"] if SCHEDULER.backend == "slurm" else ["-ac note=test"]
+    native = ["--comment='of a test'"] if SCHEDULER.kind == "slurm" else ["-ac note=test"]
     needs = Resources(hosts=[host], native=native)
     environ, _ = grid_map(surroundings(), [None], resources=needs, copy_env=False)[0]
-    if SCHEDULER.backend == "slurm":
+    if SCHEDULER.kind == "slurm":
         assert environ["SLURMD_NODENAME"] == host
 
 

@@ -28,9 +28,9 @@ from tests.cluster.client import (
 from tests.cluster.scheduler import SCHEDULER
 
 HOST = os.uname().nodename
-SLOTS_OF = {"drmaa": "NSLOTS", "slurm": "SLURM_CPUS_PER_TASK"}[SCHEDULER.backend]
-QUEUE_OF = {"drmaa": "QUEUE", "slurm": "SLURM_JOB_PARTITION"}[SCHEDULER.backend]
-QUEUE = {"drmaa": "all.q", "slurm": "main"}[SCHEDULER.backend]
+SLOTS_OF = {"drmaa": "NSLOTS", "slurm": "SLURM_CPUS_PER_TASK"}[SCHEDULER.kind]
+QUEUE_OF = {"drmaa": "QUEUE", "slurm": "SLURM_JOB_PARTITION"}[SCHEDULER.kind]
+QUEUE = {"drmaa": "all.q", "slurm": "main"}[SCHEDULER.kind]
 
 
 @pytest.fixture(autouse=True)
