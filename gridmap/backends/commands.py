@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterable, Mapping
 
@@ -21,21 +23,35 @@ def run(
     :param environment: None: this program's
     """
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             command,
-            input=text.encode(),
             env=environment,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=deadline_s,
             start_new_session=True,  # Ctrl-C is for the program
-            check=False,
         )
-    except subprocess.TimeoutExpired:
-        return LATE, f"no answer within {deadline_s:.0f} s"
     except OSError as error:
         return MISSING, str(error)
-    return done.returncode, done.stdout.decode(errors="replace")
+    try:
+        output, _ = process.communicate(text.encode(), deadline_s)
+    except subprocess.TimeoutExpired:
+        return LATE, f"no answer within {deadline_s:g} s"
+    finally:
+        _end(process)
+    return process.returncode, output.decode(errors="replace")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a command that has not ended, and what it started: it may be a shell's script."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # it leads a session of its own
+        process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
 
 
 _NEEDED = ("HOME", "LANG", "LC_*", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "SHELL", "TZ", "USER",

@@ -22,11 +22,12 @@ from typing import Any, NamedTuple
 
 from gridmap.backends.drmaa_library import load_drmaa
 from gridmap.core.events import NativeState, NativeStatus
-from gridmap.errors import BackendError
+from gridmap.errors import BackendError, DRMAANotPresentException
 
 log = logging.getLogger(__name__)
 
 REAP_TIME_S = 1.0
+ANSWER_S = 10.0
 GONE_AFTER_S = 5.0
 
 # GFD.133 "drmaa_job_ps". What is not here is UNKNOWN.
@@ -99,6 +100,7 @@ class DrmaaSession:
         self._unmapped: set[str] = set()
         self._unreachable = False
         self._forked = False
+        self._system = ""
 
     def open(self) -> None:
         """Connects to the scheduler, unless this process is connected already."""
@@ -146,13 +148,22 @@ class DrmaaSession:
         :raises DRMAANotPresentException: no library can be loaded
         :raises BackendError: it does not say
         """
-        with self._lock:
+        if self._system:  # it is always the same, and a call that is stuck has the lock
+            return self._system
+        if not self._lock.acquire(timeout=ANSWER_S):
+            text = f"another call of the DRMAA library has not returned for {ANSWER_S:g} s"
+            raise BackendError(text, transient=True)
+        try:
             drmaa = self._drmaa or load_drmaa()
-            try:
-                return str(drmaa.Session.drmsInfo)
-            except Exception as error:  # drmaa raises a plain Exception for some codes
-                text = f"the DRMAA library does not say what it is for: {_words(error)}"
-                raise BackendError(text, type(error).__name__ in _TRANSIENT) from error
+            self._system = str(drmaa.Session.drmsInfo)
+            return self._system
+        except DRMAANotPresentException:
+            raise
+        except Exception as error:  # drmaa raises a plain Exception for some codes
+            text = f"the DRMAA library does not say what it is for: {_words(error)}"
+            raise BackendError(text, type(error).__name__ in _TRANSIENT) from error
+        finally:
+            self._lock.release()
 
     def submit(self, attributes: Mapping[str, Any], count: int) -> list[str]:
         """Submits one array job of `count` tasks; returns their native ids."""

@@ -302,10 +302,13 @@ def _native(words: Words, native: Sequence[str]) -> list[str]:
     return found
 
 
-def _refuse_reserved(words: Words, what: str, word: str) -> None:
+def _refuse_reserved(words: Words, what: str, given: str) -> None:
+    word = given
+    if words.by_line:  # a name in any spelling, and what follows it
+        word = re.sub(r"^\s*(\w*).*", lambda found: found[1].lower(), word)
     name = word.partition("=")[0].strip()
-    for option in words.reserved:
+    for option in map(str.lower, words.reserved) if words.by_line else words.reserved:
         same = word.startswith(option[:-1]) if option.endswith("*") else name == option
         shortened = len(name) > 2 and name.startswith("--") and option.startswith(name)
         if same or shortened:
-            raise ValueError(f"{what} has {word!r}, which GridMap says to {words.name} itself")
+            raise ValueError(f"{what} has {given!r}, which GridMap says to {words.name} itself")

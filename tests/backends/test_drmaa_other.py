@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -337,3 +338,16 @@ def test_a_library_that_does_not_say_what_it_is_for(monkeypatch: pytest.MonkeyPa
     with pytest.raises(BackendError, match="does not say what it is for: the scheduler is away"):
         connect(Silent("x"), monkeypatch)
     assert drmaa.words_here() is None and drmaa.is_grid_engine()
+
+
+def test_a_call_that_is_stuck_holds_up_nobody_who_asks_what_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gridmap.backends.drmaa_session.ANSWER_S", 0.05)
+    _, session = connect(Library("Platform LSF 7.0"), monkeypatch)
+    stuck = DrmaaSession()
+    with session._lock, stuck._lock, ThreadPoolExecutor(1) as others:
+        assert others.submit(session.system).result(5) == "Platform LSF 7.0"
+        with pytest.raises(BackendError, match="has not returned for 0.05 s") as caught:
+            others.submit(stuck.system).result(5)
+    assert caught.value.transient

@@ -304,3 +304,18 @@ def test_every_topic_can_be_said_by_somebody() -> None:
     said = Words("All", tuple(f"{{{values[0]}:,}}" for topic, values in TOPICS.items()
                               if topic != "native"))  # fmt: skip
     check(said)
+
+
+@pytest.mark.parametrize(
+    ("described", "own"), [("slurm_commands", SLURM), ("grid_engine_commands", GRID_ENGINE)]
+)
+def test_a_description_reserves_what_our_own_backend_does(described: str, own: Words) -> None:
+    assert set(own.reserved) <= set(words_of(described).reserved)
+
+
+@pytest.mark.parametrize(
+    "line", ["queue 50", "Executable = /bin/x", "GETENV=true", " universe=java"]
+)
+def test_lines_of_a_description_are_reserved_in_any_spelling(line: str) -> None:
+    with pytest.raises(ValueError, match="which GridMap says to HTCondor itself"):
+        render(words_of("htcondor"), Resources(native=(line,)))

@@ -157,3 +157,15 @@ def test_jobs_that_are_gone_are_an_answer(name: str, said: str) -> None:
 def test_troubles_that_may_pass(name: str, said: str) -> None:
     assert re.search(of(name).errors.transient, said)
     assert not re.search(of(name).errors.unknown, said)
+
+
+def test_arrays_of_openpbs_can_be_rerun() -> None:
+    """Else it refuses them: "cannot submit non-rerunable Array Job". Source: qsub(1B), -r"""
+    submit = of("openpbs").submit
+    assert "-r" not in submit.command
+    assert submit.array[-2:] == ("-r", "y")
+
+
+def test_commands_that_authenticate_find_their_credentials() -> None:
+    names = of("htcondor").environment
+    assert {"KRB5CCNAME", "BEARER_TOKEN*", "X509_USER_*", "XDG_RUNTIME_DIR"} <= set(names)
