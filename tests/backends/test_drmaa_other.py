@@ -344,8 +344,9 @@ def test_a_call_that_is_stuck_holds_up_nobody_who_asks_what_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("gridmap.backends.drmaa_session.ANSWER_S", 0.05)
-    _, session = connect(Library("Platform LSF 7.0"), monkeypatch)
-    stuck = DrmaaSession()
+    connect(Library("Platform LSF 7.0"), monkeypatch)
+    session, stuck = DrmaaSession(), DrmaaSession()
+    session.system()
     with session._lock, stuck._lock, ThreadPoolExecutor(1) as others:
         assert others.submit(session.system).result(5) == "Platform LSF 7.0"
         with pytest.raises(BackendError, match="has not returned for 0.05 s") as caught:
