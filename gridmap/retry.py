@@ -13,6 +13,8 @@ from msgspec.structs import force_setattr, replace
 from gridmap.backends.native import memory_bytes, memory_text, walltime_s
 from gridmap.core.spec import PoolSpec, Resources, RetryRule
 from gridmap.errors import Cause
+from gridmap.resources import memory_bytes as amount_bytes
+from gridmap.resources import walltime_s as duration_s
 
 CAUSES = ("died", "memory", "walltime", "silent", "stalled", "preempted", "canceled")
 """Causes of death of attempts; what a function raises is a matter of `retry_on`."""
@@ -47,7 +49,7 @@ class Retry(_Times, frozen=True, kw_only=True):
     :param memory_most: but not for more than this, "64G"
     :param time: after a death for want of time, ask for so many times as much (`walltime`,
         `h_rt`); with 1 such a job is not tried again
-    :param time_most: but not for more than this, "24:00:00" or seconds
+    :param time_most: but not for more than this, "24:00:00", "24h" or seconds
     :param causes: the causes of death after which to try again: "died", "memory", "walltime",
         "silent", "stalled", "preempted", "canceled"; when not given, all but "walltime"
     :raises TypeError: something is of the wrong kind
@@ -74,9 +76,9 @@ class Retry(_Times, frozen=True, kw_only=True):
         if not isinstance(self.other_host, bool):
             raise TypeError(f"Retry: other_host is True or False, not {self.other_host!r}")
         if self.memory_most is not None:
-            memory_bytes("Retry: memory_most", self.memory_most)
-        if self.time_most is not None and not walltime_s(self.time_most, "Retry: time_most"):
-            raise ValueError(f"Retry: time_most is {self.time_most!r}; it must be a length of time")
+            amount_bytes("Retry: memory_most", self.memory_most)
+        if self.time_most is not None:
+            duration_s("Retry: time_most", self.time_most)
         force_setattr(self, "causes", self._checked_causes())
 
     def _checked_causes(self) -> tuple[str, ...] | None:
@@ -129,7 +131,9 @@ class Retry(_Times, frozen=True, kw_only=True):
 
     @property
     def _memory_most_bytes(self) -> int:
-        return memory_bytes("memory_most", self.memory_most) if self.memory_most else 0
+        if self.memory_most is None:
+            return 0
+        return amount_bytes("memory_most", self.memory_most)
 
     def more_memory(self, resources: Resources) -> Resources:
         """Returns what to ask for after a death for want of memory."""
@@ -157,7 +161,8 @@ class Retry(_Times, frozen=True, kw_only=True):
         """Returns what to ask for after a death for want of time."""
         if self.time <= 1:
             return resources
-        most = walltime_s(self.time_most, "time_most") or float("inf")
+        given = self.time_most
+        most = float("inf") if given is None else duration_s("time_most", given)
 
         def more(name: str, text: str) -> str:
             now = walltime_s(text, name)

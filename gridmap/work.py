@@ -18,6 +18,7 @@ from gridmap.core.spec import Resources as Wanted
 from gridmap.errors import Cause
 from gridmap.profiles import LATELY_S, with_profile
 from gridmap.resources import Resources
+from gridmap.resources import memory_bytes as amount_bytes
 from gridmap.retry import Retry, as_exceptions, as_retry
 
 USUAL_MEM_FREE = "1G"
@@ -140,7 +141,7 @@ class Job:
             self._take(resources, queue)
         self.retry = as_retry(retry)
         self.retry_on = as_exceptions(retry_on)
-        self.max_rss_bytes = 0 if max_rss is None else memory_bytes("max_rss", max_rss)
+        self.max_rss_bytes = 0 if max_rss is None else amount_bytes("max_rss", max_rss)
         try:
             self.working_dir = os.getcwd()
         except FileNotFoundError as error:

@@ -141,3 +141,14 @@ def test_a_job_says_at_once_that_its_memory_cannot_grow() -> None:
         Job(abs, [1], h_vmem="plenty", retry=Retry(memory=2))
     with pytest.raises(ValueError, match="max_rss"):
         Job(abs, [1], max_rss="plenty")
+
+
+def test_amounts_are_read_as_those_of_resources() -> None:
+    same = Retry(memory=2, memory_most="64GB", time=2, time_most="24h")
+    assert same.rule(()).memory_most_bytes == 64 << 30
+    for wrong in ({"memory_most": "64"}, {"time_most": "3600"}, {"memory_most": "4g"}):
+        with pytest.raises(ValueError, match="Retry: (memory|time)_most is"):
+            Retry(**wrong)  # type: ignore[arg-type]
+    assert Job(abs, [1], max_rss="4GiB").max_rss_bytes == 4 << 30
+    with pytest.raises(ValueError, match='max_rss is \'1500\'.*say "1500G" or "1500M"'):
+        Job(abs, [1], max_rss="1500")
