@@ -31,7 +31,7 @@ def test_slurmctld_restarted(lab: SlurmLab, stopwatch: Stopwatch) -> None:
 
 
 @row(
-    fault="slurmctld is killed when it has just started the workers; back after 3 s, it starts them anew",
+    fault="slurmctld is killed just after the workers began; back after 3 s, it starts them anew",
     where="scheduler",
     expected="every value",
     bound_s=40,
