@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 NODES, PROCESSORS = 2, 4
 SLOTS = NODES * PROCESSORS
+PARTITION = "main"
+"""The cluster's default; two systems have to be told."""
 COUNTS = (8, 100, 1000, 10_000)
 """How many calls are made."""
 
@@ -64,7 +66,9 @@ def executorlib_files() -> Map:
     from executorlib import SlurmClusterExecutor
 
     def run(function: Function, arguments: list[Any]) -> Iterator[Any]:
-        with SlurmClusterExecutor(cache_directory="./cache") as executor:
+        with SlurmClusterExecutor(
+            cache_directory="./cache", resource_dict={"partition": PARTITION}
+        ) as executor:
             futures = [executor.submit(function, argument) for argument in arguments]
             for future in as_completed(futures):
                 yield future.result()
@@ -79,7 +83,10 @@ def executorlib_block() -> Map:
 
     def run(function: Function, arguments: list[Any]) -> Iterator[Any]:
         with SlurmClusterExecutor(
-            cache_directory="./cache", max_workers=SLOTS, block_allocation=True
+            cache_directory="./cache",
+            max_workers=SLOTS,
+            block_allocation=True,
+            resource_dict={"partition": PARTITION},
         ) as executor:
             futures = [executor.submit(function, argument) for argument in arguments]
             for future in as_completed(futures):
@@ -115,7 +122,7 @@ def parsl() -> Map:
 
     def run(function: Function, arguments: list[Any]) -> Iterator[Any]:
         provider = SlurmProvider(
-            "main",
+            PARTITION,
             launcher=SrunLauncher(),
             walltime="00:10:00",
             init_blocks=1,

@@ -62,9 +62,9 @@ def _mend(lab: SlurmLab) -> None:
     for process in lab.processes():
         with contextlib.suppress(psutil.Error):
             process.kill()
-    if lab.queued():
-        lab.slurm("scancel", "-u", USER, check=False)
-        eventually(lambda: not lab.queued(), 60, f"the queue is empty: {lab.queued()}")
+    if lab.all_jobs():
+        lab.slurm("scancel", "--state=PENDING,RUNNING,SUSPENDED", check=False)
+        eventually(lambda: not lab.all_jobs(), 60, f"the queue is empty: {lab.all_jobs()}")
     for path in lab.files():
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

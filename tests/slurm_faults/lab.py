@@ -78,6 +78,10 @@ class SlurmLab(Workshop):
         told = self.slurm("squeue", "-h", "-r", "-u", USER, "-o", "%i %T", check=False)
         return told.strip().splitlines()
 
+    def all_jobs(self) -> list[str]:
+        """Returns the jobs of all users, which are the tests'."""
+        return self.slurm("squeue", "-h", "-o", "%i", check=False).split()
+
     def nodes(self) -> dict[str, str]:
         """Returns the state of each node."""
         told = self.slurm("sinfo", "-h", "-N", "-p", "main", "-o", "%N %T", check=False)
@@ -140,8 +144,18 @@ class SlurmLab(Workshop):
         assert pid, f"no {name}"
         os.kill(pid, number)
 
-    def kill_daemon(self, name: str) -> None:
+    def remembered(self) -> None:
+        """Waits until slurmctld has written down that the workers run: if it were killed before, it
+        would start them again, or give their ids to others, and a node that has an id twice drains.
+        """
+        begun = max((agent.create_time() for agent in self.agents()), default=0.0)
+        written = STATE / "state/job_state"
+        eventually(lambda: written.stat().st_mtime > begun + 0.5, 15, "slurmctld has written it")
+
+    def kill_daemon(self, name: str, at_once: bool = False) -> None:
         """Ends a daemon as a crash does; what it started lives on."""
+        if name == "slurmctld" and not at_once:
+            self.remembered()
         self.signal_daemon(name, signal.SIGKILL)
         eventually(lambda: not self.daemon(name), 5, f"{name} is dead")
 

@@ -9,7 +9,7 @@ from tests.faults.clients import broken, eventually
 from tests.rows import Stopwatch, row
 from tests.slurm_faults.lab import SlurmLab
 
-COUNT = 60
+COUNT = 150
 
 
 @row(
@@ -31,6 +31,24 @@ def test_slurmctld_restarted(lab: SlurmLab, stopwatch: Stopwatch) -> None:
 
 
 @row(
+    fault="slurmctld is killed just after the workers began; back after 3 s, it starts them anew",
+    where="scheduler",
+    expected="every value",
+    bound_s=40,
+    speed="slow",
+)
+def test_slurmctld_killed_at_once(lab: SlurmLab, stopwatch: Stopwatch) -> None:
+    client = lab.at_work(3 * COUNT)
+    stopwatch.start()
+    with broken(lab, lambda: lab.start_daemon("slurmctld")):
+        lab.kill_daemon("slurmctld", at_once=True)
+        time.sleep(3)
+    lab.squares(client, 3 * COUNT, 60)
+    stopwatch.stop()
+    lab.nothing_left(60)
+
+
+@row(
     fault="slurmctld is killed during the run, and stays away",
     where="scheduler",
     expected="every value, none computed twice; the workers leave",
@@ -38,11 +56,11 @@ def test_slurmctld_restarted(lab: SlurmLab, stopwatch: Stopwatch) -> None:
     speed="slow",
 )
 def test_slurmctld_stays_away(lab: SlurmLab, stopwatch: Stopwatch) -> None:
-    client = lab.at_work(COUNT)
+    client = lab.at_work(3 * COUNT)
     with broken(lab, lambda: lab.start_daemon("slurmctld")):
         stopwatch.start()
         lab.kill_daemon("slurmctld")
-        lab.squares(client, COUNT, 60)
+        lab.squares(client, 3 * COUNT, 60)
         eventually(lambda: not lab.agents(), what="the workers leave")
         stopwatch.stop()
         assert lab.calls_made_twice() == 0
@@ -57,14 +75,14 @@ def test_slurmctld_stays_away(lab: SlurmLab, stopwatch: Stopwatch) -> None:
     speed="slow",
 )
 def test_slurmctld_and_agents_killed(lab: SlurmLab, stopwatch: Stopwatch) -> None:
-    client = lab.at_work(COUNT)
+    client = lab.at_work(3 * COUNT)
     stopwatch.start()
     with broken(lab, lambda: lab.start_daemon("slurmctld")):
         lab.kill_daemon("slurmctld")
         for agent in lab.agents():
             agent.kill()
         time.sleep(10)
-    lab.squares(client, COUNT, 90)
+    lab.squares(client, 3 * COUNT, 90)
     stopwatch.stop()
     lab.nothing_left()
 
@@ -153,7 +171,7 @@ def test_submission_forgotten(lab: SlurmLab, stopwatch: Stopwatch) -> None:
     worker = lab.worker(lab.agents()[0])
     stopwatch.start()
     with broken(lab, lambda: lab.start_daemon("slurmctld")):
-        lab.kill_daemon("slurmctld")
+        lab.kill_daemon("slurmctld", at_once=True)
         state.put_back()
     stranger = lab.submit_sleeper()
     assert stranger == worker.partition("_")[0], "it should have the id of the forgotten array"
