@@ -68,12 +68,11 @@ def test_a_program_that_limits_its_threads_by_itself_keeps_its_limit() -> None:
     text = """
 import os, sys
 import numpy
+import threadpoolctl
 from gridmap import grid_map
 from gridmap.node import threads
 
-for library, path in threads._loaded():
-    for get, put in threads._functions(library, path):
-        put(1)
+threadpoolctl.threadpool_limits(1)
 
 def counts(_):
     return sorted(set(threads.counts().values()))
