@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import sys
-from collections.abc import Iterable
+from collections import ChainMap
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from types import CodeType
 from typing import Any, NamedTuple
 
 from gridmap import errors
@@ -17,6 +21,9 @@ OUT_OF_BAND_BYTES = 65536
 
 _SPAWNED_MAIN = "__mp_main__"
 """What multiprocessing calls the user's script in the processes that it spawns."""
+
+_NO_FILE = "<dynamic-code>"
+"""What cloudpickle calls the file of code that it takes apart."""
 
 ONE = 0
 """Form of a pickle that is just one object; other forms are the caller's."""
@@ -63,8 +70,29 @@ def pickle_one(obj: object, form: int = ONE, *, out_of_band: bool = True) -> Pic
 
     if _SPAWNED_MAIN in sys.modules:
         cloudpickle.register_pickle_by_value(sys.modules[_SPAWNED_MAIN])
-    data = cloudpickle.dumps(obj, protocol=5, buffer_callback=callback)
-    return Pickled(form, data, buffers)
+    file = io.BytesIO()
+    _by_value()(file, protocol=5, buffer_callback=callback).dump(obj)
+    return Pickled(form, file.getvalue(), buffers)
+
+
+@lru_cache(maxsize=1)
+def _by_value() -> Callable[..., pickle.Pickler]:
+    """Returns cloudpickle's class, which says of code in which file it stands.
+
+    From 3.1.3 on it leaves that out, and tracebacks of remote functions have no source lines.
+    """
+    import cloudpickle
+
+    reduce_code = cloudpickle.CloudPickler.dispatch_table[CodeType]
+
+    def reduce(code: CodeType) -> tuple[Any, ...]:
+        make, values = reduce_code(code)
+        return make, tuple(code.co_filename if x == _NO_FILE else x for x in values)
+
+    class ByValue(cloudpickle.CloudPickler):
+        dispatch_table = ChainMap({CodeType: reduce}, cloudpickle.CloudPickler.dispatch_table)
+
+    return ByValue
 
 
 def _registered_by_value() -> bool:

@@ -162,12 +162,13 @@ def _unbroken(probe: Probe, exam: Exam) -> Iterator[Finding]:
         yield from probe.examine(exam)
     except Exception as error:
         logging.getLogger(__name__).debug("the probe %s broke", probe.name, exc_info=True)
-        missing = isinstance(error, ImportError)
-        yield failed(
-            "broken",
-            f"this could not be looked at: {type(error).__name__}: {error}",
-            "install what is missing, as said above" if missing else "report this, with --json",
-        )
+        advice = "report this, with --json"
+        if isinstance(error, ImportError):
+            advice = "install what is missing, as said above"
+        elif isinstance(error, OSError):
+            advice = "see to what is named there; the working directory, too, has to be readable"
+        told = f"this could not be looked at: {type(error).__name__}: {error}"
+        yield failed("broken", told, advice)
 
 
 # --- signals and the log --------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 LOCAL = "local"
 
 JOB_NAME = "gridmap_doctor"
+
+CLOSE_S = 10.0
+"""How long a backend that started nothing may take to let go of its scheduler."""
 
 RESOURCES = ("queue", "project", "slots", "gpus", "memory", "walltime", "hosts", "native")
 """Options of the doctor that are fields of Resources, under the same names."""
@@ -95,7 +99,11 @@ class Exam:
         """Puts everything in order again."""
         with self.undo:
             if self.opened is not None:
-                self.hand_over().close()
+                closing = threading.Thread(target=self.hand_over().close, daemon=True)
+                closing.start()
+                closing.join(CLOSE_S)
+                if closing.is_alive():
+                    raise TimeoutError(f"the scheduler was not let go of within {CLOSE_S:g} s")
 
     def need(self, name: str, value: Any) -> None:
         """Notes a setting that this cluster needs, for --write-config."""

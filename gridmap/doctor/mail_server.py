@@ -25,7 +25,7 @@ def examine(exam: Exam) -> Iterator[Finding]:
         yield skipped("mail", "runs on this machine mail no failures")
     else:
         answer = converse(settings)
-        if answer.status is Status.FAILED:
+        if answer.status is Status.FAILED and not settings.smtp_server:  # a guess that was none
             exam.need("SEND_ERROR_MAIL", False)
         yield graded(answer, settings)
 

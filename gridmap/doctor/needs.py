@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping
 from gridmap import conf
 from gridmap.doctor.exam import Exam
 from gridmap.doctor.findings import Examined, Status
+from gridmap.kinds import NO_PROFILE
 
 PROFILE = "doctor"
+"""Gets the backend that was chosen, where no other profile is in use."""
 
 PROVED_BY: Mapping[str, tuple[str, ...]] = {
     "GRIDMAP_RUN_DIR": ("run_dir", "node"),
@@ -42,5 +44,7 @@ def gather(exam: Exam, results: Iterable[Examined]) -> None:
     if queue and queue != conf.DEFAULT_QUEUE:
         exam.need("DEFAULT_QUEUE", queue)
     if not exam.chosen_by_itself:
-        exam.needed["profiles", PROFILE, "backend"] = exam.backend
-        exam.need("GRIDMAP_PROFILE", PROFILE)
+        used = conf.chosen_profile(exam.options.profile, conf.configured())
+        exam.needed["profiles", PROFILE if used == NO_PROFILE else used, "backend"] = exam.backend
+        if used == NO_PROFILE:
+            exam.need("GRIDMAP_PROFILE", PROFILE)

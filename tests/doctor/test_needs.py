@@ -64,5 +64,18 @@ def test_the_backend_and_the_queue_that_were_asked_for() -> None:
     assert needed("--backend", "mine", by_itself=False, submit=Status.FAILED) == {}
 
 
+def test_a_profile_that_is_in_use_gets_the_backend(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "gridmap.toml"
+    file.write_text("[profiles.gpu]\nmax_workers = 2\n[profiles.big]\nmax_workers = 3\n")
+    file.chmod(0o600)
+    monkeypatch.setenv("GRIDMAP_CONFIG", str(file))
+    monkeypatch.setenv("GRIDMAP_PROFILE", "gpu")
+    assert needed("--backend", "mine", by_itself=False) == {"profiles.gpu.backend": "mine"}
+    asked = needed("--backend", "mine", "--profile", "big", by_itself=False)
+    assert asked == {"profiles.big.backend": "mine"}
+
+
 def test_every_probe_that_proves_something_exists() -> None:
     assert {name for names in PROVED_BY.values() for name in names} <= {p.name for p in PROBES}
