@@ -197,6 +197,8 @@ class _Reader:
         if submit.most < 1 or submit.least < 1:
             raise self._error("submit.most" if submit.most < 1 else "submit.least", "must be >= 1")
         texts = (*submit.command, *submit.array, submit.stdin)
+        if read.words.options and "options" not in [n for x in texts for n in variables(x)]:
+            raise self._error("submit.command", "must have {options}, or stdin must")
         if submit.most > 1 and not {"count", "last"} & {n for t in texts for n in variables(t)}:
             raise self._error("submit.most", "the command must have {count} or {last}, then")
         self._check_text("submit.script", submit.script, OF_SUBMIT)

@@ -135,6 +135,7 @@ class SlurmBackend(BackendByCommands):
             f"--output={out}",
             f"--error={err}",
             "--open-mode=append",
+            "--nodes=1",  # all of it on one: a worker is a process
             "--no-requeue",  # a worker that was lost is replaced by another
             "--export=ALL",
             *options,

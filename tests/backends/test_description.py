@@ -65,6 +65,7 @@ def test_those_that_are_shipped(name: str) -> None:
         ('["jdel", "{ids}"]', '"jdel"', r"cancel\.command: expected `array`, got `str`"),
         ('["jdel", "{ids}"]', "[]", r"cancel\.command: must have the name of a command"),
         ("most = 100", 'most = "100"', r"submit\.most: expected `int`"),
+        (', "{options}"]', "]", r"submit\.command: must have \{options\}, or stdin must"),
         ("most = 100", "most = 0", r"submit\.most: must be >= 1"),
         (
             "{ids}",

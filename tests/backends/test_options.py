@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gridmap.backends.asked import TOPICS
+from gridmap.backends.asked import TOPIC_OF, TOPICS
 from gridmap.backends.options import (
     GRID_ENGINE,
     SLURM,
@@ -54,7 +56,7 @@ def test_every_description_can_be_used(name: str) -> None:
         (
             "slurm",
             "--cpus-per-task=4 --mem=6144M --time=1:30:00 --partition=long --account=physics "
-            "--gpus=2 --constraint=fast",
+            "--gpus-per-node=2 --constraint=fast",
         ),
         (
             "openpbs",
@@ -124,7 +126,7 @@ def test_the_least_one_can_ask_for(name: str, options: list[str]) -> None:
         (Resources(h_rt="1:0:0", walltime_s=3600.0), ["--time=1:00:00"]),
         (Resources(h_rt="90", walltime_s=89.5), ["--time=0:01:30"]),
         (Resources(h_rt="INFINITY"), []),
-        (Resources(gpu=2), ["--gpus=2"]),
+        (Resources(gpu=2), ["--gpus-per-node=2"]),
         (Resources(extra=("--constraint=a&b", "--exclusive")), ["--constraint=a&b", "--exclusive"]),
         (Resources(hosts=("n1",), interpreting_shell="/bin/bash", validation_level="e"), []),
     ],
@@ -319,3 +321,9 @@ def test_a_description_reserves_what_our_own_backend_does(described: str, own: W
 def test_lines_of_a_description_are_reserved_in_any_spelling(line: str) -> None:
     with pytest.raises(ValueError, match="which GridMap says to HTCondor itself"):
         render(words_of("htcondor"), Resources(native=(line,)))
+
+
+def test_the_page_on_schedulers_has_every_variable_and_key(root: Path) -> None:
+    page = (root / "docs/adding_a_scheduler.rst").read_text()
+    assert [name for name in TOPIC_OF if not re.search(rf"\{{{name}(:X)?\}}", page)] == []
+    assert [key for key in Words.__struct_fields__ if not re.search(rf"``{key}\b", page)] == []

@@ -23,7 +23,7 @@ def test_schedulers_are_asked_for_the_whole_worker() -> None:
     for job in (Resources(gpu=1, h_vmem="2G"), Resources(gpu=1, memory_bytes=2 << 30)):
         worker = for_worker(job, 4)
         slurm = render(SLURM, worker)
-        assert slurm == ["--cpus-per-task=4", "--mem=8192M", "--gpus=4"]
+        assert slurm == ["--cpus-per-task=4", "--mem=8192M", "--gpus-per-node=4"]
         grid_engine = " ".join(render(GRID_ENGINE, worker))
         assert grid_engine == "-pe smp 4 -l gpu=4 -l h_vmem=2G"
 
