@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.faults.lab import SETTINGS, USER, Lab, broken
+from tests.faults.clients import SETTINGS, USER, broken
+from tests.faults.lab import Lab
 
 END_S = 110.0
 
