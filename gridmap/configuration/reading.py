@@ -111,7 +111,7 @@ def read(path: str, status: os.stat_result) -> Document | str:
     kept = _kept.get(path)
     if kept is not None and kept.settled and kept.signature == _signature(status):
         return kept.what
-    reason, text, status = _contents(path)
+    reason, text, status = _contents(path, status)
     what: Document | str = reason
     if reason:
         if kept is None or kept.what != reason:
@@ -125,8 +125,15 @@ def read(path: str, status: os.stat_result) -> Document | str:
     return what
 
 
-def _contents(path: str) -> tuple[str, str, os.stat_result]:
-    """Returns why a file is not to be read, or its text; and its status."""
+def _contents(path: str, status: os.stat_result) -> tuple[str, str, os.stat_result]:
+    """Returns why a file is not to be read, or its text; and its status.
+
+    It is judged before it is opened: what a stranger put there may be closed to us, or no file at
+    all, and must not be an error.  What was opened is judged again: it may be another one by now.
+    """
+    reason = why_not(path, status)
+    if reason:
+        return reason, "", status
     try:
         # a pipe of that name must not hold us up
         number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -139,9 +146,21 @@ def _contents(path: str) -> tuple[str, str, os.stat_result]:
         finally:
             os.close(number)
     except OSError as error:
+        reason, status = _exchanged(path, status)
+        if reason:
+            return reason, "", status
         raise ConfigError(f"{path} cannot be read: {error.strerror}", path) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is no UTF-8: {error}", path) from None
+
+
+def _exchanged(path: str, status: os.stat_result) -> tuple[str, os.stat_result]:
+    """Returns why what is there now, in place of a file that was trusted, is not to be read."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return "it was taken away just now", status
+    return why_not(path, status), status
 
 
 def _text(number: int) -> str:

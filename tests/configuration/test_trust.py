@@ -6,7 +6,10 @@ import grp
 import logging
 import os
 import pwd
+import socket
 import struct
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from gridmap import conf
 from gridmap.backends.registry import description_of
 from gridmap.call import Call
 from gridmap.configuration import trust
+from gridmap.configuration.reading import read
 from gridmap.errors import ConfigError
 from tests.configuration.conftest import Files, write
 
@@ -132,6 +136,62 @@ def test_what_is_no_plain_file_is_not_opened(
     assert conf.NUM_RESUBMITS == 3
     assert f"{files.project} is not read: it is no plain file" in caplog.text
     assert f"{files.user} is not read: it is no plain file" in caplog.text
+
+
+@pytest.fixture
+def shared(files: Files, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Yields a folder in which everybody can make files, as /tmp; the working directory is in it.
+
+    pytest's own folders can be entered by this user only.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o1777)
+        (folder / "work").mkdir()
+        monkeypatch.chdir(folder / "work")
+        yield folder
+        os.chdir("/")
+
+
+@root_only
+def test_a_file_that_somebody_else_closed_to_us_stops_nothing(
+    shared: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(shared / "gridmap.toml", FIVE)
+    path.chmod(0o600)
+    os.chown(path, SOMEBODY, SOMEBODY)
+    os.seteuid(SOMEBODY + 1)
+    try:
+        with pytest.raises(PermissionError):
+            path.read_text()
+        assert [conf.NUM_RESUBMITS for _ in range(3)] == [3, 3, 3]
+    finally:
+        os.seteuid(0)
+    (record,) = caplog.records
+    assert f"{path} is not read: it belongs to user {SOMEBODY}" in record.getMessage()
+
+
+@pytest.mark.parametrize("mine", [True, pytest.param(False, marks=root_only)])
+def test_a_socket_stops_nothing(shared: Path, caplog: pytest.LogCaptureFixture, mine: bool) -> None:
+    path = shared / "gridmap.toml"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        if not mine:
+            os.chown(path, SOMEBODY, SOMEBODY)
+        assert conf.NUM_RESUBMITS == 3
+    assert f"{path} is not read: it is no plain file" in caplog.text
+
+
+def test_what_is_exchanged_between_look_and_opening_stops_nothing(
+    shared: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(shared / "gridmap.toml", FIVE)
+    status = os.stat(path)
+    path.unlink()
+    assert read(str(path), status) == "it was taken away just now"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        assert read(str(path), status) == "it is no plain file"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can read everything")
