@@ -106,6 +106,9 @@ def _filled(
         entries.pop((name,), None)
         for other in INSTEAD.get(name, ()) if value else ():
             entries.pop((other,), None)
+    backend = entries.get(("backend",))
+    if said.get("require_cluster") and backend is not None and backend.value == "local":
+        del entries[("backend",)]
     of_resources = _said_fields(said.get("resources"))
     for name, field in SAME:
         if name in said:
@@ -156,11 +159,7 @@ def _resources(values: dict[str, Any], said: Any) -> Any:
 
 def _said_fields(resources: Any) -> dict[str, Any]:
     """Returns those fields of a call's Resources that say something."""
-    if not isinstance(resources, Resources):
-        return {}
-    plain = Resources()
-    values = {field: getattr(resources, field) for field in Resources.__struct_fields__}
-    return {field: value for field, value in values.items() if value != getattr(plain, field)}
+    return resources.said() if isinstance(resources, Resources) else {}
 
 
 _TABLES: dict[str, Callable[[dict[str, Any], Any], Any]] = {
