@@ -98,7 +98,7 @@ def settings(profile: str | None = None, within_s: float = 0.0) -> Settings:
     files = current(_KINDS, within_s)
     chosen = chosen_profile(profile, files)
     values = {setting.field: _find(setting, files, chosen)[0] for setting in TABLE}
-    values["profile"] = chosen
+    values["profile"] = str(chosen)  # as itself, where it is of a kind of its own
     for setting in TABLE:
         if values[setting.field] is None:
             values[setting.field] = "" if setting.default in GUESSED else _default(setting)
