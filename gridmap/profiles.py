@@ -22,9 +22,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Entries = dict["Keys", "Entry"]
 
-LATELY_S = 0.05
-"""Where jobs are made one after the other, files are looked for so often."""
-
 SAME = (
     ("num_slots", "slots"),
     ("h_vmem", "memory"),
@@ -118,6 +115,9 @@ def _filled(
     backend = entries.get(("backend",))
     if backend is not None and str(backend.value).endswith(".toml"):
         conf.check_description(backend)
+        conf.tell_of_project(backend)
+    if ("interpreting_shell",) in entries:
+        conf.tell_of_project(entries[("interpreting_shell",)])
     filled = {**given, **{keys[0]: entry.value for keys, entry in entries.items() if not keys[1:]}}
     for name, make in _TABLES.items():
         table = {keys: entry for keys, entry in entries.items() if keys[0] == name and keys[1:]}

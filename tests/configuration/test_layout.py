@@ -102,6 +102,8 @@ BAD = [
     ("[profiles.a.settings]\nX = 1", 2, "profiles.a.settings.X: there is no such setting"),
     ("[profiles.a.settings]\nGRIDMAP_PROFILE = 'b'", 2, "GRIDMAP_PROFILE: a profile names no oth"),
     ("[backends.slurm]\nfile = 'x'", 1, "backends.slurm: GridMap has a backend of this name"),
+    ("[backends.openpbs]\nfile = 'x.toml'", 1, "backends.openpbs: GridMap has a backend of this"),
+    ("[backends.'x.toml']\nfile = 'x.toml'", 1, "x.toml: this would be the path of a description"),
     ("[backends.mine]\n", 1, "backends.mine: it has no file, as in file"),
     ("[backends.mine]\nfile = 'x'", 2, 'backends.mine.file: is "/'),
     ("[backends.mine]\npath = 'x'", 2, "backends.mine.path: there is no such key"),

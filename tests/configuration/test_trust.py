@@ -21,6 +21,7 @@ from gridmap.call import Call
 from gridmap.configuration import trust
 from gridmap.configuration.reading import read
 from gridmap.errors import ConfigError
+from gridmap.profiles import with_profile
 from tests.configuration.conftest import Files, write
 
 SOMEBODY = 54321
@@ -223,12 +224,72 @@ def test_a_description_that_others_can_write_is_not_used(files: Files) -> None:
         Call.checked(backend="missing")
 
 
-def test_a_description_of_ones_own_takes_the_place_of_a_shipped_one(files: Files) -> None:
-    shipped = Path(gridmap.__file__).parent / "backends/schedulers/openpbs.toml"
-    own = write(files.user.parent / "own.toml", shipped.read_text())
-    assert Call.checked(backend="openpbs").options.backend == "openpbs"
-    write(files.user, '[backends.openpbs]\nfile = "own.toml"\n')
-    assert Call.checked(backend="openpbs").options.backend == str(own)
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records]
+
+
+@pytest.fixture
+def commands(files: Files, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Returns a configuration that names commands, in which each is used for the first time."""
+    monkeypatch.setattr(conf, "_told", set())
+    text = (description_of("slurm_commands") or Path()).read_text()
+    for folder in (files.user.parent, files.project.parent):
+        write(folder / "it.toml", text)
+    return (
+        '[backends.mine]\nfile = "it.toml"\n'
+        '[profiles.a]\nbackend = "it.toml"\nlocal = false\n'
+        '[profiles.b]\ninterpreting_shell = "/bin/odd"\n'
+        '[profiles.c]\nbackend = "local"\nqueue = "q"\n'
+    )
+
+
+@with_profile()
+def door(backend: str = "auto", profile: str | None = None) -> str:
+    return Call.checked(backend=backend, profile=profile).options.backend
+
+
+def test_a_command_that_a_found_file_names_is_told_once(
+    files: Files, commands: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(files.project, commands)
+    for _ in range(2):
+        assert door(profile="c") == "local"
+        assert gridmap.Job(abs, [1], profile="a").interpreting_shell is None
+    assert warnings_of(caplog) == []  # no command was used
+    said = "found from the working directory, says by"
+    for _ in range(2):
+        assert door("mine") == str(path.parent / "it.toml")
+    expected = [f"{path}:2, {said} backends.mine.file what commands are run: {path.parent}/it.toml"]
+    assert warnings_of(caplog) == expected
+    for _ in range(2):
+        assert gridmap.Job(abs, [1], profile="b").interpreting_shell == "/bin/odd"
+    expected.append(
+        f"{path}:7, {said} profiles.b.interpreting_shell what commands are run: /bin/odd"
+    )
+    assert warnings_of(caplog) == expected
+    conf._told.clear()
+    for _ in range(2):
+        assert door(profile="a") == str(path.parent / "it.toml")
+    expected.append(
+        f"{path}:4, {said} profiles.a.backend what commands are run: {path.parent}/it.toml"
+    )
+    assert warnings_of(caplog) == expected
+
+
+@pytest.mark.parametrize("role", ["user", "both", "named"])
+def test_commands_of_a_file_that_somebody_named_are_not_told(
+    files: Files, commands: str, caplog: pytest.LogCaptureFixture, role: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    if role == "named":
+        monkeypatch.setenv("GRIDMAP_CONFIG", str(write(files.project, commands)))
+    else:
+        write(files.user, commands)
+        monkeypatch.chdir(files.user.parent if role == "both" else files.work)
+    door("mine")
+    door(profile="a")
+    gridmap.Job(abs, [1], profile="b")
+    assert warnings_of(caplog) == []
 
 
 def test_a_call_names_a_description_of_the_configuration(files: Files) -> None:
