@@ -10,7 +10,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from gridmap import data
-from gridmap.conf import Settings, backend_file, backend_files, settings
+from gridmap.conf import LATELY_S, Settings, backend_file, backend_files, settings
 from gridmap.core.spec import Resources, for_worker
 from gridmap.engine import Engine
 from gridmap.errors import DRMAANotPresentException
@@ -18,7 +18,6 @@ from gridmap.inline import run_inline
 from gridmap.launch import LOCAL
 from gridmap.options import ON_ERROR, Options
 from gridmap.plan import Plan, Segment, client_sys_path
-from gridmap.profiles import LATELY_S
 from gridmap.report.progress import Progress
 from gridmap.run import Run
 from gridmap.stories import JobWatcher, MapWatcher, as_jobs

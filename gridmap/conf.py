@@ -86,6 +86,9 @@ class Source:
 
 DEFAULT = Source("default")
 
+LATELY_S = 0.05
+"""Where jobs are made one after the other, files are looked for so often."""
+
 
 def settings(profile: str | None = None, within_s: float = 0.0) -> Settings:
     """Returns what every setting is worth now.
@@ -98,7 +101,7 @@ def settings(profile: str | None = None, within_s: float = 0.0) -> Settings:
     files = current(_KINDS, within_s)
     chosen = chosen_profile(profile, files)
     values = {setting.field: _find(setting, files, chosen)[0] for setting in TABLE}
-    values["profile"] = chosen
+    values["profile"] = str(chosen)  # as itself, where it is of a kind of its own
     for setting in TABLE:
         if values[setting.field] is None:
             values[setting.field] = "" if setting.default in GUESSED else _default(setting)
@@ -170,6 +173,7 @@ def backend_file(name: str) -> str | None:
     entry = configured().backends.get(name)
     if entry is not None:
         check_description(entry)
+        tell_of_project(entry)
     return None if entry is None else str(entry.value)
 
 
@@ -187,6 +191,29 @@ def check_description(entry: Entry) -> None:
             entry.document.path,
             entry.document.line(entry.keys),
         )
+
+
+def tell_of_project(entry: Entry) -> None:
+    """Warns, once, that a command to be run is named by a file that was only found.
+
+    Whoever unpacks or clones a folder owns all that is in it, the project's file too, and need not
+    know of it.
+
+    :param entry: the path of a description, or a shell
+    """
+    files, path = configured(LATELY_S), entry.document.path
+    roles = {place.role for place, _ in files.files if place.path == path}
+    if roles == {"project"} and (path, entry.value) not in _told:
+        _told.add((path, entry.value))
+        import logging  # takes long to load, for this
+
+        logging.getLogger(__name__).warning(
+            "%s, found from the working directory, says by %s what commands are run: %s",
+            entry.where, entry.name, entry.value,
+        )  # fmt: skip
+
+
+_told: set[tuple[str, Any]] = set()
 
 
 def _refused(entry: Entry) -> str:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from gridmap import __version__, data
-from gridmap.conf import settings
+from gridmap.conf import configured, settings
 from gridmap.core.states import JobState
 from gridmap.engine import Engine
 from gridmap.errors import GridMapError, LedgerError, LedgerInUse
+from gridmap.kinds import NO_PROFILE
 from gridmap.launch import LOCAL, PYTHON
 from gridmap.ledger import book
 from gridmap.ledger.directory import LEDGER_NAME
@@ -56,6 +57,7 @@ def attach(
     on_error: str | None = None,
     again: bool = False,
     quiet: bool = True,
+    profile: str | None = None,
 ) -> Run:
     """Returns a run that another process began and did not end, from its ledger.
 
@@ -67,13 +69,14 @@ def attach(
     :param on_error: as in `grid_map`; as it was then when not given
     :param again: run anew what failed, was canceled or was skipped
     :param quiet: False logs the begin and the end, at info level
+    :param profile: a profile of the configuration files, whose settings hold, also of where runs
+        are kept; when not given, the one of then for how the run goes on, if it is still there
     :raises LedgerInUse: the run is under way in a process that lives
     :raises LedgerError: there is no such run, or it had no ledger, or that is damaged
     """
     if on_error is not None and on_error not in ON_ERROR:
         raise ValueError(f"on_error is {on_error!r}; it must be one of {', '.join(ON_ERROR)}")
-    config = settings()
-    path = _folder_of(run_id, Path(os.fspath(run_dir) if run_dir else config.run_dir))
+    path = _folder_of(run_id, Path(os.fspath(run_dir) if run_dir else settings(profile).run_dir))
     earlier = Resumption(path, again)
     try:
         header = earlier.header
@@ -84,6 +87,7 @@ def attach(
                 "first %d jobs are known", earlier.run, earlier.total,
             )  # fmt: skip
         then: dict[str, Any] = header.options
+        config = settings(_profile_of(earlier.run, then) if profile is None else profile)
         options = Options(
             settings=config,
             backend=header.backend,
@@ -108,12 +112,15 @@ def attach(
         raise
 
 
-def runs(run_dir: str | os.PathLike[str] | None = None) -> list[RunInfo]:
+def runs(
+    run_dir: str | os.PathLike[str] | None = None, *, profile: str | None = None
+) -> list[RunInfo]:
     """Returns the runs that have a ledger, the oldest first.
 
     :param run_dir: where runs are kept; GRIDMAP_RUN_DIR when not given
+    :param profile: a profile of the configuration files, which may say where runs are kept
     """
-    parent = Path(os.fspath(run_dir) if run_dir else settings().run_dir)
+    parent = Path(os.fspath(run_dir) if run_dir else settings(profile).run_dir)
     if not parent.is_dir():
         return []
     found = []
@@ -122,6 +129,21 @@ def runs(run_dir: str | os.PathLike[str] | None = None) -> list[RunInfo]:
             if (path / LEDGER_NAME).is_file():
                 found.append(_info(path))
     return sorted(found, key=lambda info: info.created_s)
+
+
+def _profile_of(run: str, then: dict[str, Any]) -> str | None:
+    """Returns the profile that a run was begun with; None where it is not there any more.
+
+    :param then: the options in its ledger
+    """
+    name: str | None = then.get("profile")
+    if name is None or name == NO_PROFILE or name in configured().profiles:
+        return name
+    log.warning(
+        "run %s was begun with profile %r, which no configuration file has now: its settings are "
+        "those that hold without it", run, name,
+    )  # fmt: skip
+    return None
 
 
 def _check_version(header: Header) -> None:

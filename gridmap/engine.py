@@ -21,6 +21,7 @@ from gridmap.core.spec import Resources
 from gridmap.core.states import JobState
 from gridmap.errors import Cause, GridMapError, JobException, JobUnpicklable
 from gridmap.failures import exception_of_end, exception_of_failure
+from gridmap.kinds import NO_PROFILE
 from gridmap.launch import LOCAL, launch_local, launch_on_cluster, open_book, sweep
 from gridmap.monitor.loop import Monitor
 from gridmap.monitor.sink import Delivery, End, Failure, Place, Sink, Values
@@ -402,10 +403,11 @@ def _at_end(
             keep_ledger = options.durable and 0 < completed < total
             directory.end(logs, keep_logs or keep_ledger, keep_ledger)
             if keep_ledger:
-                run = directory.path.name
+                run, profile = directory.path.name, options.profile
+                asked_by = repr(run) if profile == NO_PROFILE else f"{run!r}, {profile=}"
                 log.warning(
-                    "run %s: %d of %d values are kept; gridmap.attach(%r) gives them", run,
-                    completed, total, run,
+                    "run %s: %d of %d values are kept; gridmap.attach(%s) gives them", run,
+                    completed, total, asked_by,
                 )  # fmt: skip
     finally:
         interrupts.unregister(monitor)

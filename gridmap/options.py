@@ -10,7 +10,9 @@ from gridmap.core.policy import Policy
 from gridmap.launch import LOCAL, PYTHON
 
 ON_ERROR = ("raise", "finish", "return")
-KEPT_OPTIONS = ("processes", "max_workers", "on_error", "reuse", "log_dir", "keep_logs", "children")
+KEPT_OPTIONS = (
+    "processes", "max_workers", "on_error", "reuse", "log_dir", "keep_logs", "children", "profile",
+)  # fmt: skip
 """What of its options a run's ledger keeps."""
 
 
@@ -34,6 +36,11 @@ class Options(Struct, frozen=True):
     keep_logs: bool = False
     durable: bool = False
     children: int = 1
+
+    @property
+    def profile(self) -> str:
+        """The name of the profile whose settings these are."""
+        return self.settings.profile
 
 
 def policy_of(options: Options) -> Policy:

@@ -22,9 +22,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Entries = dict["Keys", "Entry"]
 
-LATELY_S = 0.05
-"""Where jobs are made one after the other, files are looked for so often."""
-
 SAME = (
     ("num_slots", "slots"),
     ("h_vmem", "memory"),
@@ -106,6 +103,9 @@ def _filled(
         entries.pop((name,), None)
         for other in INSTEAD.get(name, ()) if value else ():
             entries.pop((other,), None)
+    backend = entries.get(("backend",))
+    if said.get("require_cluster") and backend is not None and backend.value == "local":
+        del entries[("backend",)]
     of_resources = _said_fields(said.get("resources"))
     for name, field in SAME:
         if name in said:
@@ -115,6 +115,9 @@ def _filled(
     backend = entries.get(("backend",))
     if backend is not None and str(backend.value).endswith(".toml"):
         conf.check_description(backend)
+        conf.tell_of_project(backend)
+    if ("interpreting_shell",) in entries:
+        conf.tell_of_project(entries[("interpreting_shell",)])
     filled = {**given, **{keys[0]: entry.value for keys, entry in entries.items() if not keys[1:]}}
     for name, make in _TABLES.items():
         table = {keys: entry for keys, entry in entries.items() if keys[0] == name and keys[1:]}
@@ -156,11 +159,7 @@ def _resources(values: dict[str, Any], said: Any) -> Any:
 
 def _said_fields(resources: Any) -> dict[str, Any]:
     """Returns those fields of a call's Resources that say something."""
-    if not isinstance(resources, Resources):
-        return {}
-    plain = Resources()
-    values = {field: getattr(resources, field) for field in Resources.__struct_fields__}
-    return {field: value for field, value in values.items() if value != getattr(plain, field)}
+    return resources.said() if isinstance(resources, Resources) else {}
 
 
 _TABLES: dict[str, Callable[[dict[str, Any], Any], Any]] = {

@@ -20,6 +20,22 @@ _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _UNITS = rf"(?=.)(?:({_NUMBER})d)?(?:({_NUMBER})h)?(?:({_NUMBER})m)?(?:({_NUMBER})s)?"
 
 
+class NotSaid(int):
+    """The default of a number, which a profile of a configuration file may replace.
+
+    It is the number, and looks like it; only its type tells that nobody said it.
+    """
+
+
+class NoneSaid(tuple[str, ...]):
+    """The default of a list, as NotSaid of a number."""
+
+    __slots__ = ()
+
+
+_ONE, _ZERO, _EMPTY = NotSaid(1), NotSaid(0), NoneSaid()
+
+
 class Resources(Struct, frozen=True, kw_only=True):
     """What ONE job needs, in words that every scheduler is told in its own.
 
@@ -38,15 +54,15 @@ class Resources(Struct, frozen=True, kw_only=True):
     :raises ValueError: an amount is out of range, or could be meant in two ways
     """
 
-    slots: int = 1
+    slots: int = _ONE
     memory: str | int | None = None
     walltime: str | int | float | timedelta | None = None
-    gpus: int = 0
+    gpus: int = _ZERO
     queue: str | None = None
     project: str | None = None
-    hosts: Iterable[str] = ()
-    features: Iterable[str] = ()
-    native: Iterable[str] = ()
+    hosts: Iterable[str] = _EMPTY
+    features: Iterable[str] = _EMPTY
+    native: Iterable[str] = _EMPTY
 
     def __post_init__(self) -> None:
         force_setattr(self, "slots", _whole("slots", self.slots, 1))
@@ -58,6 +74,18 @@ class Resources(Struct, frozen=True, kw_only=True):
         for name in ("hosts", "features", "native"):
             force_setattr(self, name, _texts(name, getattr(self, name)))
         _ = self.memory_bytes, self.walltime_s  # for their errors
+
+    def said(self) -> dict[str, Any]:
+        """Returns the fields that somebody gave, also those that he gave as the default is.
+
+        None says nothing.
+        """
+        values = {name: getattr(self, name) for name in self.__struct_fields__}
+        return {
+            name: value
+            for name, value in values.items()
+            if value is not None and type(value) not in (NotSaid, NoneSaid)
+        }
 
     @property
     def memory_bytes(self) -> int:
@@ -144,6 +172,8 @@ def _seconds(what: str, given: str) -> float:
 
 
 def _whole(name: str, given: Any, least: int) -> int:
+    if type(given) is NotSaid:
+        return given
     try:
         number = operator.index(given)  # NumPy's whole numbers are some, too
     except TypeError:
@@ -156,6 +186,8 @@ def _whole(name: str, given: Any, least: int) -> int:
 
 
 def _texts(name: str, given: Any) -> tuple[str, ...]:
+    if type(given) is NoneSaid:
+        return given
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise TypeError(f"Resources: {name} is a list of texts, not {given!r}")
     texts = tuple(given)

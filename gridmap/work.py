@@ -14,9 +14,10 @@ from msgspec.structs import replace
 from gridmap import conf
 from gridmap.backends.native import memory_bytes, walltime_s
 from gridmap.backends.options import native_specification
+from gridmap.conf import LATELY_S
 from gridmap.core.spec import Resources as Wanted
 from gridmap.errors import Cause
-from gridmap.profiles import LATELY_S, with_profile
+from gridmap.profiles import with_profile
 from gridmap.resources import Resources
 from gridmap.resources import memory_bytes as amount_bytes
 from gridmap.retry import Retry, as_exceptions, as_retry

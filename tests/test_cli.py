@@ -41,6 +41,12 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*words), capture_output=True, text=True, timeout=60)
 
 
+def test_a_profile_that_says_nothing(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
+    write(files.user, "[profiles.empty]\n")
+    assert cli.main(["config"]) == 0
+    assert "Profile empty\n  nothing" in capsys.readouterr().out
+
+
 # --- the command ----------------------------------------------------------------------------------
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
+import json
 import logging
 import pickle
 from datetime import timedelta
@@ -9,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 import gridmap
 from gridmap import Job, Resources, Retry, grid_map
@@ -271,3 +275,20 @@ def test_what_slurm_cannot_be_asked_for_is_an_error_before_anything_is_started(
     with pytest.raises(ValueError, match="native has '--array=2', which GridMap says to Slurm"):
         grid_map(identity, [1], backend="slurm", resources=Resources(native=["--array=2"]))
     assert not (tmp_path / "runs").exists()
+
+
+def test_what_was_said_is_a_fact_that_nobody_sees() -> None:
+    plain, said = Resources(), Resources(slots=1, gpus=0, hosts=[], features=(), native=())
+    assert plain == said and hash(plain) == hash(said) and repr(plain) == repr(said)
+    assert repr(plain) == (
+        "Resources(slots=1, memory=None, walltime=None, gpus=0, queue=None, project=None, "
+        "hosts=(), features=(), native=())"
+    )
+    assert json.dumps([plain.slots, plain.gpus, plain.hosts]) == "[1, 0, []]"
+    assert str(inspect.signature(Resources).parameters["slots"]).endswith("= 1")
+    for copied in (copy.deepcopy, replace, lambda one: pickle.loads(pickle.dumps(one))):
+        assert copied(plain).said() == {}
+        assert copied(said).said() == {
+            "slots": 1, "gpus": 0, "hosts": (), "features": (), "native": (),
+        }  # fmt: skip
+    assert Resources(slots=2, memory="4G").said() == {"slots": 2, "memory": "4G"}

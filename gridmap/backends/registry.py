@@ -52,7 +52,8 @@ def open_backend(name: str, **settings: Any) -> Backend:
 
     A name that ends in ".toml" is the path of a scheduler's description. An entry point of the
     group "gridmap.backends" names a callable that takes `settings` as keyword arguments and returns
-    a Backend. GridMap's own names cannot be taken over by one.
+    a Backend. GridMap's own names, and those of the descriptions
+    that come with it, cannot be taken over by one, nor by a configuration file.
 
     :raises ValueError: no backend of that name
     :raises ConfigError: a description that cannot be used

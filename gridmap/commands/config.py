@@ -196,6 +196,9 @@ def _said(row: Row) -> str:
 
 
 def _table(rows: list[tuple[str, str, str]]) -> Iterator[str]:
+    if not rows:
+        yield "  nothing"
+        return
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     widths[1] = min(widths[1], 60)
     for name, value, source in rows:

@@ -151,7 +151,11 @@ class _Checker:
 
     def _backend(self, name: str) -> Entry:
         keys = ("backends", name)
-        if name in BUILT_IN_BACKENDS:
+        from gridmap.backends.registry import description_of  # only where there are any
+
+        if name.endswith(".toml"):
+            self._fail(keys, "this would be the path of a description; choose another name")
+        if name in BUILT_IN_BACKENDS or description_of(name) is not None:
             self._fail(keys, "GridMap has a backend of this name; choose another")
         table = self._table(keys)
         for key in table:

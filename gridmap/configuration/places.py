@@ -47,7 +47,8 @@ def places() -> list[Place]:
 def _site() -> Iterator[Place]:
     site = os.environ.get(SITE_VARIABLE, "")
     if site != os.devnull:
-        yield _place("site", site or SITE_FILE, SITE_VARIABLE if site else "")
+        path = _absolute(site) if site else SITE_FILE
+        yield _place("site", path, SITE_VARIABLE if site else "")
 
 
 def _user_file() -> str:
@@ -86,7 +87,11 @@ def _project() -> Iterator[Place]:
 
 def _named(path: str) -> Iterator[Place]:
     if path:
-        yield _place("named", os.path.abspath(os.path.expanduser(path)), NAMED_VARIABLE)
+        yield _place("named", _absolute(path), NAMED_VARIABLE)
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def _place(role: str, path: str, variable: str = "") -> Place:

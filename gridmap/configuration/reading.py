@@ -18,7 +18,9 @@ SETTLED_S = 2.0
 """A file that was written so shortly ago may be written again without a change of its times."""
 
 MOST_LINES = 2000
-"""Of a longer file no lines are told: to find them takes a while."""
+MOST_LINES_OF_VALUE = 200
+"""Of a longer file no lines are told, nor of what stands behind a longer value: to find them takes
+a while, with the square of a value's length."""
 
 
 class Document:
@@ -57,23 +59,40 @@ def lines_of(text: str, path: str) -> dict[tuple[str, ...], int]:
     """Returns the lines in which tables and values begin.
 
     A parser that told them would be a second one.  This asks the one parser what the first line
-    says, the first two lines, and so on: what is new began where the last of these texts that is
-    TOML ended.
+    says, the first two lines, and so on, until these are TOML; then it goes on behind them, for a
+    statement means the same alone.
     """
-    lines = text.splitlines(keepends=True)
+    lines = [line + "\n" for line in text.split("\n")]
     found: dict[tuple[str, ...], int] = {}
     if len(lines) > MOST_LINES:
         return found
-    begin = 1
-    for count in range(1, len(lines) + 1):
+    table: tuple[str, ...] = ()
+    begin = 0
+    for end in range(1, len(lines) + 1):
+        if end - begin > MOST_LINES_OF_VALUE:
+            break
         try:
-            data = _toml.parse("".join(lines[:count]), path)
+            data = _toml.parse("".join(lines[begin:end]), path)
         except ConfigError:
             continue  # in the middle of a value
-        for keys in _keys(data, ()):
-            found.setdefault(keys, begin)
-        begin = count + 1
+        if lines[begin].lstrip().startswith("["):
+            table = _header(data)
+            told = [table[:count] for count in range(1, len(table) + 1)]
+        else:
+            told = [(*table, *keys) for keys in _keys(data, ())]
+        for keys in told:
+            found.setdefault(keys, begin + 1)
+        begin = end
     return found
+
+
+def _header(data: Any) -> tuple[str, ...]:
+    """Returns the name of a table, of which nothing else is there; that of a list of tables, too"""
+    keys: tuple[str, ...] = ()
+    while isinstance(data, dict) and data:
+        ((name, data),) = data.items()
+        keys = (*keys, name)
+    return keys
 
 
 def _keys(table: dict[str, Any], above: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -111,7 +130,7 @@ def read(path: str, status: os.stat_result) -> Document | str:
     kept = _kept.get(path)
     if kept is not None and kept.settled and kept.signature == _signature(status):
         return kept.what
-    reason, text, status = _contents(path)
+    reason, text, status = _contents(path, status)
     what: Document | str = reason
     if reason:
         if kept is None or kept.what != reason:
@@ -125,8 +144,15 @@ def read(path: str, status: os.stat_result) -> Document | str:
     return what
 
 
-def _contents(path: str) -> tuple[str, str, os.stat_result]:
-    """Returns why a file is not to be read, or its text; and its status."""
+def _contents(path: str, status: os.stat_result) -> tuple[str, str, os.stat_result]:
+    """Returns why a file is not to be read, or its text; and its status.
+
+    It is judged before it is opened: what a stranger put there may be closed to us, or no file at
+    all, and must not be an error.  What was opened is judged again: it may be another one by now.
+    """
+    reason = why_not(path, status)
+    if reason:
+        return reason, "", status
     try:
         # a pipe of that name must not hold us up
         number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -139,9 +165,21 @@ def _contents(path: str) -> tuple[str, str, os.stat_result]:
         finally:
             os.close(number)
     except OSError as error:
+        reason, status = _exchanged(path, status)
+        if reason:
+            return reason, "", status
         raise ConfigError(f"{path} cannot be read: {error.strerror}", path) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is no UTF-8: {error}", path) from None
+
+
+def _exchanged(path: str, status: os.stat_result) -> tuple[str, os.stat_result]:
+    """Returns why what is there now, in place of a file that was trusted, is not to be read."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return "it was taken away just now", status
+    return why_not(path, status), status
 
 
 def _text(number: int) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import time
 from typing import Any
 
 import pytest
 
 import gridmap
-from gridmap import conf
-from gridmap.configuration import arguments, layout
+from gridmap import _toml, conf
+from gridmap.configuration import arguments, layout, reading
 from gridmap.configuration.reading import lines_of
 from gridmap.errors import ConfigError
 from gridmap.retry import Retry
@@ -102,6 +103,8 @@ BAD = [
     ("[profiles.a.settings]\nX = 1", 2, "profiles.a.settings.X: there is no such setting"),
     ("[profiles.a.settings]\nGRIDMAP_PROFILE = 'b'", 2, "GRIDMAP_PROFILE: a profile names no oth"),
     ("[backends.slurm]\nfile = 'x'", 1, "backends.slurm: GridMap has a backend of this name"),
+    ("[backends.openpbs]\nfile = 'x.toml'", 1, "backends.openpbs: GridMap has a backend of this"),
+    ("[backends.'x.toml']\nfile = 'x.toml'", 1, "x.toml: this would be the path of a description"),
     ("[backends.mine]\n", 1, "backends.mine: it has no file, as in file"),
     ("[backends.mine]\nfile = 'x'", 2, 'backends.mine.file: is "/'),
     ("[backends.mine]\npath = 'x'", 2, "backends.mine.path: there is no such key"),
@@ -160,6 +163,47 @@ def test_lines_are_those_in_which_values_begin() -> None:
         ("t", "x", "y"): 12,
     }
     assert lines_of("a = 1\n" + "#\n" * 5000, "f") == {}
+    assert lines_of("a = 1\nb = [\n" + "1,\n" * 500 + "]\nc = 1\n", "f") == {("a",): 1}
+
+
+def every_beginning(text: str) -> dict[tuple[str, ...], int]:
+    """Returns the lines in another, slow way: what is new when a longer beginning is TOML."""
+    lines, found, begin = text.splitlines(keepends=True), {}, 1
+    for count in range(1, len(lines) + 1):
+        try:
+            data = _toml.parse("".join(lines[:count]), "f")
+        except ConfigError:
+            continue
+        for keys in reading._keys(data, ()):
+            found.setdefault(keys, begin)
+        begin = count + 1
+    return found
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD,
+        "[a.b.'c d']\nx.y = 1\n[a]\nz = '''\n[no]\n'''\n  [e] # [f]\n",
+        "x = [\n [1],\n ['''\n]''']\n]\n[t]\ni = { j = { k = [\n1] } }\n[t.u]\nv = 1",
+        '[[list]]\n[t]\n#[u]\n[t.\'[v]\']\n\'=\' = 1\n"a.b".c = 2\nd = """\\\n x"""\n',
+    ],
+)
+def test_lines_are_those_that_every_beginning_tells(text: str, end: str) -> None:
+    text = text.replace("\n", end)
+    assert lines_of(text, "f") == every_beginning(text)
+
+
+def test_the_lines_of_a_long_file_are_there_soon() -> None:
+    text = "".join(
+        f"[profiles.p{number}]\nmax_workers = 1\nresources = {{ gpus = 1 }}\nwhite_list = [\n]\n"
+        for number in range(380)
+    )
+    begin_s = time.process_time()
+    lines = lines_of(text, "f")
+    assert time.process_time() - begin_s < 2
+    assert lines[("profiles", "p379", "resources", "gpus")] == 379 * 5 + 3
 
 
 def parameters(*doors: Any) -> set[str]:

@@ -285,6 +285,16 @@ def test_paths_in_a_file_start_from_its_folder(
         conf.settings()
 
 
+def test_the_sites_file_by_a_relative_path_or_from_the_home_folder(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(files.work / "here.toml", '[backends.mine]\nfile = "it.toml"\n')
+    monkeypatch.setenv("GRIDMAP_SITE_CONFIG", "here.toml")
+    assert conf.backend_files() == {"mine": str(files.work / "it.toml")}
+    monkeypatch.setenv("GRIDMAP_SITE_CONFIG", "~/study/scripts/here.toml")
+    assert conf.backend_files() == {"mine": str(files.work / "it.toml")}
+
+
 def test_a_relative_named_file_starts_from_the_working_directory(
     files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:

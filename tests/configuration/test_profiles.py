@@ -120,6 +120,9 @@ def test_where_a_call_says_to_run_is_not_contradicted(
 def test_a_required_cluster_is_not_this_machine(big: Path) -> None:
     assert door(1, require_cluster=True, profile="here")["local"] is False
     assert door(1, backend="slurm", profile="here")["local"] is False
+    write(big, '[profiles.here]\nbackend = "local"\n')
+    assert door(1, require_cluster=True, profile="here")["backend"] == "auto"
+    assert door(1, require_cluster=False, profile="here")["backend"] == "local"
 
 
 def test_the_profile_of_the_variable_the_constant_and_the_file(
@@ -281,6 +284,22 @@ def test_hosts_of_a_profile_and_of_the_call(files: Files) -> None:
     write(files.user, GPU)
     assert Job(abs, [1], profile="gpu").hosts == ("a",)
     assert Job(abs, [1], profile="gpu", resources=Resources(hosts=["b"])).hosts == ("b",)
+
+
+def test_a_call_can_say_what_the_default_is(files: Files) -> None:
+    write(
+        files.user,
+        "[profiles.a]\nresources = { slots = 8, gpus = 2, hosts = ['a'], features = ['x'] }\n"
+        "[profiles.b]\nnum_slots = 8\ngpu = 2\n",
+    )
+    plain = Resources(slots=1, gpus=0, hosts=(), features=[])
+    for name in "ab":
+        job = Job(abs, [1], profile=name, resources=plain)
+        assert (job.num_slots, job.gpu, job.hosts, job.features) == (1, 0, (), ())
+        for more in ({"memory": None}, {}):
+            job = Job(abs, [1], profile=name, resources=Resources(gpus=0, **more))
+            assert (job.num_slots, job.gpu) == (8, 0)
+    assert Job(abs, [1], profile="a", resources=Resources(gpus=0)).hosts == ("a",)
 
 
 def test_an_amount_that_could_be_two_things_is_named_with_its_file(files: Files) -> None:

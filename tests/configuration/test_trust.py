@@ -6,7 +6,10 @@ import grp
 import logging
 import os
 import pwd
+import socket
 import struct
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,9 @@ from gridmap import conf
 from gridmap.backends.registry import description_of
 from gridmap.call import Call
 from gridmap.configuration import trust
+from gridmap.configuration.reading import read
 from gridmap.errors import ConfigError
+from gridmap.profiles import with_profile
 from tests.configuration.conftest import Files, write
 
 SOMEBODY = 54321
@@ -134,6 +139,62 @@ def test_what_is_no_plain_file_is_not_opened(
     assert f"{files.user} is not read: it is no plain file" in caplog.text
 
 
+@pytest.fixture
+def shared(files: Files, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Yields a folder in which everybody can make files, as /tmp; the working directory is in it.
+
+    pytest's own folders can be entered by this user only.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o1777)
+        (folder / "work").mkdir()
+        monkeypatch.chdir(folder / "work")
+        yield folder
+        os.chdir("/")
+
+
+@root_only
+def test_a_file_that_somebody_else_closed_to_us_stops_nothing(
+    shared: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(shared / "gridmap.toml", FIVE)
+    path.chmod(0o600)
+    os.chown(path, SOMEBODY, SOMEBODY)
+    os.seteuid(SOMEBODY + 1)
+    try:
+        with pytest.raises(PermissionError):
+            path.read_text()
+        assert [conf.NUM_RESUBMITS for _ in range(3)] == [3, 3, 3]
+    finally:
+        os.seteuid(0)
+    (record,) = caplog.records
+    assert f"{path} is not read: it belongs to user {SOMEBODY}" in record.getMessage()
+
+
+@pytest.mark.parametrize("mine", [True, pytest.param(False, marks=root_only)])
+def test_a_socket_stops_nothing(shared: Path, caplog: pytest.LogCaptureFixture, mine: bool) -> None:
+    path = shared / "gridmap.toml"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        if not mine:
+            os.chown(path, SOMEBODY, SOMEBODY)
+        assert conf.NUM_RESUBMITS == 3
+    assert f"{path} is not read: it is no plain file" in caplog.text
+
+
+def test_what_is_exchanged_between_look_and_opening_stops_nothing(
+    shared: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(shared / "gridmap.toml", FIVE)
+    status = os.stat(path)
+    path.unlink()
+    assert read(str(path), status) == "it was taken away just now"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        assert read(str(path), status) == "it is no plain file"
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can read everything")
 def test_a_file_of_ours_that_cannot_be_read(files: Files) -> None:
     write(files.user, FIVE).chmod(0o200)
@@ -163,12 +224,72 @@ def test_a_description_that_others_can_write_is_not_used(files: Files) -> None:
         Call.checked(backend="missing")
 
 
-def test_a_description_of_ones_own_takes_the_place_of_a_shipped_one(files: Files) -> None:
-    shipped = Path(gridmap.__file__).parent / "backends/schedulers/openpbs.toml"
-    own = write(files.user.parent / "own.toml", shipped.read_text())
-    assert Call.checked(backend="openpbs").options.backend == "openpbs"
-    write(files.user, '[backends.openpbs]\nfile = "own.toml"\n')
-    assert Call.checked(backend="openpbs").options.backend == str(own)
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records]
+
+
+@pytest.fixture
+def commands(files: Files, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Returns a configuration that names commands, in which each is used for the first time."""
+    monkeypatch.setattr(conf, "_told", set())
+    text = (description_of("slurm_commands") or Path()).read_text()
+    for folder in (files.user.parent, files.project.parent):
+        write(folder / "it.toml", text)
+    return (
+        '[backends.mine]\nfile = "it.toml"\n'
+        '[profiles.a]\nbackend = "it.toml"\nlocal = false\n'
+        '[profiles.b]\ninterpreting_shell = "/bin/odd"\n'
+        '[profiles.c]\nbackend = "local"\nqueue = "q"\n'
+    )
+
+
+@with_profile()
+def door(backend: str = "auto", profile: str | None = None) -> str:
+    return Call.checked(backend=backend, profile=profile).options.backend
+
+
+def test_a_command_that_a_found_file_names_is_told_once(
+    files: Files, commands: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(files.project, commands)
+    for _ in range(2):
+        assert door(profile="c") == "local"
+        assert gridmap.Job(abs, [1], profile="a").interpreting_shell is None
+    assert warnings_of(caplog) == []  # no command was used
+    said = "found from the working directory, says by"
+    for _ in range(2):
+        assert door("mine") == str(path.parent / "it.toml")
+    expected = [f"{path}:2, {said} backends.mine.file what commands are run: {path.parent}/it.toml"]
+    assert warnings_of(caplog) == expected
+    for _ in range(2):
+        assert gridmap.Job(abs, [1], profile="b").interpreting_shell == "/bin/odd"
+    expected.append(
+        f"{path}:7, {said} profiles.b.interpreting_shell what commands are run: /bin/odd"
+    )
+    assert warnings_of(caplog) == expected
+    conf._told.clear()
+    for _ in range(2):
+        assert door(profile="a") == str(path.parent / "it.toml")
+    expected.append(
+        f"{path}:4, {said} profiles.a.backend what commands are run: {path.parent}/it.toml"
+    )
+    assert warnings_of(caplog) == expected
+
+
+@pytest.mark.parametrize("role", ["user", "both", "named"])
+def test_commands_of_a_file_that_somebody_named_are_not_told(
+    files: Files, commands: str, caplog: pytest.LogCaptureFixture, role: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    if role == "named":
+        monkeypatch.setenv("GRIDMAP_CONFIG", str(write(files.project, commands)))
+    else:
+        write(files.user, commands)
+        monkeypatch.chdir(files.user.parent if role == "both" else files.work)
+    door("mine")
+    door(profile="a")
+    gridmap.Job(abs, [1], profile="b")
+    assert warnings_of(caplog) == []
 
 
 def test_a_call_names_a_description_of_the_configuration(files: Files) -> None:

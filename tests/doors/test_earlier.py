@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -152,6 +153,49 @@ def test_what_failed_can_run_again(tmp_path: Path) -> None:
     run = gridmap.attach(info.id, again=True)
     assert run.results() == [0, 1, 2, 3, 4, 5]
     assert gridmap.runs() == []
+
+
+def test_a_run_goes_on_with_the_profile_of_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "client").mkdir()
+    monkeypatch.delenv("GRIDMAP_RUN_DIR")
+    text = '[settings]\nGRIDMAP_RUN_DIR = "elsewhere"\nGRIDMAP_GRACE = 50\n'
+    profile = '[profiles.p.settings]\nGRIDMAP_RUN_DIR = "runs"\nGRIDMAP_GRACE = 40\n'
+    file = tmp_path / "gridmap.toml"
+    file.write_text(text + profile)
+    file.chmod(0o644)
+    monkeypatch.setenv("GRIDMAP_CONFIG", str(file))
+
+    def attach(**options: Any) -> Any:
+        run = gridmap.attach(info.id, **options)
+        with pytest.raises(JobDied):
+            run.results()
+        return run._engine.options.settings
+
+    with pytest.raises(JobDied):
+        gridmap.grid_map(fails_at_first, range(6), profile="p", on_error="finish", **LOCAL)
+    assert gridmap.runs() == []
+    (info,) = gridmap.runs(profile="p")
+    assert f"gridmap.attach({info.id!r}, profile='p') gives them" in caplog.text
+    assert info.path.startswith(str(tmp_path / "runs"))
+    with pytest.raises(LedgerError, match=f"no run {info.id} in {tmp_path}/elsewhere"):
+        gridmap.attach(info.id)
+    now = attach(profile="p")
+    assert (now.profile, now.grace_s) == ("p", 40)
+    now = attach(run_dir=tmp_path / "runs")
+    assert (now.profile, now.grace_s) == ("p", 40)
+    now = attach(run_dir=tmp_path / "runs", profile="none")
+    assert (now.profile, now.grace_s) == ("none", 50)
+    with pytest.raises(ValueError, match="there is no profile 'q'"):
+        gridmap.attach(info.id, profile="q")
+    with pytest.raises(ValueError, match="there is no profile 'q'"):
+        gridmap.runs(profile="q")
+    file.write_text(text)
+    caplog.clear()
+    now = attach(run_dir=tmp_path / "runs")
+    assert (now.profile, now.grace_s) == ("none", 50)
+    assert f"run {info.id} was begun with profile 'p', which no configuration" in caplog.text
 
 
 def test_a_full_disk_is_a_warning_and_loses_nothing(tmp_path: Path) -> None:
