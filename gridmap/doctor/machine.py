@@ -29,6 +29,7 @@ DEPENDENCIES = {
     "msgspec": "msgspec",
     "psutil": "psutil",
     "pyzmq": "zmq",
+    "threadpoolctl": "threadpoolctl",
     **({} if sys.version_info >= (3, 11) else {"tomli": "tomli"}),
 }
 """The modules of the packages that GridMap needs, by the packages' names."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,17 +36,21 @@ def write(path: Path, text: str) -> None:
     path.chmod(0o644)
 
 
-def told(_: int) -> tuple[str | None, str, int]:
-    """Returns what a job sees of the profile, and who runs it."""
-    return os.environ.get("FROM_THE_PROFILE"), os.uname().nodename, os.getppid()
+def telling() -> Callable[[int], tuple[str | None, str, int]]:
+    """Returns a function that travels by value; it tells what a job sees, and who runs it."""
+
+    def told(_: int) -> tuple[str | None, str, int]:
+        return os.environ.get("FROM_THE_PROFILE"), os.uname().nodename, os.getppid()
+
+    return told
 
 
 def test_a_profile_says_what_to_ask_for(folder: Path) -> None:
     write(folder / "gridmap.toml", PROFILE.format(backend=SCHEDULER.backend))
-    values = gridmap.grid_map(told, range(8), profile="small", reuse=False)
+    values = gridmap.grid_map(telling(), range(8), profile="small", reuse=False)
     assert {value[0] for value in values} == {"yes"}
     assert len({value[1:] for value in values}) == 1  # one worker
-    job = gridmap.Job(told, [0], profile="small")
+    job = gridmap.Job(telling(), [0], profile="small")
     assert job.resources_wanted().walltime_s == 600
     assert gridmap.process_jobs([job], profile="small")[0][0] == "yes"
 
@@ -59,4 +64,4 @@ def test_a_backend_by_its_name_in_a_file(folder: Path, monkeypatch: pytest.Monke
     write(folder / "gridmap.toml", named + PROFILE.format(backend="mine"))
     (folder / "below").mkdir()
     monkeypatch.chdir(folder / "below")
-    assert [value[0] for value in gridmap.grid_map(told, range(3))] == ["yes"] * 3
+    assert [value[0] for value in gridmap.grid_map(telling(), range(3))] == ["yes"] * 3
