@@ -86,7 +86,7 @@ class Meaning(NamedTuple):
         if state in _WAITING and self._says("never", record):
             begin = HELD_FOR_GOOD if cause else NEVER_STARTS
             text = f"{begin}: {', '.join(told)}"
-            return NativeStatus(NativeState.FAILED, text, cause=cause)
+            return NativeStatus(NativeState.FAILED, text, cause=cause or Cause.NEVER_STARTED)
         if state not in (NativeState.DONE, NativeState.FAILED, NativeState.DELETED):
             return NativeStatus(state, ", ".join(told))
         if signum:

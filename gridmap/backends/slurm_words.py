@@ -140,7 +140,9 @@ def _status(
         told.append(f"on {nodes}")
     if known is NativeState.PENDING:
         if NEVER.fullmatch(reason):
-            return NativeStatus(NativeState.FAILED, f"{NEVER_STARTS}: {', '.join(told)}")
+            hopeless = None if reason.startswith("launch") else Cause.NEVER_STARTED
+            text = f"{NEVER_STARTS}: {', '.join(told)}"
+            return NativeStatus(NativeState.FAILED, text, cause=hopeless)
         if restarts:  # somebody did that; a new worker starts two minutes sooner
             text = f"{BACK_IN_QUEUE}: {', '.join(told)}"
             return NativeStatus(NativeState.FAILED, text, cause=Cause.PREEMPTED)

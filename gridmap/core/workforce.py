@@ -90,7 +90,7 @@ class Workforce:
         worker = self.workers.get(worker_id)
         if worker is None:
             if not self._staffing.expects(hello.pool):
-                self._emit(SendMessage(worker_id, Refuse("not a worker of this run")))
+                self._emit(SendMessage(worker_id, Refuse(self._stranger(worker_id))))
                 return None
             pool = self._pools[hello.pool]
             if sum(not w.is_of_scheduler for w in pool.workers.values()) >= pool.requested:
@@ -116,6 +116,12 @@ class Workforce:
             return None
         self._admit(worker, hello, now)
         return worker
+
+    def _stranger(self, worker_id: str) -> str:
+        """Returns why who calls itself so is none of ours, which may be a matter of the name."""
+        others = next(iter(self.workers), "")
+        like = f", whose workers have names like {others}" if others else ""
+        return f"not a worker of this run{like}: it calls itself {worker_id}"
 
     def _admit(self, worker: WorkerRecord, hello: Hello, now: float) -> None:
         pool = self._pools[worker.pool]
@@ -311,7 +317,13 @@ class Workforce:
             self._staffing.deleted(worker, text, now)
         if worker.resumed:  # it may have ended long ago, in peace
             return
-        if coming and status.state is not NativeState.DELETED and not self.closing:
+        if not coming or status.state is NativeState.DELETED or self.closing:
+            return
+        pool = self._pools[worker.pool]
+        if status.cause is Cause.NEVER_STARTED and pool.up == 0:  # nor will another one
+            text = f"worker {worker.id}: {text}; ask for something else"
+            self._give_up(pool, Cause.NEVER_STARTED, text, False, now)
+        else:
             self._emit(DiagnoseWorker(worker.id))
 
     def diagnosed(self, event: WorkerDiagnosed, now: float) -> None:

@@ -60,6 +60,35 @@ def test_a_worker_that_started_and_stays_silent_is_diagnosed_a_few_and_the_pool_
     assert (end.cause, end.state) == (Cause.NEVER_STARTED, J.FAILED) and "no such file" in end.text
 
 
+def test_what_will_never_start_ends_the_run_at_once_unless_others_work() -> None:
+    never = ev.NativeStatus(
+        NativeState.FAILED, "will never start: too much", cause=Cause.NEVER_STARTED
+    )
+    stage = Stage(jobs=1)
+    stage.submit("w")
+    stage.tell(ev.WorkersPolled({"w": never}))
+    (end,) = of(do.DeliverEnd, stage.new)
+    assert (end.cause, end.state) == (Cause.NEVER_STARTED, J.FAILED)
+    assert end.text.startswith("worker w: will never start: too much; ask for")
+    assert stage.d.ended and not of(do.DiagnoseWorker, stage.new)
+
+    stage = Stage(Limits(2, 1), jobs=2)
+    stage.submit("v", "w")
+    stage.hello("v")
+    stage.tell(ev.WorkersPolled({"w": never}))
+    assert not stage.d.ended and of(do.DiagnoseWorker, stage.new)
+
+
+def test_a_stranger_is_told_what_our_workers_are_called() -> None:
+    stage = Stage(jobs=1)
+    stage.submit("647_0")
+    stage.hello("647")
+    (refusal,) = stage.sent(m.Refuse)
+    assert refusal.reason == (
+        "not a worker of this run, whose workers have names like 647_0: it calls itself 647"
+    )
+
+
 def test_a_worker_back_in_the_queue_does_not_hang() -> None:
     stage = Stage(jobs=1)
     stage.submit("w")
