@@ -8,6 +8,8 @@ systems, when the cluster has come to rest; the results are checked.
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 
@@ -27,6 +29,8 @@ Measured = dict[str, list[Measurement]]
 
 def main(arguments: list[str]) -> int:
     options = _parse(arguments)
+    # Whoever ends this ends what is being measured, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if not Slurm().present:
         print("SKIPPED slurm: no Slurm here; PEERS=1 tools/cluster_bench brings one up")
         return 0

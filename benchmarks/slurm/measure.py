@@ -38,8 +38,10 @@ def measure(system: str, count: int) -> Measurement:
         prefix="bench-", dir=Path.home(), ignore_cleanup_errors=True
     ) as name:
         folder = Path(name)
-        status = run_alone(folder, TIMEOUT_S, "benchmarks.slurm.child", system, str(count))
-        slurm.delete_all()
+        try:
+            status = run_alone(folder, TIMEOUT_S, "benchmarks.slurm.child", system, str(count))
+        finally:
+            slurm.delete_all()
         answer = folder / "answer.json"
         told: dict[str, Any] = {"note": "", "count": 0}
         if answer.exists():
