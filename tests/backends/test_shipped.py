@@ -54,7 +54,10 @@ def test_openpbs() -> None:
         "4010.pdw-s1": S.FAILED, "4011.pdw-s1": S.FAILED, "4012.pdw-s1": S.HELD,
         "4013.pdw-s1": S.FAILED,
     }  # fmt: skip
-    assert causes(listed) == {"4009.pdw-s1": Cause.WALLTIME, "4010.pdw-s1": Cause.MEMORY}
+    assert causes(listed) == {
+        "4009.pdw-s1": Cause.WALLTIME, "4010.pdw-s1": Cause.MEMORY,
+        "4011.pdw-s1": Cause.NEVER_STARTED,
+    }  # fmt: skip
     assert listed["4007[3].pdw-s1"].signal == 15 and listed["4013.pdw-s1"].exit_status == 3
     assert listed["4011.pdw-s1"].text.startswith("will never start: ")
     assert "on pdw-c2" in listed["4007[1].pdw-s1"].text
@@ -77,7 +80,9 @@ def test_htcondor() -> None:
     assert list(states(listed).values()) == [
         S.RUNNING, S.PENDING, S.HELD, S.FAILED, S.FAILED, S.FAILED, S.SUSPENDED,
     ]  # fmt: skip
-    assert causes(listed) == {"123.3": Cause.MEMORY, "123.4": Cause.WALLTIME}
+    assert causes(listed) == {
+        "123.3": Cause.MEMORY, "123.4": Cause.WALLTIME, "123.5": Cause.NEVER_STARTED,
+    }  # fmt: skip
     assert listed["123.3"].text.startswith("is held for good: ")
     assert listed["123.5"].text.startswith("will never start: ")
     assert "Failed to execute" in listed["123.5"].text
