@@ -43,8 +43,8 @@ def test_what_squeue_lists() -> None:
     assert "PartitionConfig" in listed["15_0"].text and "on n2, exited with 3" in listed["9_3"].text
     causes = {one: status.cause for one, status in listed.items() if status.cause}
     assert causes == {
-        "15_0": Cause.NEVER_STARTED, "17_0": Cause.MEMORY, "18_0": Cause.WALLTIME, "23_7": Cause.PREEMPTED,
-        "25_7": Cause.PREEMPTED,
+        "15_0": Cause.NEVER_STARTED, "17_0": Cause.MEMORY, "18_0": Cause.WALLTIME,
+        "23_7": Cause.PREEMPTED, "25_7": Cause.PREEMPTED,
     }  # fmt: skip
 
 
