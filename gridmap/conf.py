@@ -116,6 +116,16 @@ def value(name: str, profile: str | None = None, within_s: float = 0.0) -> Any:
     return explained(name, profile, within_s)[0]
 
 
+def value_in(name: str, profile: str, files: Configuration) -> Any:
+    """Returns what a setting is worth by what configuration files have said.
+
+    :param profile: the one that was chosen
+    """
+    setting = _BY_NAME[name]
+    found, source = _find(setting, files, profile)
+    return _default(setting) if source is DEFAULT else found
+
+
 def explained(name: str, profile: str | None = None, within_s: float = 0.0) -> tuple[Any, Source]:
     """Returns what a setting is worth now, and where that comes from."""
     setting = _BY_NAME[name]

@@ -16,6 +16,7 @@ from gridmap.resources import Resources
 from gridmap.retry import Retry
 
 if TYPE_CHECKING:
+    from gridmap.configuration.current import Configuration
     from gridmap.configuration.layout import Entry, Keys
 
 P = ParamSpec("P")
@@ -43,7 +44,16 @@ INSTEAD = {
 
 
 class Applied(str):
-    """The name of a profile whose values are among the arguments already."""
+    """The name of a profile whose values are among the arguments already.
+
+    :param files: what the configuration files said then
+    """
+
+    files: Configuration
+
+    def value(self, setting: str) -> Any:
+        """Returns what a setting is worth."""
+        return conf.value_in(setting, str(self), self.files)
 
 
 def with_profile(
@@ -68,9 +78,12 @@ def with_profile(
                 return function(*args, **options)
             files = conf.configured(within_s)
             name = options["profile"] = Applied(conf.chosen_profile(profile, files))
+            name.files = files
+            if name not in files.profiles:
+                return function(*args, **options)
             given = dict(zip(names, args, strict=False))
             wrong = len(args) > len(names) or given.keys() & options.keys()
-            if name not in files.profiles or wrong:  # the latter Python itself says best
+            if wrong:  # Python itself says it best
                 return function(*args, **options)
             given |= options
             return function(**_filled(given, files.profiles[name], takes))  # type: ignore[call-arg]

@@ -17,7 +17,7 @@ from gridmap.backends.options import native_specification
 from gridmap.conf import LATELY_S
 from gridmap.core.spec import Resources as Wanted
 from gridmap.errors import Cause
-from gridmap.profiles import with_profile
+from gridmap.profiles import Applied, with_profile
 from gridmap.resources import Resources
 from gridmap.resources import memory_bytes as amount_bytes
 from gridmap.retry import Retry, as_exceptions, as_retry
@@ -280,7 +280,8 @@ Job.__module__ = "gridmap.job"  # where everybody finds it, also in pickles
 
 
 def _setting(name: str, profile: str | None) -> str:
-    value: str = conf.value(name, profile, LATELY_S)
+    """Returns what a setting is worth; files have been looked for already."""
+    value: str = profile.value(name) if isinstance(profile, Applied) else conf.value(name, profile)
     return value
 
 

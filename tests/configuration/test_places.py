@@ -194,6 +194,12 @@ def test_jobs_made_in_a_row_ask_for_files_now_and_then(
     jobs = [gridmap.Job(len, [""]) for _ in range(200)]
     assert len(jobs) == 200
     assert 1 <= len(asked) < 100
+    looked: list[int] = []
+    really = conf.current
+    with monkeypatch.context() as patch:
+        patch.setattr(conf, "current", lambda *args: looked.append(1) or really(*args))
+        gridmap.Job(len, [""])
+    assert len(looked) == 1
     # whoever has looked since, the job sees what he saw
     write(files.user, '[settings]\nDEFAULT_QUEUE = "user.q"\n')
     assert conf.DEFAULT_QUEUE == "user.q" == gridmap.Job(len, [""]).queue
