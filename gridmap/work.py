@@ -96,7 +96,9 @@ class Job:
             raise TypeError(f"a Job needs something to call, not {f!r}")
         if isinstance(args, (str, bytes)) or not isinstance(args, Iterable):
             raise TypeError(f"the arguments of a Job are a list, not {args!r}")
-        if isinstance(resources, str) or not isinstance(resources, Resources | Iterable | None):
+        if isinstance(resources, str | Mapping) or not isinstance(
+            resources, Resources | Iterable | None
+        ):
             raise TypeError(
                 f"resources are a gridmap.Resources or a list of 'name=value', not {resources!r}"
             )

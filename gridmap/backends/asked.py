@@ -10,6 +10,8 @@ from gridmap.core.spec import Resources
 HISTORIC_QUEUE = "all.q"
 """What DEFAULT_QUEUE has always been; elsewhere than on Grid Engine, the cluster's own choice."""
 
+LEAST_MEMORY_BYTES = 1 << 20
+
 VALIDATION_LEVELS = ("e", "w", "n", "p", "v")
 
 TOPICS: Mapping[str, tuple[str, ...]] = {
@@ -141,9 +143,9 @@ class Values:
         r = self._r
         nbytes = r.memory_bytes
         if r.h_vmem:
-            nbytes = memory_bytes("h_vmem", r.h_vmem) * r.num_slots
+            nbytes = _amount("h_vmem", r.h_vmem) * r.num_slots
         elif not nbytes and self._use_mem_free and r.mem_free:
-            nbytes = memory_bytes("mem_free", r.mem_free) * r.num_slots
+            nbytes = _amount("mem_free", r.mem_free) * r.num_slots
         return -(-nbytes // unit)
 
     def of_slot(self, name: str) -> str:
@@ -182,6 +184,17 @@ class Values:
     def gpus(self) -> int:
         """Returns the number of GPUs."""
         return self._r.gpu
+
+
+def _amount(what: str, text: str) -> int:
+    """Returns memory in bytes.
+
+    :raises ValueError: so little is nobody's wish: "512" is 512 bytes to Grid Engine
+    """
+    nbytes = memory_bytes(what, text)
+    if nbytes < LEAST_MEMORY_BYTES:
+        raise ValueError(f'{what} is {text!r}, which is {nbytes} bytes; say "{text}M" or "{text}G"')
+    return nbytes
 
 
 _AMOUNTS: Mapping[str, Callable[[Values], str | int]] = {

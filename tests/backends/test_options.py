@@ -327,3 +327,8 @@ def test_the_page_on_schedulers_has_every_variable_and_key(root: Path) -> None:
     page = (root / "docs/adding_a_scheduler.rst").read_text()
     assert [name for name in TOPIC_OF if not re.search(rf"\{{{name}(:X)?\}}", page)] == []
     assert [key for key in Words.__struct_fields__ if not re.search(rf"``{key}\b", page)] == []
+
+
+def test_memory_without_a_unit_is_no_wish() -> None:
+    with pytest.raises(ValueError, match="h_vmem is '512', which is 512 bytes; say \"512M\""):
+        render(SLURM, Resources(h_vmem="512"))

@@ -310,7 +310,7 @@ REFUSED = {
         ({"num_slots": 2, "par_env": "mpi"}, "Slurm cannot be asked for par_env='mpi'"),
         ({"h_vmem": "1T"}, "Memory specification can not be satisfied"),
         ({"gpu": 3}, "Requested node configuration is not available"),  # no node has so many
-        ({"white_list": ["nosuch"]}, "white_list has nosuch, which Slurm does not know"),
+        ({"white_list": ["nosuch"]}, "hosts (white_list) has nosuch, which Slurm does not know"),
         ({"os_minor": "7"}, "Slurm cannot be asked for os_minor='7'"),
     ],
 }
