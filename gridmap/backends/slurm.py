@@ -153,8 +153,8 @@ class SlurmBackend(BackendByCommands):
         unknown = sorted(set(hosts) - known)
         if unknown:
             raise BackendError(
-                f"hosts (white_list) has {', '.join(unknown)}, which Slurm does not know, or does not show "
-                "to you: sinfo lists the nodes"
+                f"hosts (white_list) has {', '.join(unknown)}, which Slurm does not know, "
+                "or does not show to you: sinfo lists the nodes"
             )
         return sorted(known - set(hosts))
 

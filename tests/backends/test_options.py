@@ -136,7 +136,7 @@ def test_options_of_sbatch(resources: Resources, options: list[str]) -> None:
 
 
 def test_mem_free_counts_where_the_cluster_takes_it() -> None:
-    assert render(SLURM, Resources(mem_free="1000000"), use_mem_free=True) == ["--mem=1M"]
+    assert render(SLURM, Resources(mem_free="2000000"), use_mem_free=True) == ["--mem=2M"]
     assert render(SLURM, Resources(mem_free="1G", h_vmem="2G"), True) == ["--mem=2048M"]
     both = Resources(memory_bytes=3 << 30, num_slots=2)
     assert render(GRID_ENGINE, both, True)[:2] == ["-l", "mem_free=1536M"]
