@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from gridmap.errors import ConfigError
+from gridmap.trust import why_not
 
 _LINE = re.compile(r"at line (\d+)")
 
@@ -23,6 +24,31 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"it is no UTF-8 ({error})"
         raise ConfigError(f"{path} cannot be read: {reason}", os.fspath(path)) from None
+    return parse(text, path)
+
+
+def load_trusted(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns what a TOML file says that nobody else could have written.
+
+    It is judged by the descriptor that it is read from, so it cannot be exchanged in between.
+
+    :raises ConfigError: somebody else could have written it, it cannot be read, or is no TOML
+    """
+    name = os.fspath(path)
+    try:
+        # a pipe of that name must not hold us up
+        number = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            refused = why_not(name, os.fstat(number))
+            if refused:
+                raise ConfigError(f"{name} is not used: {refused}", name)
+            with open(number, encoding="utf-8", newline="", closefd=False) as file:
+                text = file.read()
+        finally:
+            os.close(number)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"it is no UTF-8 ({error})"
+        raise ConfigError(f"{name} cannot be read: {reason}", name) from None
     return parse(text, path)
 
 

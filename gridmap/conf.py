@@ -227,7 +227,7 @@ _told: set[tuple[str, Any]] = set()
 
 
 def _refused(entry: Entry) -> str:
-    from gridmap.configuration.trust import why_not
+    from gridmap.trust import why_not
 
     try:
         return why_not(entry.value, os.stat(entry.value))

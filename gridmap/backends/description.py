@@ -8,17 +8,20 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gridmap._toml import load
+from gridmap._toml import load, load_trusted
 from gridmap.backends.filling import variables
 from gridmap.backends.listing import GROUPS, MARKS, STATES
 from gridmap.backends.options import Words, words_from
 from gridmap.errors import ConfigError
+
+SHIPPED = Path(__file__).with_name("schedulers")
 
 SCRIPT = "#!{shell}\nexec {command}\n"
 """exec: a shell would not pass a warning on, nor the exit status as it is."""
@@ -130,10 +133,21 @@ _LISTS = ("array", "ids", "jobs", "options")
 def read(path: str | os.PathLike[str]) -> Description:
     """Returns the description in a file.
 
-    :raises ConfigError: it cannot be read, or has something in it that cannot be; the message names
-        the file, the key, and what may stand there
+    :raises ConfigError: it cannot be read, somebody else could have written it, or it has something
+        in it that cannot be; the message names the file, the key, and what may stand there
     """
-    return _Reader(os.fspath(path), load(path)).description()
+    return _Reader(os.fspath(path), table_of(path)).description()
+
+
+def table_of(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns what a description says, as TOML has it.
+
+    It is judged each time that it is read, also when a run is taken over: it names commands.  Those
+    that come with GridMap belong to whoever installed it, as its code does.
+
+    :raises ConfigError: it cannot be read, or somebody else could have written it
+    """
+    return load(path) if Path(path).parent == SHIPPED else load_trusted(path)
 
 
 class _Reader:

@@ -56,7 +56,7 @@ def open_backend(name: str, **settings: Any) -> Backend:
     that come with it, cannot be taken over by one, nor by a configuration file.
 
     :raises ValueError: no backend of that name
-    :raises ConfigError: a description that cannot be used
+    :raises ConfigError: a description that cannot be used, or that somebody else could have written
     :raises BackendError: the scheduler does not answer, or not as it should
     :raises DRMAANotPresentException: no DRMAA library
     """
@@ -93,6 +93,6 @@ def words_for(name: str) -> Words | None:
     path = description_of(name)
     if path is None:
         return None
-    from gridmap._toml import load  # takes a while, and is seldom needed
+    from gridmap.backends.description import table_of  # takes a while, and is seldom needed
 
-    return words_from(load(path), str(path))
+    return words_from(table_of(path), str(path))

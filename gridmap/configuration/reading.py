@@ -8,8 +8,8 @@ import time
 from typing import Any, NamedTuple
 
 from gridmap import _toml
-from gridmap.configuration.trust import why_not
 from gridmap.errors import ConfigError
+from gridmap.trust import why_not
 
 log = logging.getLogger(__name__)
 

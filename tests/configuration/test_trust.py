@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 import gridmap
-from gridmap import conf
-from gridmap.backends.registry import description_of
+from gridmap import conf, trust
+from gridmap.backends import description
+from gridmap.backends.registry import description_of, open_backend, words_for
 from gridmap.call import Call
-from gridmap.configuration import trust
 from gridmap.configuration.reading import read
 from gridmap.errors import ConfigError
 from gridmap.profiles import with_profile
@@ -222,6 +222,27 @@ def test_a_description_that_others_can_write_is_not_used(files: Files) -> None:
     assert gridmap.grid_map(abs, [-1], profile="p", local=True) == [1]
     with pytest.raises(ConfigError, match="missing.toml cannot be read"):
         Call.checked(backend="missing")
+
+
+def test_a_description_is_judged_whenever_it_is_read(
+    files: Files, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = files.user.parent / "ours.toml"
+    write(path, (description_of("lsf") or Path()).read_text())
+    assert Call.checked(backend=str(path)).options.backend == str(path)
+    assert words_for(str(path)) is not None
+    path.chmod(0o666)  # as somebody could do who has put a file of his there
+    for use in (open_backend, words_for, description.read):
+        with pytest.raises(ConfigError, match=f"{path} is not used: other users can write it"):
+            use(str(path))
+    # those that come with GridMap are judged as little as its code
+    monkeypatch.setattr(description, "SHIPPED", path.parent)
+    assert description.read(path).words.name
+    pipe = tmp_path / "pipe.toml"
+    os.mkfifo(pipe)
+    for other in (pipe, tmp_path):
+        with pytest.raises(ConfigError, match=f"{other} is not used: it is no plain file"):
+            description.read(other)
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:

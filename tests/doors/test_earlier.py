@@ -16,7 +16,8 @@ import pytest
 
 import gridmap
 from gridmap import Job, conf
-from gridmap.errors import JobDied, LedgerError, LedgerInUse
+from gridmap.backends import description
+from gridmap.errors import ConfigError, JobDied, LedgerError, LedgerInUse
 from gridmap.ledger import spool
 from gridmap.resume import Resumption
 from tests.doors.clients import Client, client, until
@@ -196,6 +197,25 @@ def test_a_run_goes_on_with_the_profile_of_then(
     now = attach(run_dir=tmp_path / "runs")
     assert (now.profile, now.grace_s) == ("none", 50)
     assert f"run {info.id} was begun with profile 'p', which no configuration" in caplog.text
+
+
+def test_a_description_is_judged_again_when_a_run_is_taken_over(tmp_path: Path) -> None:
+    with pytest.raises(JobDied):
+        gridmap.grid_map(fails_at_first, range(6), **LOCAL)
+    (info,) = gridmap.runs()
+    path = tmp_path / "ours.toml"
+    path.write_text(description.SHIPPED.joinpath("slurm_commands.toml").read_text())
+    path.chmod(0o666)
+    database = sqlite3.connect(Path(info.path, "ledger.sqlite"))
+    with database:
+        ((header,),) = database.execute("SELECT value FROM facts WHERE name = 'header'")
+        facts = {**msgspec.msgpack.decode(header), "backend": str(path)}
+        database.execute(
+            "UPDATE facts SET value = ? WHERE name = 'header'", (msgspec.msgpack.encode(facts),)
+        )
+    database.close()
+    with pytest.raises(ConfigError, match=f"{path} is not used: other users can write it"):
+        gridmap.attach(info.id, again=True).results()
 
 
 def test_a_full_disk_is_a_warning_and_loses_nothing(tmp_path: Path) -> None:
