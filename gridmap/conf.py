@@ -209,21 +209,22 @@ def tell_of_project(entry: Entry) -> None:
     Whoever unpacks or clones a folder owns all that is in it, the project's file too, and need not
     know of it.
 
-    :param entry: the path of a description, or a shell
+    :param entry: the path of a description, a shell, or native options, which may name a program
     """
     files, path = configured(LATELY_S), entry.document.path
     roles = {place.role for place, _ in files.files if place.path == path}
-    if roles == {"project"} and (path, entry.value) not in _told:
-        _told.add((path, entry.value))
+    value = str(entry.value)
+    if roles == {"project"} and (path, value) not in _told:
+        _told.add((path, value))
         import logging  # takes long to load, for this
 
         logging.getLogger(__name__).warning(
             "%s, found from the working directory, says by %s what commands are run: %s",
-            entry.where, entry.name, entry.value,
+            entry.where, entry.name, value,
         )  # fmt: skip
 
 
-_told: set[tuple[str, Any]] = set()
+_told: set[tuple[str, str]] = set()
 
 
 def _refused(entry: Entry) -> str:

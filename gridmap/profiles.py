@@ -129,8 +129,9 @@ def _filled(
     if backend is not None and str(backend.value).endswith(".toml"):
         conf.check_description(backend)
         conf.tell_of_project(backend)
-    if ("interpreting_shell",) in entries:
-        conf.tell_of_project(entries[("interpreting_shell",)])
+    for keys in (("interpreting_shell",), ("resources", "native")):
+        if keys in entries:
+            conf.tell_of_project(entries[keys])
     filled = {**given, **{keys[0]: entry.value for keys, entry in entries.items() if not keys[1:]}}
     for name, make in _TABLES.items():
         table = {keys: entry for keys, entry in entries.items() if keys[0] == name and keys[1:]}

@@ -289,6 +289,8 @@ def _checked(words: Words, what: str, value: str) -> str:
             each = f"; on {words.name} each is {words.requests_are}" if words.requests_are else ""
             means = each or f"; {words.name}'s {_PLAIN_MEANS}"
             raise ValueError(f"{what} has {value!r}{means}")
+        if words.by_line and value.rstrip().endswith("\\"):
+            raise ValueError(f"{what} has {value!r}; it is one line")
         _refuse_reserved(words, what, value)
     elif not re.fullmatch(words.values, value):
         raise ValueError(f"{what} is {value!r}; {words.name}'s {_PLAIN_MEANS}")
@@ -300,11 +302,15 @@ def _native(words: Words, native: Sequence[str]) -> list[str]:
     found = list(native) if words.by_line else []
     for option in () if words.by_line else native:
         try:
-            found += shlex.split(option)
+            cut = shlex.split(option)
         except ValueError as error:
             raise ValueError(f"native has {option!r}: {error}") from error
+        # a word that belongs to no option would be taken for the program to run
+        if cut and (not cut[0].startswith("-") or {"-", "--"} & {*cut}):
+            raise ValueError(f"native has {option!r}; each begins with the name of an option")
+        found += cut
     for word in found:
-        if re.search(r"[\n\0]", word):
+        if re.search(r"[\n\0]|\\\s*$", word):
             raise ValueError(f"native has {word!r}; an option is one line")
         _refuse_reserved(words, "native", word)
     return found

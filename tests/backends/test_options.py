@@ -190,7 +190,7 @@ def test_historic_resources_are_each_schedulers_own(
         ("slurm", Resources(native=("--arr=0-3",)), "native has '--arr=0-3', which GridMap says"),
         ("slurm", Resources(native=("-a0-3",)), "native has '-a0-3', which GridMap says to Slurm"),
         ("slurm", Resources(native=("-t 5 'x",)), "native has .*No closing quotation"),
-        ("slurm", Resources(native=("'a\nb'",)), "an option is one line"),
+        ("slurm", Resources(native=("--x='a\nb'",)), "an option is one line"),
         ("grid_engine", Resources(native=("-t 1-3",)), "native has '-t', which GridMap says to Gr"),
         ("openpbs", Resources(hosts=("a", "b")), r"OpenPBS cannot be asked for hosts=\['a', 'b'\]"),
         ("openpbs", Resources(native=("-J 0-3",)), "native has '-J', which GridMap says"),
@@ -332,3 +332,16 @@ def test_the_page_on_schedulers_has_every_variable_and_key(root: Path) -> None:
 def test_memory_without_a_unit_is_no_wish() -> None:
     with pytest.raises(ValueError, match="h_vmem is '512', which is 512 bytes; say \"512M\""):
         render(SLURM, Resources(h_vmem="512"))
+
+
+@pytest.mark.parametrize("scheduler", ["grid_engine", "slurm", "openpbs", "lsf", "oar"])
+@pytest.mark.parametrize("native", ["/tmp/a.sh", "qos=long", "--", "-- /bin/true", "-", "-x -"])
+def test_native_options_name_no_program_to_run(scheduler: str, native: str) -> None:
+    with pytest.raises(ValueError, match="each begins with the name of an option"):
+        render(words_of(scheduler), Resources(native=(native,)))
+
+
+def test_a_line_does_not_swallow_the_next_one() -> None:
+    for asked in (Resources(native=("x=y \\",)), Resources(extra=("x=y\\ ",))):
+        with pytest.raises(ValueError, match="one line"):
+            render(words_of("htcondor"), asked)
