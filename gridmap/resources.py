@@ -14,6 +14,11 @@ from msgspec.structs import force_setattr
 LEAST_MEMORY_BYTES = 1 << 20
 """Fewer bytes are no amount for a job: somebody meant another unit."""
 
+MOST_MEMORY_BYTES = 1 << 60
+MOST_WALLTIME_S = 1e9
+MOST = 1 << 31
+"""More are a mistake, and numbers that no scheduler can read."""
+
 _MEMORY = r"([0-9]+(?:\.[0-9]+)?) ?(?:([KMGTP])|([KMGTPkmgtp])i?[Bb])"
 _CLOCK = r"(?:([0-9]+)-)?([0-9]+):([0-9]{1,2}):([0-9]{1,2})"
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
@@ -110,7 +115,8 @@ def memory_bytes(what: str, given: Any) -> int:
         if found is None:
             raise ValueError(f"{what} is {given!r}: {_why_no_memory(given.strip())}")
         unit = (found[2] or found[3]).upper()
-        nbytes = int(float(found[1]) * 1024.0 ** (" KMGTP".index(unit)))
+        amount = float(found[1]) * 1024.0 ** (" KMGTP".index(unit))
+        nbytes = int(min(amount, 2.0 * MOST_MEMORY_BYTES))
     else:
         try:
             nbytes = operator.index(given)
@@ -118,6 +124,8 @@ def memory_bytes(what: str, given: Any) -> int:
             nbytes = -1
         if isinstance(given, bool) or (nbytes < 0 and not isinstance(given, int)):
             raise TypeError(f'{what} is an amount such as "4G", or whole bytes, not {given!r}')
+    if nbytes > MOST_MEMORY_BYTES:
+        raise ValueError(f"{what} is {given!r:.40}, more than any machine has")
     if nbytes < LEAST_MEMORY_BYTES:
         meant = f'; say "{given}G" or "{given}M"' if isinstance(given, int) and given > 0 else ""
         raise ValueError(f"{what} is {given!r}, less than 1 MiB{meant}")
@@ -139,16 +147,21 @@ def walltime_s(what: str, given: Any) -> float:
     :raises TypeError: it is neither a text, a number nor a timedelta
     :raises ValueError: it is not more than nothing, or could be meant in two ways
     """
-    if isinstance(given, str):
-        seconds = _seconds(what, given)
-    elif hasattr(given, "total_seconds"):  # a timedelta
-        seconds = float(given.total_seconds())
-    elif isinstance(given, bool) or not (isinstance(given, float) or hasattr(given, "__index__")):
+    if isinstance(given, bool) or not (
+        isinstance(given, (str, float))
+        or hasattr(given, "total_seconds")
+        or hasattr(given, "__index__")
+    ):
         raise TypeError(f'{what} is seconds, a timedelta, or a text such as "2h", not {given!r}')
-    else:
-        seconds = float(given)
-    if not 0 < seconds < float("inf"):
-        raise ValueError(f"{what} is {given!r}; it must be more than nothing, and an end")
+    try:
+        if isinstance(given, str):
+            seconds = _seconds(what, given)
+        else:
+            seconds = float(given.total_seconds() if hasattr(given, "total_seconds") else given)
+    except OverflowError:
+        seconds = float("inf")
+    if not 0 < seconds <= MOST_WALLTIME_S:
+        raise ValueError(f"{what} is {given!r:.40}; it must be more than nothing, and an end")
     return seconds
 
 
@@ -182,6 +195,8 @@ def _whole(name: str, given: Any, least: int) -> int:
         raise TypeError(f"Resources: {name} is a whole number, not {given!r}")
     if number < least:
         raise ValueError(f"Resources: {name} is {number}; it must be {least} or more")
+    if number > MOST:
+        raise ValueError(f"Resources: {name} is {number!r:.40}, which is too many")
     return number
 
 

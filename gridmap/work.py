@@ -18,7 +18,7 @@ from gridmap.conf import LATELY_S
 from gridmap.core.spec import Resources as Wanted
 from gridmap.errors import Cause
 from gridmap.profiles import Applied, with_profile
-from gridmap.resources import Resources
+from gridmap.resources import MOST, Resources
 from gridmap.resources import memory_bytes as amount_bytes
 from gridmap.retry import Retry, as_exceptions, as_retry
 
@@ -303,7 +303,7 @@ def whole_number(name: str, value: Any, least: int) -> int:
     """Returns a whole number that is large enough.
 
     :raises TypeError: it is no whole number
-    :raises ValueError: it is less than `least`
+    :raises ValueError: it is less than `least`, or more than anybody can mean
     """
     try:
         number = operator.index(value)  # NumPy's whole numbers are some, too
@@ -313,6 +313,8 @@ def whole_number(name: str, value: Any, least: int) -> int:
         raise TypeError(f"{name} must be a whole number, not {value!r}")
     if number < least:
         raise ValueError(f"{name} is {number}; it must be {least} or more")
+    if number > MOST:
+        raise ValueError(f"{name} is {number!r:.40}, which is too many")
     return number
 
 

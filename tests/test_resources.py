@@ -292,3 +292,20 @@ def test_what_was_said_is_a_fact_that_nobody_sees() -> None:
             "slots": 1, "gpus": 0, "hosts": (), "features": (), "native": (),
         }  # fmt: skip
     assert Resources(slots=2, memory="4G").said() == {"slots": 2, "memory": "4G"}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"memory": "9" * 400 + "P"}, {"memory": 10**400}, {"memory": "4000000P"},
+        {"walltime": "9" * 400 + ":00:00"}, {"walltime": 10**400}, {"walltime": 1e300},
+        {"slots": 2**70}, {"gpus": 2**70},
+    ],
+)  # fmt: skip
+def test_what_is_beyond_all_measure_is_refused(more: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(more))):
+        Resources(**more)
+    with pytest.raises(ValueError, match="children is 1000000"):
+        grid_map(abs, [1], local=True, children=10**20)
+    with pytest.raises(ValueError, match="max_rss is '9999"):
+        Job(abs, [1], max_rss="9" * 400 + "P")
