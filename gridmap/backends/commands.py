@@ -35,8 +35,10 @@ def run(
         return MISSING, str(error)
     try:
         output, _ = process.communicate(text.encode(), deadline_s)
-    except subprocess.TimeoutExpired:
-        return LATE, f"no answer within {deadline_s:g} s"
+    except subprocess.TimeoutExpired as late:
+        if process.poll() is None:
+            return LATE, f"no answer within {deadline_s:g} s"
+        output = late.output or b""  # what it left running still has its pipe
     finally:
         _end(process)
     return process.returncode, output.decode(errors="replace")

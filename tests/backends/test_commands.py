@@ -32,6 +32,12 @@ def _lives(pid: int) -> bool:
     return state != "Z"
 
 
+def test_a_command_that_leaves_something_running_has_answered() -> None:
+    """As ssh with ControlPersist does."""
+    script = "echo JOB 1; setsid sleep 2 & exit 3"
+    assert run("sh", "-c", script, deadline_s=0.5) == (3, "JOB 1\n")
+
+
 def test_what_a_command_reads_and_prints() -> None:
     assert run("cat", deadline_s=10, text="here\n") == (0, "here\n")
     assert run("sh", "-c", "echo out; echo err >&2; exit 3", deadline_s=10) == (3, "out\nerr\n")
