@@ -23,6 +23,8 @@ from gridmap.errors import ConfigError
 
 SHIPPED = Path(__file__).with_name("schedulers")
 
+MOST_S = 3600
+
 SCRIPT = "#!{shell}\nexec {command}\n"
 """exec: a shell would not pass a warning on, nor the exit status as it is."""
 
@@ -174,6 +176,9 @@ class _Reader:
             read = msgspec.convert({**values, "path": self._path, "words": words}, Description)
         except msgspec.ValidationError as error:
             raise self._error(*_place(str(error))) from None
+        for name in ("deadline_s", "gone_after_s"):
+            if not 0 < getattr(read, name) <= MOST_S:
+                raise self._error(name, f"must be a number of seconds, at most {MOST_S}")
         self._check_submit(read)
         self._check_lists(read)
         self._check_states(read)

@@ -58,6 +58,8 @@ def test_those_that_are_shipped(name: str) -> None:
     [
         ('name = "Ours"', 'nane = "Ours"', "nane: no such key; the file may have .*name"),
         ('name = "Ours"', "", "name is missing"),
+        ('name = "Ours"', 'name = "Ours"\ndeadline_s = nan', "deadline_s: must be a number of s"),
+        ('name = "Ours"', 'name = "Ours"\ngone_after_s = -1', "gone_after_s: must be a number"),
         ("most = 100", "most = 100\nfrist = 1", r"submit\.frist: no such key; \[submit\] may have"),
         ("[cancel]\n", "[delete]\n", "delete: no such key"),
         ('[cancel]\ncommand = ["jdel", "{ids}"]', "", "cancel: is missing"),
