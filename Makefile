@@ -50,8 +50,9 @@ lint: $(VENV)/.installed-lint
 	    echo "$$check"; $(BIN)/$$check || status=1; \
 	done; exit $$status
 
+UNIT ?= not cluster
 unit: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -rs -n $(WORKERS) -m 'not cluster' --ignore=tests/cluster --ignore=tests/faults --ignore=tests/slurm_faults
+	$(BIN)/python -m pytest -q -rs -n $(WORKERS) -m '$(UNIT)' --ignore=tests/cluster --ignore=tests/faults --ignore=tests/slurm_faults
 
 simulate: $(VENV)/.installed-test
 	GRIDMAP_HISTORIES=20000 $(BIN)/python -m pytest -q -n $(WORKERS) tests/core/test_simulation.py

@@ -20,6 +20,8 @@ from gridmap.doctor import on_node
 from tests.doctor.visits import ROOT, Visit, finding, left, plug_in, statuses
 from tests.wire.test_networks import Networks, why_not
 
+pytestmark = pytest.mark.slow  # seconds each, one process after the other
+
 A, B = "10.213.1.1", "10.213.2.1"
 OLD = next(iter(sorted(Path("~/.pyenv/versions").expanduser().glob("3.6.*/bin/python"))), None)
 root_only = pytest.mark.skipif(os.getuid() != 0, reason="only root can mount and make networks")
