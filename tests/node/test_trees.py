@@ -80,7 +80,8 @@ def test_a_process_that_lost_its_parent_counts(
 
         node.until(orphaned)
         node.said.clear()
-        node.until(lambda: any(h.rss_bytes > more and h.cpu_fraction > 0.2 for h in node.beats()))
+        # the job itself only sleeps; on a busy machine its stray gets little of a processor
+        node.until(lambda: any(h.rss_bytes > more and h.cpu_fraction > 0.02 for h in node.beats()))
         node._inbox.append((m.Cancel([m.Key(0, 1, 1)], int(m.Outcome.STALLED)), []))
         node.until(lambda: node.outcomes.of)
         wait_for(lambda: not alive(stray))  # it goes with its job
