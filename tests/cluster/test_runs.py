@@ -174,7 +174,8 @@ def test_jobs_with_different_needs_share_a_run() -> None:
         Job(needs, [], interpreting_shell="/bin/bash", name="1 odd/name", copy_env=False),
         Job(needs, [], h_rt="0:1:0", copy_env=False),
     ]
-    results = process_jobs(jobs, white_list=SCHEDULER.hosts)
+    one = SCHEDULER.backend == "slurm_commands"  # it has no words for several
+    results = process_jobs(jobs, white_list=SCHEDULER.hosts[: 1 if one else None])
     assert [result[0] for result in results] == ["1", "2", "1", "1"]
     assert {result[1] for result in results} == {QUEUE}
     arrays = [SCHEDULER.array(job.id) for job in jobs]
