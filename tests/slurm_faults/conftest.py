@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.faults.clients import USER, eventually
+from tests.faults.clients import USER
 from tests.slurm_faults.lab import CONFIGURATION, DAEMONS, TOOL, SlurmLab, tool
 
 
@@ -62,9 +62,7 @@ def _mend(lab: SlurmLab) -> None:
     for process in lab.processes():
         with contextlib.suppress(psutil.Error):
             process.kill()
-    if lab.all_jobs():
-        lab.slurm("scancel", "--state=PENDING,RUNNING,SUSPENDED", check=False)
-        eventually(lambda: not lab.all_jobs(), 60, f"the queue is empty: {lab.all_jobs()}")
+    lab.empty_queue()
     for path in lab.files():
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -210,12 +211,28 @@ class SlurmLab(Workshop):
 
     # --- afterwards -------------------------------------------------------------------------------
 
-    def nothing_left(self, within_s: float = END_S, queue: bool = True) -> None:
-        """Checks that neither processes nor cluster jobs nor files are left."""
+    def nothing_left(
+        self, within_s: float = END_S, queue: bool = True, ghosts: bool = False
+    ) -> None:
+        """Checks that neither processes nor cluster jobs nor files are left.
+
+        :param ghosts: a slurmctld that was killed may never hear that a job has ended, and lists
+            it until it is deleted (measured on Slurm 22.05)
+        """
         eventually(lambda: not self.processes(), within_s, f"no process of {self.processes()}")
-        if queue:
+        if ghosts:
+            self.empty_queue()
+        elif queue:
             eventually(lambda: not self.queued(), within_s, f"nothing queued of {self.queued()}")
         eventually(lambda: not self.files(), 10, f"no file is left of {self.files()}")
+
+    def empty_queue(self, within_s: float = 60.0) -> None:
+        """Deletes all jobs, again and again: a slurmctld that has just come back may not hear."""
+        deadline = time.monotonic() + within_s
+        while jobs := self.all_jobs():
+            assert time.monotonic() < deadline, f"not deleted within {within_s:.0f} s: {jobs}"
+            self.slurm("scancel", *jobs, check=False)
+            time.sleep(1)
 
     def files(self) -> list[Path]:
         """Returns the temporary files of jobs."""

@@ -27,7 +27,7 @@ def test_slurmctld_restarted(lab: SlurmLab, stopwatch: Stopwatch) -> None:
     lab.squares(client, 3 * COUNT, 40)
     stopwatch.stop()
     assert lab.calls_made_twice() == 0
-    lab.nothing_left()
+    lab.nothing_left(ghosts=True)
 
 
 @row(
@@ -45,7 +45,7 @@ def test_slurmctld_killed_at_once(lab: SlurmLab, stopwatch: Stopwatch) -> None:
         time.sleep(3)
     lab.squares(client, 3 * COUNT, 60)
     stopwatch.stop()
-    lab.nothing_left(60)
+    lab.nothing_left(60, ghosts=True)
 
 
 @row(
@@ -64,7 +64,7 @@ def test_slurmctld_stays_away(lab: SlurmLab, stopwatch: Stopwatch) -> None:
         eventually(lambda: not lab.agents(), what="the workers leave")
         stopwatch.stop()
         assert lab.calls_made_twice() == 0
-    lab.nothing_left()
+    lab.nothing_left(ghosts=True)
 
 
 @row(
@@ -84,7 +84,7 @@ def test_slurmctld_and_agents_killed(lab: SlurmLab, stopwatch: Stopwatch) -> Non
         time.sleep(10)
     lab.squares(client, 3 * COUNT, 90)
     stopwatch.stop()
-    lab.nothing_left()
+    lab.nothing_left(ghosts=True)
 
 
 @row(
@@ -102,7 +102,7 @@ def test_slurmctld_away_at_submission(lab: SlurmLab, stopwatch: Stopwatch) -> No
         stopwatch.stop()
     assert error["type"] == "BackendError" and "slurmctld" in error["text"].lower(), error
     assert not lab.runs_left()
-    lab.nothing_left()
+    lab.nothing_left(ghosts=True)
 
 
 @row(
@@ -179,7 +179,7 @@ def test_submission_forgotten(lab: SlurmLab, stopwatch: Stopwatch) -> None:
     stopwatch.stop()
     assert lab.state_of(stranger) in ("PENDING", "RUNNING"), "somebody deleted the stranger"
     lab.slurm("scancel", stranger)
-    lab.nothing_left()
+    lab.nothing_left(ghosts=True)
 
 
 @row(
