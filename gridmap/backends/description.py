@@ -176,8 +176,8 @@ class _Reader:
             read = msgspec.convert({**values, "path": self._path, "words": words}, Description)
         except msgspec.ValidationError as error:
             raise self._error(*_place(str(error))) from None
-        for name in ("deadline_s", "gone_after_s"):
-            if not 0 < getattr(read, name) <= MOST_S:
+        for name, least in (("deadline_s", 0.001), ("gone_after_s", 0)):
+            if not least <= getattr(read, name) <= MOST_S:
                 raise self._error(name, f"must be a number of seconds, at most {MOST_S}")
         self._check_submit(read)
         self._check_lists(read)

@@ -239,6 +239,6 @@ class SlurmLab(Workshop):
         found, uid = [], pwd.getpwnam(USER).pw_uid
         for path in (path for place in PLACES for path in Path(place).iterdir()):
             with contextlib.suppress(OSError):
-                if path.lstat().st_uid == uid:
+                if path.lstat().st_uid == uid and not path.name.startswith("pytest-of-"):
                     found.append(path)
         return found
