@@ -96,7 +96,9 @@ class SlurmLab(Workshop):
         self.slurm("scontrol", "update", "partitionname=main", f"state={state}")
 
     def node_state(self, node: str, state: str) -> None:
-        self.slurm("scontrol", "update", f"nodename={node}", f"state={state}", "reason=a test")
+        """Changes a node; one that is to resume may have come back by itself."""
+        words = (f"nodename={node}", f"state={state}", "reason=a test")
+        self.slurm("scontrol", "update", *words, check=state != "resume")
 
     def reconfigure(self, **settings: str) -> Callable[[], None]:
         """Changes settings of slurm.conf; returns what puts them back."""
