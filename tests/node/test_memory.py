@@ -40,8 +40,8 @@ def fill(megabytes: int) -> bytearray:
 def hold(megabytes: int) -> None:
     """Grows to this over some looks, and stays so."""
     kept = []
-    for _ in range(20):
-        kept.append(fill(megabytes // 20))
+    for step in range(20):  # all of it: what is lost by rounding may be what is wanted
+        kept.append(fill(megabytes * (step + 1) // 20 - megabytes * step // 20))
         time.sleep(0.2)
     time.sleep(60)
 
