@@ -10,6 +10,9 @@ import subprocess
 from collections.abc import Iterable, Mapping
 
 LOG_TAIL_BYTES = 4_000
+END_S = 5.0
+"""How long a command that was killed may take to end."""
+
 MISSING, LATE = 127, 124
 """Exit statuses of a command that does not exist, and of one that did not answer in time."""
 
@@ -49,7 +52,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # it leads a session of its own
-        process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a dead disk may hold it
+            process.wait(END_S)
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             with contextlib.suppress(BrokenPipeError):

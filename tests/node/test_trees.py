@@ -101,7 +101,7 @@ def test_a_process_that_lost_its_parent_counts(
         wait_for(lambda: not alive(stray))  # it goes with its job
         outcome, death = node.outcomes.of[0]
         assert outcome is m.Outcome.STALLED and death.rss_bytes > more
-        assert death.peak_rss_bytes > more and death.cpu_fraction > known / 2
+        assert death.peak_rss_bytes > more and death.cpu_fraction > known
 
 
 @pytest.mark.parametrize("reuse", [False, True])
