@@ -20,7 +20,7 @@ from gridmap.core.policy import Limits
 from gridmap.core.spec import Resources
 from gridmap.core.states import JobState
 from gridmap.errors import Cause, GridMapError, JobException, JobUnpicklable
-from gridmap.failures import exception_of_end, exception_of_failure
+from gridmap.failures import exception_of_end, exception_of_failure, words_of_failure
 from gridmap.kinds import NO_PROFILE
 from gridmap.launch import LOCAL, launch_local, launch_on_cluster, open_book, sweep
 from gridmap.monitor.loop import Monitor
@@ -132,7 +132,7 @@ class Engine:
             from gridmap.monitor.recorder import Recorder
 
             known = self.total if self._earlier is not None else 0
-            recorder = Recorder(book, dispatcher.workers, known)
+            recorder = Recorder(book, dispatcher.workers, self._describe, known)
         self._monitor = monitor = Monitor(self.id, dispatcher, transport, self.sink, recorder)
         read_out = self._read_out
         monitor.at_end = lambda: _at_end(monitor, directory, dispatcher, options, read_out)
@@ -288,6 +288,10 @@ class Engine:
             return Batch(item.span.first, failed, True)
         watcher.sampled(item)
         return Batch(item.job, [], False)
+
+    def _describe(self, failure: Failure) -> tuple[str, str]:
+        name = self.watcher.name(failure.job)
+        return words_of_failure(failure, name, self._asked(failure.pool))
 
     def _asked(self, pool: int) -> Resources:
         """Returns what the workers of a pool had been asked for."""

@@ -42,6 +42,8 @@ _ADVICE = {
     Cause.SILENT: "see whether the host is up, or raise MAX_TIME_BETWEEN_HEARTBEATS",
 }
 LOG_TAIL_BYTES = 4096
+MOST_WORDS = 16_384
+_LOG_ENDS = "\nThe worker's log ends:\n"
 
 
 @contextlib.contextmanager
@@ -97,7 +99,7 @@ def exception_of_failure(failure: Failure, name: str, asked: Resources) -> BaseE
         message += f" and {death.cpu_fraction:.1f} processors at work"
     message += f"; {suggestion}" if suggestion else ""
     if death.log_tail:
-        message += f"\nThe worker's log ends:\n{death.log_tail}"
+        message += f"{_LOG_ENDS}{death.log_tail}"
     return EXCEPTION_FOR_CAUSE.get(failure.cause, JobException)(
         message,
         cause=failure.cause,
@@ -113,6 +115,23 @@ def exception_of_failure(failure: Failure, name: str, asked: Resources) -> BaseE
         cpu_fraction=death.cpu_fraction if death.rss_bytes else None,
         suggestion=suggestion,
     )
+
+
+def words_of_failure(failure: Failure, name: str, asked: Resources) -> tuple[str, str]:
+    """Returns what a person may read of a failure: what happened, and the traceback or log's tail.
+
+    Nothing is unpickled, and no file is read.
+    """
+    try:
+        if failure.outcome in (Outcome.EXCEPTION, Outcome.RETRIABLE, Outcome.NO_MEMORY):
+            error, details = data.unpack_text(failure.frames), data.unpack_text(failure.frames[1:])
+            return error[:MOST_WORDS], details[-MOST_WORDS:]
+        nowhere = replace(failure.place, log_stdout="", log_stderr="")
+        told = exception_of_failure(replace(failure, place=nowhere), name, asked)
+        assert isinstance(told, JobException)
+        return str(told).split(_LOG_ENDS)[0][:MOST_WORDS], told.log_tail[-MOST_WORDS:]
+    except Exception as error:  # a worker may send anything
+        return f"what became of it cannot be read: {type(error).__name__}: {error}", ""
 
 
 def _of_lost_worker(failure: Failure) -> Death:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,16 +13,18 @@ from msgspec.structs import replace
 
 from gridmap.core.events import KnownLease, KnownWorker, RunResumed
 from gridmap.core.messages import Outcome, Result
-from gridmap.core.spec import Span
+from gridmap.core.spec import Resources, Span
 from gridmap.core.states import JobState
 from gridmap.data import Frame, Packet
 from gridmap.errors import Cause
+from gridmap.failures import words_of_failure
 from gridmap.launch import LOCAL
 from gridmap.ledger import spool
 from gridmap.ledger.book import Book
 from gridmap.ledger.directory import RunDirectory
-from gridmap.ledger.facts import FailureFact, LeaseFact, ValuesFact
+from gridmap.ledger.facts import LeaseFact, ValuesFact
 from gridmap.monitor.loop import Earlier
+from gridmap.monitor.recorder import fact_of_failure
 from gridmap.monitor.sink import Delivery, End, Failure, Place, Values
 
 if TYPE_CHECKING:
@@ -95,17 +98,21 @@ class Resumption:
         if not _inside(span, Span(0, self.total)):
             return  # its lease may be unknown: the client died before it had written that
         if item.outcome == Outcome.EXCEPTION and self._open(item.first):
-            failure = FailureFact(
-                item.first, Cause.EXCEPTION, item.outcome, 1, "", left.worker, left.host, "", "",
-                0, None, frames,
+            told = Failure(
+                item.first, Cause.EXCEPTION, Outcome.EXCEPTION, frames, 1, "",
+                Place(left.worker, left.host), seconds=item.seconds,
+                peak_rss_bytes=item.peak_rss_bytes, ended_s=time.time(),
             )  # fmt: skip
+            failure = fact_of_failure(told, *words_of_failure(told, "", Resources()))
             self.book.failed(failure)
             self._facts.failures.append(failure)
         elif item.outcome == Outcome.VALUE:
             for open_span in _stretches(self._states, span):
                 values = ValuesFact(
-                    open_span, open_span.first - item.first, 1, left.worker, left.host, frames
-                )
+                    open_span, open_span.first - item.first, 1, left.worker, left.host,
+                    item.seconds * open_span.count / item.count, item.peak_rss_bytes, time.time(),
+                    frames,
+                )  # fmt: skip
                 self.book.values(values)
                 self._facts.values.append(values)
 
@@ -152,21 +159,23 @@ class Resumption:
 
     def _ended_before(self) -> Iterator[Delivery]:
         for fact in self._facts.values:
-            place = Place(fact.worker, fact.host)
-            yield Values(fact.span, fact.frames, fact.skip, fact.attempts, place)
+            yield Values(
+                fact.span, fact.frames, fact.skip, fact.attempts, Place(fact.worker, fact.host),
+                fact.seconds, fact.peak_rss_bytes, fact.ended_s,
+            )  # fmt: skip
         for one in self._facts.failures:
             if self._states[one.job] == _J.FAILED:
                 outcome = Outcome(one.outcome) if one.outcome >= 0 else None
                 where = Place(one.worker, one.host, one.log_stdout, one.log_stderr)
                 yield Failure(
                     one.job, one.cause, outcome, one.frames, one.attempts, one.text, where,
-                    one.pool, one.last,
+                    one.pool, one.last, one.seconds, one.peak_rss_bytes, one.ended_s,
                 )  # fmt: skip
         for end in self._facts.ends:
             for span, state in _spans(self._states[end.span.first : end.span.stop]):
                 if state is end.state:
                     moved = Span(span.first + end.span.first, span.count)
-                    yield End(moved, state, end.cause, end.text, end.refused)
+                    yield End(moved, state, end.cause, end.text, end.refused, end.ended_s)
 
 
 def _states(values: list, failures: list, ends: list, total: int) -> bytes:

@@ -107,12 +107,16 @@ class Charged(Struct, frozen=True):
 
     :param attempt: number of the try that failed
     :param spec: what it is given for the next one, where that is not what it had
+    :param cause: what the try died of, on this worker; `text` may say more
     """
 
     job: int
     attempts: int
     attempt: int
-    spec: JobSpec | None = None
+    spec: JobSpec | None
+    cause: Cause
+    worker: str
+    text: str
 
 
 class Sampled(Struct, frozen=True):

@@ -320,7 +320,7 @@ class Leasing:
         self.jobs.move(Span(job, 1), _J.REQUEUED)
         if more is not None:
             self.change(job, spec, more)
-        self._emit(Charged(job, charged, lease.attempt, more))
+        self._emit(Charged(job, charged, lease.attempt, more, cause, worker.id, text))
         self._again(job, more or spec, lease.attempt + 1, charged, worker.host, now)
         most = self._policy.resubmits(spec)
         say = f"job {job} ({cause}) on {worker.host}: resubmission {charged} of {most}"

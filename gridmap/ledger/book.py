@@ -36,14 +36,17 @@ from gridmap.ledger.facts import (
     FailureFact,
     Header,
     LeaseFact,
+    LifeFact,
     PartFact,
+    SampleFact,
+    TryFact,
     ValuesFact,
     WorkerFact,
 )
 from gridmap.pickling import Frame
 
 DATA_NAME = "ledger.data"
-FORMAT = 3
+FORMAT = 4
 
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL);
@@ -54,13 +57,18 @@ CREATE TABLE answers (request INTEGER PRIMARY KEY);
 CREATE TABLE workers (native_id TEXT PRIMARY KEY, pool INTEGER, request INTEGER);
 CREATE TABLE leases (worker TEXT, incarnation TEXT, first INTEGER, count INTEGER, attempt INTEGER);
 CREATE TABLE vals (first INTEGER, count INTEGER, skip INTEGER, attempts INTEGER, worker TEXT,
-    host TEXT, at INTEGER, sizes BLOB);
+    host TEXT, seconds REAL, peak_rss INTEGER, ended_s REAL, at INTEGER, sizes BLOB);
 CREATE TABLE failures (job INTEGER PRIMARY KEY, cause TEXT, outcome INTEGER, attempts INTEGER,
-    text TEXT, worker TEXT, host TEXT, log_stdout TEXT, log_stderr TEXT, pool INTEGER, last BLOB,
-    at INTEGER, sizes BLOB);
+    text TEXT, worker TEXT, host TEXT, log_stdout TEXT, log_stderr TEXT, pool INTEGER, seconds REAL,
+    peak_rss INTEGER, ended_s REAL, error TEXT, details TEXT, last BLOB, at INTEGER, sizes BLOB);
 CREATE TABLE ends (first INTEGER, count INTEGER, state INTEGER, cause TEXT, text TEXT,
-    refused INTEGER);
+    refused INTEGER, ended_s REAL);
 CREATE TABLE charges (job INTEGER PRIMARY KEY, attempts INTEGER, attempt INTEGER, spec BLOB);
+CREATE TABLE tries (job INTEGER, attempt INTEGER, cause TEXT, worker TEXT, text TEXT, at_s REAL);
+CREATE TABLE lives (worker TEXT PRIMARY KEY, host TEXT, children INTEGER, up_s REAL, heard_s REAL,
+    state TEXT, log_stdout TEXT, log_stderr TEXT);
+CREATE TABLE samples (job INTEGER, worker TEXT, at_s REAL, rss INTEGER, cpu REAL);
+CREATE TABLE notes (at_s REAL, level TEXT, text TEXT);
 """
 
 _MOST_VIEWS = 1024
@@ -177,21 +185,18 @@ class Book:
         """Jobs have their values."""
         *plain, frames = fact
         _, *rest = plain
-        self._add("INSERT INTO vals VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*fact.span, *rest), frames)
+        self._add(f"INSERT INTO vals VALUES ({'?, ' * 10}?)", (*fact.span, *rest), frames)
 
     def failed(self, fact: FailureFact) -> None:
         """A job failed for good."""
         job, cause, *rest, last, frames = fact
-        self._add(
-            "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (job, str(cause), *rest, msgspec.msgpack.encode(last)),
-            frames,
-        )
+        values = (job, str(cause), *rest, msgspec.msgpack.encode(last))
+        self._add(f"INSERT OR REPLACE INTO failures VALUES ({'?, ' * 17}?)", values, frames)
 
     def ended(self, fact: EndFact) -> None:
         """Jobs ended together."""
         values = (*fact.span, int(fact.state), str(fact.cause), fact.text, int(fact.refused))
-        self._add("INSERT INTO ends VALUES (?, ?, ?, ?, ?, ?)", values)
+        self._add("INSERT INTO ends VALUES (?, ?, ?, ?, ?, ?, ?)", (*values, fact.ended_s))
 
     def charged(self, job: int, attempts: int, attempt: int, spec: JobSpec | None = None) -> None:
         """A job failed in its try of this number, and will run again, with what `spec` gives it."""
@@ -200,6 +205,23 @@ class Book:
             "excluded.attempts, attempt = excluded.attempt, spec = coalesce(excluded.spec, spec)",
             (job, attempts, attempt, None if spec is None else msgspec.msgpack.encode(spec)),
         )
+
+    def tried(self, fact: TryFact) -> None:
+        """A try of a job failed, and was not its last."""
+        values = fact._replace(cause=str(fact.cause))  # type: ignore[arg-type]
+        self._add("INSERT INTO tries VALUES (?, ?, ?, ?, ?, ?)", values)
+
+    def lived(self, fact: LifeFact) -> None:
+        """A worker said Hello, or something else that matters to how long it was there."""
+        self._add("INSERT OR REPLACE INTO lives VALUES (?, ?, ?, ?, ?, ?, ?, ?)", fact)
+
+    def sampled(self, fact: SampleFact) -> None:
+        """A job used so much."""
+        self._add("INSERT INTO samples VALUES (?, ?, ?, ?, ?)", fact)
+
+    def noted(self, at_s: float, level: str, text: str) -> None:
+        """A person was told something."""
+        self._add("INSERT INTO notes VALUES (?, ?, ?)", (at_s, level, text))
 
     def run_again(self) -> None:
         """What ended without a value is to run anew, as if it never had."""
@@ -445,9 +467,9 @@ def _read(connection: sqlite3.Connection, payload: memoryview) -> Facts:
     for job, cause, *rest, last, at, sizes in rows("SELECT * FROM failures"):
         held = msgspec.msgpack.decode(last, type=Held | None)
         facts.failures.append(FailureFact(job, Cause(cause), *rest, held, frames(at, sizes)))  # type: ignore[call-arg]
-    for first, count, state, cause, text, refused in rows("SELECT * FROM ends ORDER BY rowid"):
+    for first, count, state, cause, text, refused, at in rows("SELECT * FROM ends ORDER BY rowid"):
         span = Span(first, count)
-        facts.ends.append(EndFact(span, JobState(state), Cause(cause), text, bool(refused)))
+        facts.ends.append(EndFact(span, JobState(state), Cause(cause), text, bool(refused), at))
     for job, attempts, attempt, packed in rows("SELECT * FROM charges"):
         spec = None if packed is None else msgspec.msgpack.decode(packed, type=JobSpec)
         facts.charged[job] = KnownCharge(job, attempts, attempt, spec)

@@ -67,13 +67,21 @@ class LeaseFact(NamedTuple):
 
 
 class ValuesFact(NamedTuple):
-    """Values of consecutive jobs: those of a packet from `skip` on."""
+    """Values of consecutive jobs: those of a packet from `skip` on.
+
+    :param seconds: time that they took together
+    :param peak_rss_bytes: largest resident set of the process that they ran in
+    :param ended_s: seconds since 1970
+    """
 
     span: Span
     skip: int
     attempts: int
     worker: str
     host: str
+    seconds: float
+    peak_rss_bytes: int
+    ended_s: float
     frames: list[Frame]
 
 
@@ -82,6 +90,11 @@ class FailureFact(NamedTuple):
 
     :param outcome: how its last attempt ended, -1 when its worker was lost
     :param pool: the pool of workers that this was in
+    :param seconds: time that its last attempt took, 0 where that is not known
+    :param peak_rss_bytes: largest resident set of the process that it ran in
+    :param ended_s: seconds since 1970
+    :param error: what became of it, for people: one line, or a few
+    :param details: the remote traceback, or the log's tail
     :param last: what its worker last said of it while it ran
     """
 
@@ -95,6 +108,11 @@ class FailureFact(NamedTuple):
     log_stdout: str
     log_stderr: str
     pool: int
+    seconds: float
+    peak_rss_bytes: int
+    ended_s: float
+    error: str
+    details: str
     last: Held | None
     frames: list[Frame]
 
@@ -107,6 +125,55 @@ class EndFact(NamedTuple):
     cause: Cause
     text: str
     refused: bool
+    ended_s: float
+
+
+class TryFact(NamedTuple):
+    """A try of a job that failed, and was not its last.
+
+    :param attempt: its number, from 0
+    :param at_s: when the monitor knew, seconds since 1970
+    """
+
+    job: int
+    attempt: int
+    cause: Cause
+    worker: str
+    text: str
+    at_s: float
+
+
+class LifeFact(NamedTuple):
+    """A worker that said Hello.
+
+    :param children: jobs that it runs at once
+    :param up_s: when it first spoke, seconds since 1970
+    :param heard_s: when it last spoke, seconds since 1970
+    :param state: the name of its WorkerState
+    """
+
+    worker: str
+    host: str
+    children: int
+    up_s: float
+    heard_s: float
+    state: str
+    log_stdout: str
+    log_stderr: str
+
+
+class SampleFact(NamedTuple):
+    """What a running job used, as a heartbeat told.
+
+    :param at_s: seconds since 1970
+    :param cpu_fraction: processor time since the heartbeat before, in cores
+    """
+
+    job: int
+    worker: str
+    at_s: float
+    rss_bytes: int
+    cpu_fraction: float
 
 
 class Facts(Struct):

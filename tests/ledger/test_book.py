@@ -48,7 +48,7 @@ def written(ledger: Book) -> None:
 def test_every_fact_is_read_as_it_was_written(tmp_path: Path) -> None:
     ledger = Book(tmp_path, HEADER)
     frames = [b"one", bytearray(b"two"), memoryview(b"three")]
-    values = ValuesFact(Span(0, 3), 1, 2, "7.1", "host", [b"values"])
+    values = ValuesFact(Span(0, 3), 1, 2, "7.1", "host", 0.5, 4096, 9.5, [b"values"])
     failure = FailureFact(
         4,
         Cause.DIED,
@@ -60,10 +60,15 @@ def test_every_fact_is_read_as_it_was_written(tmp_path: Path) -> None:
         "/o",
         "/e",
         1,
+        0.25,
+        8192,
+        10.5,
+        "what happened",
+        "traceback",
         Held(4, 1, 0, 1, 4, 5, 0.5, True),
         [b"x", b""],
     )
-    end = EndFact(Span(5, 5), JobState.SKIPPED, Cause.CANCELED, "stopped", False)
+    end = EndFact(Span(5, 5), JobState.SKIPPED, Cause.CANCELED, "stopped", False, 11.5)
     lease = LeaseFact("7.1", "i1", Span(0, 4), 2)
     ledger.part(Span(0, 10), SPEC, frames)
     ledger.blob("f" * 64, [b"function"])
@@ -121,7 +126,9 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
 def test_a_second_writer_adds_to_the_first_ones_facts(tmp_path: Path) -> None:
     for number in range(2):
         ledger = Book(tmp_path, HEADER if number == 0 else None)
-        ledger.values(ValuesFact(Span(number, 1), 0, 1, "", "", [b"value %d" % number]))
+        ledger.values(
+            ValuesFact(Span(number, 1), 0, 1, "", "", 0.0, 0, 0.0, [b"value %d" % number])
+        )
         assert ledger.close()
     assert [x.frames for x in book.read(tmp_path).values] == [[b"value 0"], [b"value 1"]]
 
@@ -134,7 +141,7 @@ from gridmap.ledger.facts import ValuesFact
 from tests.ledger.test_book import HEADER
 ledger = Book(sys.argv[1], HEADER)
 for number in range(100_000):
-    ledger.values(ValuesFact(Span(number, 1), 0, 1, "", "", [b"%d" % number * 50]))
+    ledger.values(ValuesFact(Span(number, 1), 0, 1, "", "", 0.0, 0, 0.0, [b"%d" % number * 50]))
     ledger.flush(lambda number=number: os.write(1, b"%d\\n" % number))
 ledger.close(60)
 """
@@ -163,14 +170,16 @@ def test_what_was_written_outlives_a_killed_writer(tmp_path: Path) -> None:
 def test_a_full_disk_is_told_once_and_harms_nothing_that_was_written(tmp_path: Path) -> None:
     reasons: list[str] = []
     ledger = Book(tmp_path, HEADER, reasons.append)
-    ledger.values(ValuesFact(Span(0, 1), 0, 1, "", "", [b"kept"]))
+    ledger.values(ValuesFact(Span(0, 1), 0, 1, "", "", 0.0, 0, 0.0, [b"kept"]))
     written(ledger)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
     try:
         for number in (1, 2):
-            ledger.values(ValuesFact(Span(number, 1), 0, 1, "", "", [b"x" * (1 << 17)]))
+            ledger.values(
+                ValuesFact(Span(number, 1), 0, 1, "", "", 0.0, 0, 0.0, [b"x" * (1 << 17)])
+            )
             written(ledger)  # whoever waits for it must not wait for ever
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import resource
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,10 +25,10 @@ from gridmap.core.states import JobState
 from gridmap.errors import Cause
 from gridmap.ledger import book
 from gridmap.ledger.book import Book
-from gridmap.ledger.facts import Facts, Header, LeaseFact, ValuesFact, WorkerFact
+from gridmap.ledger.facts import Facts, Header, LeaseFact, WorkerFact
 from gridmap.monitor.perform import Performer
 from gridmap.monitor.recorder import Recorder
-from gridmap.monitor.sink import Sink
+from gridmap.monitor.sink import Failure, Sink
 
 DEADLINE_S = 10.0
 HEADER = Header("r1", "job", 1.5, "1", "3", "drmaa", [PoolSpec()], {}, ["job"])
@@ -36,6 +37,10 @@ ONCE = JobSpec("f", "c", rerunnable=False)
 
 
 opened: list[Book] = []
+
+
+def words(failure: Failure) -> tuple[str, str]:
+    return f"job {failure.job} failed", "why"
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +84,7 @@ class Scene:
         self.dispatcher = Dispatcher(Policy(**policy), [Limits(1, 1)], "r1")
         self.book = Book(folder, HEADER, self.broken.append)
         opened.append(self.book)
-        self.recorder = Recorder(self.book, self.dispatcher.workers)
+        self.recorder = Recorder(self.book, self.dispatcher.workers, words)
         self.performer = Performer(
             "r1",
             self.dispatcher,
@@ -233,7 +238,7 @@ def test_jobs_are_numbered_on_after_those_that_it_has(tmp_path: Path) -> None:
     Scene(tmp_path, 3).facts()
     ledger = Book(tmp_path)
     (packet,) = data.pack_arguments([3, 4])
-    recorder = Recorder(ledger, {}, known=3)
+    recorder = Recorder(ledger, {}, words, known=3)
     recorder.added(TWICE, packet, {})
     recorder.added(TWICE, packet, {})
     assert recorder.close(DEADLINE_S)
@@ -250,7 +255,7 @@ def test_the_ledger_has_the_workers(tmp_path: Path) -> None:
 
 
 def test_the_ledger_knows_of_which_pool_a_worker_is(tmp_path: Path) -> None:
-    recorder = Recorder(Book(tmp_path, HEADER), {})
+    recorder = Recorder(Book(tmp_path, HEADER), {}, words)
     assert recorder.holds(do.SubmitWorkers(4, 1, 2))
     recorder.heard(ev.WorkersSubmitted(4, ("7.1", "7.2")))
     assert recorder.close(DEADLINE_S)
@@ -277,10 +282,13 @@ def test_the_ledger_has_values_failures_ends_and_charges(tmp_path: Path) -> None
 
     facts = scene.facts()
 
-    assert facts.values == [ValuesFact(Span(0, 1), 0, 1, "7.1", "node7", [b"value of 0"])]
+    (values,) = facts.values
+    assert values[:5] == (Span(0, 1), 0, 1, "7.1", "node7")
+    assert values.frames == [b"value of 0"] and abs(time.time() - values.ended_s) < DEADLINE_S
     (failure,) = facts.failures
     assert (failure.job, failure.cause, failure.outcome) == (1, Cause.EXCEPTION, Outcome.EXCEPTION)
     assert (failure.attempts, failure.worker, failure.frames) == (1, "7.1", [b"exception"])
+    assert (failure.error, failure.details) == ("job 1 failed", "why")
     assert facts.charged == {2: ev.KnownCharge(2, 1, 0)}
     (end,) = facts.ends
     assert (end.span, end.state, end.text) == (Span(4, 1), JobState.CANCELED, "enough")

@@ -40,7 +40,9 @@ def left(folder: Path, write: Callable[[Book], None], jobs: int = 4) -> Path:
 
 
 def failed(job: int) -> FailureFact:
-    return FailureFact(job, Cause.DIED, 2, 1, "", "7.1", "host", "", "", 0, None, [b"x"])
+    return FailureFact(
+        job, Cause.DIED, 2, 1, "", "7.1", "host", "", "", 0, 0.0, 0, 0.0, "", "", None, [b"x"]
+    )
 
 
 class Found:
@@ -64,7 +66,7 @@ def test_what_runs_again_is_not_waited_for_where_it_failed(tmp_path: Path) -> No
         ledger.leased(LeaseFact("7.1", "i", Span(0, 2), 0))
         ledger.leased(LeaseFact("7.1", "i", Span(2, 1), 1))
         ledger.leased(LeaseFact("7.1", "i", Span(3, 1), 2))
-        ledger.values(ValuesFact(Span(0, 1), 0, 1, "7.1", "host", [b"v"]))
+        ledger.values(ValuesFact(Span(0, 1), 0, 1, "7.1", "host", 0.0, 0, 0.0, [b"v"]))
         ledger.failed(failed(2))
 
     earlier = Resumption(left(tmp_path, write), again=True)
