@@ -22,7 +22,14 @@ from gridmap.core.states import JobState
 from gridmap.errors import Cause, GridMapError, JobException, JobUnpicklable
 from gridmap.failures import exception_of_end, exception_of_failure, words_of_failure
 from gridmap.kinds import NO_PROFILE
-from gridmap.launch import LOCAL, launch_local, launch_on_cluster, open_book, sweep
+from gridmap.launch import (
+    LOCAL,
+    launch_local,
+    launch_on_cluster,
+    open_book,
+    open_window,
+    sweep,
+)
 from gridmap.monitor.loop import Monitor
 from gridmap.monitor.sink import Delivery, End, Failure, Place, Sink, Values
 from gridmap.monitor.transport import Transport
@@ -135,7 +142,17 @@ class Engine:
             recorder = Recorder(book, dispatcher.workers, self._describe, known)
         self._monitor = monitor = Monitor(self.id, dispatcher, transport, self.sink, recorder)
         read_out = self._read_out
-        monitor.at_end = lambda: _at_end(monitor, directory, dispatcher, options, read_out)
+        window = None
+        if book is not None and directory is not None:
+            backend = options.backend
+            window = open_window(self.id, options.settings, backend, directory, monitor, book)
+
+        def at_end() -> None:
+            if window is not None:
+                window.close()
+            _at_end(monitor, directory, dispatcher, options, read_out)
+
+        monitor.at_end = at_end
         interrupts.register(monitor)
         try:
             monitor.start()
@@ -221,6 +238,7 @@ class Engine:
             self._earlier.book.broken = self._broken
             return self._earlier.book
         kept = {name: getattr(self.options, name) for name in KEPT_OPTIONS}
+        kept["use_mem_free"] = self.options.settings.use_mem_free
         return open_book(self.id, self._plan, self.options.backend, kept, directory, self._broken)
 
     def _broken(self, reason: str) -> None:

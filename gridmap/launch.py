@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from gridmap.backends.base import Backend
     from gridmap.ledger.book import Book
     from gridmap.ledger.directory import RunDirectory
+    from gridmap.monitor.loop import Monitor
+    from gridmap.watching.window import Window
     from gridmap.wire.keys import Connection, RunKeys
     from gridmap.wire.link import MonitorLink
 
@@ -210,6 +212,25 @@ def open_book(
     return Book(directory.path, header, broken)
 
 
+def open_window(
+    run: str,
+    settings: Settings,
+    backend_name: str,
+    directory: RunDirectory,
+    monitor: Monitor,
+    book: Book,
+) -> Window:
+    """Lets others see the run, from now until what this returns is closed."""
+    from gridmap.watching.window import Room, Window
+    from gridmap.wire.address import ALL_INTERFACES, parse_ports
+
+    interface = None if settings.interface == ALL_INTERFACES else settings.interface
+    ports, beyond = parse_ports(settings.ports), backend_name != LOCAL
+    window = Window(run, Room(monitor, book), directory.path, interface, ports, beyond)
+    window.start()
+    return window
+
+
 def sweep(parent: Path, days: float) -> list[str]:
     """Removes the folders of runs that ended, or whose client died, so many days ago.
 
@@ -218,12 +239,13 @@ def sweep(parent: Path, days: float) -> list[str]:
     import shutil
 
     from gridmap.ledger import book
-    from gridmap.ledger.directory import LEDGER_NAME
+    from gridmap.ledger.directory import HISTORY, LEDGER_NAME
     from gridmap.wire.keys import CONNECTION_NAME
 
     removed = []
     before = time.time() - days * 86_400
-    for path in parent.iterdir() if parent.is_dir() else ():
+    folders = [folder for folder in (parent, parent / HISTORY) if folder.is_dir()]
+    for path in (entry for folder in folders for entry in folder.iterdir()):
         if not is_run_id(path.name):
             continue
         try:

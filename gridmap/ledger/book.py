@@ -16,10 +16,11 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -44,6 +45,8 @@ from gridmap.ledger.facts import (
     WorkerFact,
 )
 from gridmap.pickling import Frame
+
+SqliteError = sqlite3.Error
 
 DATA_NAME = "ledger.data"
 FORMAT = 4
@@ -75,6 +78,8 @@ _MOST_VIEWS = 1024
 """Of one call. Source: IOV_MAX of Linux"""
 
 PIECE_BYTES = 8 << 20
+
+T = TypeVar("T")
 
 _CLOSE_DEADLINE_S = 10.0
 _LOCK_S = 0.2
@@ -119,6 +124,7 @@ class Book:
         self._queue: queue.SimpleQueue[tuple[list[_Row], Callable[[], None]] | None] = (
             queue.SimpleQueue()
         )
+        self._asked: deque[Callable[[], None]] = deque()
         self.error = ""
         self._size = 0
         self._data = -1
@@ -265,6 +271,30 @@ class Book:
         rows, self._rows = self._rows, []
         self._queue.put((rows, written))
 
+    def ask(self, question: Callable[[sqlite3.Connection], T], timeout_s: float = 10.0) -> T:
+        """Returns what `question` returns of the ledger; the writer's thread puts it.
+
+        :raises LedgerError: there was no answer in time, or the ledger is closed
+        """
+        answers: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+        def put() -> None:
+            try:
+                answers.put((question(self._connection), None))
+            except Exception as error:
+                answers.put((None, error))
+
+        self._asked.append(put)
+        self._queue.put(([], lambda: None))
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline and self._thread.is_alive():
+            with contextlib.suppress(queue.Empty):
+                answer, error = answers.get(timeout=0.1)
+                if error is not None:
+                    raise error
+                return answer  # type: ignore[return-value]
+        raise LedgerError(f"the ledger in {self._folder} is closed, or does not answer")
+
     def close(self, deadline_s: float = _CLOSE_DEADLINE_S) -> bool:
         """Writes what is left and lets go of the ledger; returns whether that was in time."""
         self.flush()
@@ -291,6 +321,8 @@ class Book:
                 for item in batch:
                     if item is not None:
                         item[1]()
+                while self._asked:
+                    self._asked.popleft()()
         finally:
             self._release()
 

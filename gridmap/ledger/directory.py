@@ -9,6 +9,8 @@ from pathlib import Path
 from gridmap.ledger import spool
 
 LEDGER_NAME = "ledger.sqlite"
+HISTORY = "history"
+"""Folder, beside the runs, of what is known of those that are over: ledgers without values."""
 
 
 class RunDirectory:
@@ -58,6 +60,8 @@ class RunDirectory:
                     with contextlib.suppress(OSError, ValueError):  # a worker may name anything
                         Path(name).unlink()
         if keep_ledger or (keep_logs and self._has_logs()):
+            if not keep_ledger:
+                self._remember()
             for entry in self.path.iterdir() if self.path.is_dir() else ():
                 if entry.name == spool.FOLDER:
                     _remove(entry)
@@ -72,8 +76,18 @@ class RunDirectory:
         return any(self.logs.iterdir())
 
     def remove(self) -> None:
-        """Removes the folder and what is in it."""
+        """Removes the folder and what is in it; the ledger, without values, goes to the history."""
+        self._remember()
         _remove(self.path)
+
+    def _remember(self) -> None:
+        ledger = self.path / LEDGER_NAME
+        with contextlib.suppress(OSError):  # there is none, or no room: then there is no history
+            if ledger.is_file():
+                folder = self.path.parent / HISTORY / self.path.name
+                folder.parent.mkdir(mode=0o700, exist_ok=True)
+                folder.mkdir(mode=0o700)
+                ledger.rename(folder / LEDGER_NAME)
 
 
 def _remove(folder: Path) -> None:

@@ -34,7 +34,7 @@ from gridmap.core.events import (
     Tick,
 )
 from gridmap.core.messages import Blob, NeedBlob
-from gridmap.core.spec import JobSpec
+from gridmap.core.spec import JobSpec, Span
 from gridmap.data import Frame, Packet
 from gridmap.errors import GridMapError
 from gridmap.forks import Work
@@ -170,12 +170,15 @@ class Monitor:
 
         self._post(call)
 
-    def cancel(self, reason: str) -> None:
-        """Ends every job that has not ended."""
+    def cancel(self, reason: str, spans: Sequence[Span] | None = None) -> None:
+        """Ends every job that has not ended.
+
+        :param spans: only these jobs
+        """
 
         def call() -> None:
-            self._canceled = True
-            self._handle(CancelRequested(None, reason))
+            self._canceled = self._canceled or spans is None
+            self._handle(CancelRequested(None if spans is None else tuple(spans), reason))
 
         self._post(call)
 

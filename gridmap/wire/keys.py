@@ -15,6 +15,7 @@ from gridmap.wire.address import ANY_PORT, split_endpoint
 from gridmap.wire.codec import LIMITS, Limits
 
 CONNECTION_NAME = "connection.json"
+WINDOW_NAME = "window.json"
 _MAX_FILE_BYTES = 1024**2
 _KEY_CHARS = 40  # a Curve25519 key in Z85
 
@@ -87,16 +88,60 @@ class Connection:
         return Limits(frame_bytes=self.max_frame_bytes, payload_bytes=self.max_payload_bytes)
 
 
+@dataclass(frozen=True)
+class WindowKeys:
+    """All that one needs to watch a run.
+
+    :param addresses: ZeroMQ endpoints, to be tried together
+    :param server_public: the key by which the run is known, Z85
+    :param watcher_public: the key by which it knows those who may watch, Z85
+    :param host: where it answers
+    """
+
+    run: str
+    addresses: list[str]
+    server_public: str
+    watcher_public: str
+    watcher_secret: str = field(repr=False)
+    gridmap: str
+    host: str
+    pid: int
+
+
 def write_connection(run_dir: str | os.PathLike[str], connection: Connection) -> Path:
     """Writes the connection file of a run, all of it or nothing; returns its path.
 
     :raises ConnectionFileError: the run directory is not private to us, or cannot be written
     """
-    _check_dir(run_dir)
-    path = Path(run_dir) / CONNECTION_NAME
-    scratch = path.with_name(f".{CONNECTION_NAME}.{os.getpid()}.{os.urandom(4).hex()}")
+    return _write(run_dir, CONNECTION_NAME, connection)
+
+
+def write_window(run_dir: str | os.PathLike[str], window: WindowKeys) -> Path:
+    """Writes the file that lets the owner of a run watch it.
+
+    :raises ConnectionFileError: the run directory is not private to us, or cannot be written
+    """
+    return _write(run_dir, WINDOW_NAME, window)
+
+
+def read_window(run_dir: str | os.PathLike[str]) -> WindowKeys:
+    """Reads that file.
+
+    :raises ConnectionFileError: it is missing, not private to us, or damaged
+    """
+    content, path = _read(run_dir, WINDOW_NAME)
     try:
-        content = msgspec.json.format(msgspec.json.encode(connection))
+        return msgspec.json.decode(content, type=WindowKeys)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ConnectionFileError(f"{path} is damaged: {error}") from None
+
+
+def _write(run_dir: str | os.PathLike[str], name: str, what: Connection | WindowKeys) -> Path:
+    _check_dir(run_dir)
+    path = Path(run_dir) / name
+    scratch = path.with_name(f".{name}.{os.getpid()}.{os.urandom(4).hex()}")
+    try:
+        content = msgspec.json.format(msgspec.json.encode(what))
     except ValueError:  # a path of bytes that are no text
         raise ConnectionFileError(
             "the connection cannot be written as JSON; is an entry of sys.path not UTF-8?"
@@ -116,8 +161,12 @@ def read_connection(run_dir: str | os.PathLike[str]) -> Connection:
 
     :raises ConnectionFileError: it is missing, not private to us, or not a connection file
     """
+    return _parse(*_read(run_dir, CONNECTION_NAME))
+
+
+def _read(run_dir: str | os.PathLike[str], name: str) -> tuple[bytes, Path]:
     _check_dir(run_dir)
-    path = Path(run_dir) / CONNECTION_NAME
+    path = Path(run_dir) / name
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
@@ -131,7 +180,7 @@ def read_connection(run_dir: str | os.PathLike[str]) -> Connection:
         content = file.read(_MAX_FILE_BYTES + 1)
     if len(content) > _MAX_FILE_BYTES:
         raise ConnectionFileError(f"{path} is too large for a connection file")
-    return _parse(content, path)
+    return content, path
 
 
 def check_private(

@@ -1,0 +1,136 @@
+"""What only the monitor of a run knows: what runs, who works, and how fast it goes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+
+from gridmap.core.dispatcher import Dispatcher, Summary
+from gridmap.core.records import ENDED, LeaseRecord, WorkerRecord
+from gridmap.core.states import JobState
+from gridmap.views import UNDER_WAY, JobPage, JobRow, JobsAsked, RunView, WorkerView
+
+RECENT_S = 30.0
+"""How fast it goes is told of so long a time."""
+
+_J = JobState
+
+
+@dataclass(frozen=True)
+class Alive:
+    """What a dispatcher knew at one moment.
+
+    :param workers: all that have not ended
+    :param running: a row for each job that a worker is in, by number
+    """
+
+    summary: Summary
+    workers: dict[str, WorkerView] = field(default_factory=dict)
+    running: dict[int, JobRow] = field(default_factory=dict)
+    input_ended: bool = True
+
+
+def look(dispatcher: Dispatcher) -> Alive:
+    """Returns what there is to be seen; in the monitor's thread."""
+    now, now_s = time.monotonic(), time.time()
+    workers: dict[str, WorkerView] = {}
+    running: dict[int, JobRow] = {}
+    for worker in dispatcher.workers.values():
+        if worker.state in ENDED:
+            continue
+        in_work = [lease for lease in worker.leases.values() if _is_in_work(lease)]
+        workers[worker.id] = _worker(worker, in_work, now, now_s)
+        for lease in in_work:
+            assert lease.last is not None
+            job = lease.last.current
+            since = now - lease.since if lease.since <= now else 0.0
+            running[job] = JobRow(
+                job, "", "running", lease.attempt + 1, seconds=since,
+                peak_rss_bytes=lease.last.rss_bytes, worker=worker.id, host=worker.host,
+            )  # fmt: skip
+    return Alive(dispatcher.summary(), workers, running, dispatcher.input_ended)
+
+
+def _is_in_work(lease: LeaseRecord) -> bool:
+    return lease.last is not None and lease.holds(lease.last.current)
+
+
+def _worker(
+    worker: WorkerRecord, in_work: list[LeaseRecord], now: float, now_s: float
+) -> WorkerView:
+    held = [lease.last for lease in in_work if lease.last is not None]
+    up_s = now_s - (now - worker.up_since) if worker.up_since <= now else None
+    heard_s = now_s - (now - worker.heard_at) if worker.host else None
+    return WorkerView(
+        worker.id,
+        worker.host,
+        worker.state.name.lower(),
+        worker.children,
+        up_s,
+        heard_s,
+        0,
+        [one.current for one in held],
+        sum(one.rss_bytes for one in held),
+        sum(one.cpu_fraction for one in held),
+        worker.log_stdout,
+        worker.log_stderr,
+    )
+
+
+def run_now(told: RunView, alive: Alive, recently: int, host: str, pid: int) -> RunView:
+    """Returns the run as it is, of what the ledger tells and what the monitor knows.
+
+    :param recently: jobs that ended in the last RECENT_S
+    """
+    jobs, summary = alive.summary.jobs, alive.summary
+    completed, failed = jobs[_J.COMPLETED], jobs[_J.FAILED]
+    running = jobs[_J.LEASED] + jobs[_J.RUNNING]
+    queued = jobs[_J.HELD] + jobs[_J.QUEUED] + jobs[_J.REQUEUED]
+    lately_s = min(RECENT_S, max(1e-3, time.time() - told.created_s))
+    left_s = None
+    if told.completed and summary.children:
+        left_s = (running + queued) * told.busy_s / told.completed / summary.children
+    return replace(
+        told,
+        state=UNDER_WAY,
+        total=sum(jobs.values()),
+        completed=completed,
+        failed=failed,
+        canceled=jobs[_J.CANCELED] + jobs[_J.SKIPPED],
+        running=running,
+        queued=queued,
+        workers_up=summary.up,
+        workers_pending=summary.pending,
+        children_up=summary.children,
+        calls_per_s=recently / lately_s,
+        left_s=left_s,
+        host=host,
+        pid=pid,
+    )
+
+
+def workers_now(told: list[WorkerView], alive: Alive) -> list[WorkerView]:
+    """Returns the workers that the ledger knows, and what each does now."""
+    known = {worker.id: worker for worker in told}
+    found = [
+        replace(alive.workers[w.id], up_s=w.up_s, jobs=w.jobs) if w.id in alive.workers else w
+        for w in told
+    ]
+    return found + [worker for name, worker in alive.workers.items() if name not in known]
+
+
+def page_now(page: JobPage, alive: Alive, asked: JobsAsked, names: dict[int, str]) -> JobPage:
+    """Returns a page with the jobs in it that run now.
+
+    :param names: of the jobs that run
+    """
+    running = {n: replace(row, name=names.get(n, "")) for n, row in alive.running.items()}
+    if asked.state == "running":
+        rows = [row for n, row in sorted(running.items()) if asked.search in row.name]
+        return JobPage(rows[: asked.most])
+    rows = [running.get(row.job, row) if row.state == "queued" else row for row in page.rows]
+    if asked.state == "queued":
+        rows = [row for row in rows if row.state == "queued"]
+    return JobPage(rows, page.next)

@@ -1,0 +1,318 @@
+"""Pages of a table of jobs, out of a ledger whose rows are ranges of jobs.
+
+Ranges are taken apart here, and only those that a page shows.  A page is found by what stood last
+on the one before it, through an index: a million jobs cost what a hundred do.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple
+
+import msgspec
+
+from gridmap.core.states import JobState
+from gridmap.errors import GridMapError
+from gridmap.ledger.facts import Header
+from gridmap.views import JOB_STATES, SORTS, JobPage, JobRow, JobsAsked
+
+MOST_ROWS = 1000
+"""Of a page."""
+MOST_FOUND = 10_000
+"""Jobs whose names match what somebody looks for."""
+
+_INDEXES = (
+    "CREATE INDEX IF NOT EXISTS vals_first ON vals (first)",
+    "CREATE INDEX IF NOT EXISTS vals_seconds ON vals (seconds / count, first)",
+    "CREATE INDEX IF NOT EXISTS vals_memory ON vals (peak_rss, first)",
+    "CREATE INDEX IF NOT EXISTS vals_ended ON vals (ended_s, first, count)",
+    "CREATE INDEX IF NOT EXISTS vals_worker ON vals (worker, count)",
+    "CREATE INDEX IF NOT EXISTS samples_job ON samples (job)",
+    "CREATE INDEX IF NOT EXISTS samples_worker ON samples (worker, at_s)",
+    "CREATE INDEX IF NOT EXISTS leases_first ON leases (first)",
+    "CREATE INDEX IF NOT EXISTS tries_job ON tries (job)",
+)
+
+
+class UnknownJob(GridMapError):
+    """The run has no job of this number."""
+
+
+class _Range(NamedTuple):
+    """Jobs that ended alike."""
+
+    first: int
+    count: int  # type: ignore[assignment]
+    state: str
+    attempts: int
+    cause: str
+    error: str
+    seconds: float
+    memory: int
+    ended: float
+    worker: str
+    host: str
+
+
+class _Table(NamedTuple):
+    """Where the ledger has ends of jobs.
+
+    :param select: gives a _Range
+    :param keys: for each of SORTS, the expression to sort by
+    :param matched: where somebody looks for a text
+    """
+
+    select: str
+    keys: dict[str, str]
+    matched: tuple[str, ...]
+
+
+_VALS = _Table(
+    "SELECT first, count, 'completed', attempts, '', '', seconds / count, peak_rss, ended_s, "
+    "worker, host FROM vals",
+    {"job": "first", "seconds": "seconds / count", "memory": "peak_rss", "ended": "ended_s"},
+    ("worker", "host"),
+)
+_FAILURES = _Table(
+    "SELECT job, 1, 'failed', attempts, cause, error, seconds, peak_rss, ended_s, worker, host "
+    "FROM failures",
+    {"job": "job", "seconds": "seconds", "memory": "peak_rss", "ended": "ended_s"},
+    ("worker", "host", "error", "cause"),
+)
+_ENDS = _Table(
+    f"SELECT first, count, CASE state WHEN {int(JobState.FAILED)} THEN 'failed' ELSE 'canceled' "
+    "END, 0, cause, text, 0.0, 0, ended_s, '', '' FROM ends",
+    {"job": "first", "seconds": "0.0", "memory": "0", "ended": "ended_s"},
+    ("text", "cause"),
+)
+_TABLES_OF = {
+    "": (_VALS, _FAILURES, _ENDS),
+    "completed": (_VALS,),
+    "failed": (_FAILURES, _ENDS),
+    "canceled": (_ENDS,),
+    "queued": (_VALS, _FAILURES, _ENDS),  # what lies between them
+    "running": (),
+}
+
+Cursor = tuple[float, int]
+"""The last row of a page: the value by which it is sorted, and the job."""
+
+
+class Pages:
+    """Answers from a ledger's connection, in the thread that owns it."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._prepared = False
+        told = dict(self._rows("SELECT name, value FROM facts"))
+        self.header = msgspec.msgpack.decode(told["header"], type=Header)
+
+    def _rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        return self._connection.execute(statement, values).fetchall()
+
+    def _number(self, statement: str, *values: Any) -> int:
+        return int(self._rows(statement, *values)[0][0])
+
+    def _prepare(self) -> None:
+        """Makes indexes: nobody who does not watch pays for them."""
+        if not self._prepared:
+            for statement in _INDEXES:
+                self._connection.execute(statement)
+            self._connection.commit()
+            self._prepared = True
+
+    @property
+    def total(self) -> int:
+        """How many jobs the ledger knows."""
+        return self._number("SELECT coalesce(sum(count), 0) FROM parts")
+
+    def name(self, job: int) -> str:
+        """Returns what a job is called."""
+        names = self.header.names
+        if self.header.one_by_one:
+            return names[job] if job < len(names) else ""
+        return f"{names[0] if names else ''}{job}"
+
+    def jobs(self, asked: JobsAsked) -> JobPage:
+        """Returns a page of the jobs; those that run count as queued here.
+
+        :raises GridMapError: the question cannot be understood
+        """
+        if asked.sort not in SORTS or asked.state not in ("", *JOB_STATES):
+            states = ", ".join(JOB_STATES)
+            raise GridMapError(f"jobs can be sorted by {', '.join(SORTS)}, and are {states}")
+        self._prepare()
+        most = max(1, min(asked.most, MOST_ROWS))
+        cursor = _cursor(asked.after)
+        numbers = self._named(asked.search) if asked.search else []
+        if numbers:
+            rows = self._of_numbers(numbers, asked, cursor)
+        else:
+            ranges = self._ranges(asked, cursor)
+            rows = (row for one in ranges for row in self._apart(one, asked, cursor))
+            if asked.sort == "job" and not asked.search and asked.state in ("", "queued"):
+                rows = self._with_gaps(rows, asked, cursor)
+        found = list(islice(rows, most + 1))
+        following = ""
+        if len(found) > most:
+            following = json.dumps([_value(found[most - 1], asked.sort), found[most - 1].job])
+        return JobPage(found[:most], following)
+
+    def row(self, job: int) -> JobRow:
+        """Returns the line of one job.
+
+        :raises UnknownJob: there is none
+        """
+        one = self._range_of(job)
+        return self._waiting(job) if one is None else self._row(one, job)
+
+    # --- in order ---------------------------------------------------------------------------------
+
+    def _ranges(self, asked: JobsAsked, cursor: Cursor | None) -> Iterable[_Range]:
+        """Returns ranges of jobs in order; the first may begin before the page does."""
+        parts = []
+        for table in _TABLES_OF[asked.state]:
+            key = table.keys[asked.sort]
+            conditions: list[str] = []
+            values: list[Any] = []
+            if table is _ENDS and asked.state in ("failed", "canceled"):
+                is_failed = "=" if asked.state == "failed" else "!="
+                conditions.append(f"state {is_failed} {int(JobState.FAILED)}")
+            if cursor is not None:
+                conditions.append(f"{key} {'<=' if asked.descending else '>='} ?")
+                values.append(
+                    self._begin(table, cursor[1], asked) if asked.sort == "job" else cursor[0]
+                )
+            if asked.search:
+                conditions.append(f"({' OR '.join(f'{c} LIKE ?' for c in table.matched)})")
+                values += [f"%{asked.search}%"] * len(table.matched)
+            where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+            order = f"{key} {'DESC' if asked.descending else 'ASC'}"
+            order += "" if asked.sort == "job" else f", {table.keys['job']}"
+            found = self._connection.execute(f"{table.select} {where} ORDER BY {order}", values)
+            parts.append(map(_Range._make, found))
+        return heapq.merge(*parts, key=_in_order(asked))
+
+    def _begin(self, table: _Table, job: int, asked: JobsAsked) -> int:
+        """Returns the first job of the range in which a job is."""
+        if asked.descending or table is _FAILURES:
+            return job
+        name = "vals" if table is _VALS else "ends"
+        first = self._rows(f"SELECT max(first) FROM {name} WHERE first <= ?", job)[0][0]
+        return job if first is None else int(first)
+
+    def _apart(self, one: _Range, asked: JobsAsked, cursor: Cursor | None) -> Iterator[JobRow]:
+        """Yields the jobs of a range that come after a row."""
+        begin, stop = one.first, one.first + one.count
+        if cursor is not None and asked.sort == "job":
+            begin, stop = (
+                (begin, min(stop, cursor[1]))
+                if asked.descending
+                else (max(begin, cursor[1] + 1), stop)
+            )
+        elif cursor is not None and getattr(one, asked.sort) == cursor[0]:
+            begin = max(begin, cursor[1] + 1)
+        jobs = range(begin, stop)
+        backwards = asked.descending and asked.sort == "job"
+        for job in reversed(jobs) if backwards else jobs:
+            yield self._row(one, job)
+
+    def _row(self, one: _Range, job: int) -> JobRow:
+        lines = one.error.strip().splitlines()
+        return JobRow(
+            job, self.name(job), one.state, one.attempts, one.cause, lines[0] if lines else "",
+            one.seconds, one.memory, one.ended, one.worker, one.host,
+        )  # fmt: skip
+
+    def _with_gaps(
+        self, rows: Iterable[JobRow], asked: JobsAsked, cursor: Cursor | None
+    ) -> Iterator[JobRow]:
+        """Yields the jobs that have not ended in their places, and the others unless only those are
+        asked for."""
+        total = self.total
+        step = -1 if asked.descending else 1
+        at = (total - 1 if asked.descending else 0) if cursor is None else cursor[1] + step
+        for row in rows:
+            yield from map(self._waiting, range(at, row.job, step))
+            if not asked.state:
+                yield row
+            at = row.job + step
+        yield from map(self._waiting, range(at, -1 if asked.descending else total, step))
+
+    def _waiting(self, job: int) -> JobRow:
+        return JobRow(job, self.name(job), "queued")
+
+    # --- by number and name -----------------------------------------------------------------------
+
+    def _named(self, search: str) -> list[int]:
+        """Returns the numbers of jobs that have this number, or this in their names."""
+        total, names = self.total, self.header.names
+        found = {int(search)} if search.isdecimal() and len(search) < 19 else set()
+        if self.header.one_by_one:
+            named = (number for number, name in enumerate(names) if search in name)
+            found.update(islice(named, MOST_FOUND))
+        elif names and search.startswith(names[0]) and search[len(names[0]) :].isdecimal():
+            found.add(int(search[len(names[0]) :][:18]))
+        return sorted(number for number in found if number < total)
+
+    def _of_numbers(
+        self, numbers: list[int], asked: JobsAsked, cursor: Cursor | None
+    ) -> Iterator[JobRow]:
+        sign = -1 if asked.descending else 1
+
+        def place(row: JobRow) -> Cursor:
+            return sign * _value(row, asked.sort), row.job
+
+        rows = (self.row(number) for number in numbers)
+        for row in sorted(rows, key=place):
+            value, job = cursor if cursor is not None else (0, -1)
+            if cursor is not None and place(row) <= (sign * value, job):
+                continue
+            if asked.state in ("", row.state):
+                yield row
+
+    def _range_of(self, job: int) -> _Range | None:
+        """Returns what became of a job, None where it has not ended.
+
+        :raises UnknownJob: there is none
+        """
+        self._prepare()
+        total = self.total
+        if not 0 <= job < total:
+            has = f"its jobs are 0 to {total - 1}" if total else "it has none"
+            raise UnknownJob(f"run {self.header.run} has no job {job}: {has}")
+        for table in _TABLES_OF[""]:
+            first = table.keys["job"]
+            rows = self._rows(
+                f"{table.select} WHERE {first} <= ? ORDER BY {first} DESC LIMIT 1", job
+            )
+            if rows and job < rows[0][0] + rows[0][1]:
+                return _Range._make(rows[0])
+        return None
+
+
+def _in_order(asked: JobsAsked) -> Callable[[_Range], Any]:
+    sign = -1 if asked.descending else 1
+    if asked.sort == "job":
+        return lambda one: sign * one.first
+    return lambda one: (sign * getattr(one, asked.sort), one.first)
+
+
+def _value(row: JobRow, sort: str) -> float:
+    """Returns that by which a row is sorted."""
+    names = {"memory": "peak_rss_bytes", "ended": "ended_s"}
+    return getattr(row, names.get(sort, sort)) or 0
+
+
+def _cursor(after: str) -> Cursor | None:
+    if not after:
+        return None
+    try:
+        value, job = msgspec.json.decode(after, type=tuple[float, int])
+    except msgspec.MsgspecError:
+        raise GridMapError(f"{after[:80]!r} is not where a page begins") from None
+    return value, job
