@@ -19,6 +19,7 @@ from gridmap import Job, conf
 from gridmap.backends import description
 from gridmap.errors import ConfigError, JobDied, LedgerError, LedgerInUse
 from gridmap.ledger import spool
+from gridmap.ledger.directory import HISTORY, LEDGER_NAME
 from gridmap.resume import Resumption
 from tests.doors.clients import Client, client, until
 from tests.doors.functions import fails_at_first
@@ -295,7 +296,9 @@ def test_old_runs_are_removed_and_young_ones_are_not(
 
 def test_a_success_leaves_nothing(tmp_path: Path) -> None:
     assert gridmap.grid_map(abs, range(100), **LOCAL) == list(range(100))
-    assert os.listdir(conf.GRIDMAP_RUN_DIR) == []
+    assert os.listdir(conf.GRIDMAP_RUN_DIR) == [HISTORY]
+    (over,) = Path(conf.GRIDMAP_RUN_DIR, HISTORY).iterdir()
+    assert os.listdir(over) == [LEDGER_NAME]  # what happened, and none of the values
 
 
 def test_no_ledger_where_none_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

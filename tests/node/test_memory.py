@@ -47,8 +47,12 @@ def hold(megabytes: int) -> None:
 
 
 def grow_to(megabytes: int) -> None:
-    """Has so much memory, together with what it began with, which may be more or less."""
-    own = own_rss_bytes()
+    """Has so much memory, together with what it began with, which may be more or less.
+
+    What it shares with the process that it was forked from counts in part, as it does for the node.
+    """
+    shared_once = shared_once_bytes(os.getpid())
+    own = shared_once if shared_once >= 0 else own_rss_bytes()
     hold(max(0, megabytes - own // MB))
 
 
