@@ -51,8 +51,9 @@ lint: $(VENV)/.installed-lint
 	done; exit $$status
 
 UNIT ?= not cluster
+UNITS ?= tests
 unit: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -rs -n $(WORKERS) -m '$(UNIT)' --ignore=tests/cluster --ignore=tests/faults --ignore=tests/slurm_faults
+	$(BIN)/python -m pytest -q -rs -n $(WORKERS) -m '$(UNIT)' --ignore=tests/cluster --ignore=tests/faults --ignore=tests/slurm_faults $(UNITS)
 
 simulate: $(VENV)/.installed-test
 	GRIDMAP_HISTORIES=20000 $(BIN)/python -m pytest -q -n $(WORKERS) tests/core/test_simulation.py
