@@ -178,7 +178,7 @@ TABLE: tuple[Setting, ...] = (
         "keep_days",
         days,
         14,
-        "days until the folder of a run that did not succeed is removed",
+        "days until what is left of a run is removed",
     ),
     Setting(
         "GRIDMAP_INTERFACE",
