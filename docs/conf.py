@@ -32,7 +32,7 @@ nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!gridmap\b).*")]
 default_role = "py:obj"
 highlight_language = "text"
-smartquotes = False
+smartquotes_action = "D"  # dashes only
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
