@@ -14,11 +14,12 @@ SAY     = @printf '\n=== %s\n'
 # Tests start thousands of processes, and none of them should compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint unit simulate cluster grid_engine slurm faults chaos bench bench-local bench-cluster bench-slurm bench-scale bench-report bench-smoke clean
+.PHONY: help demo test lint unit simulate cluster grid_engine slurm faults chaos bench bench-local bench-cluster bench-slurm bench-scale bench-report bench-smoke docs clean
 help:
 	@echo 'make demo     installs GridMap in $(VENV) and counts words with it, on this machine'
 	@echo 'make test     checks and tests everything; says what it skipped'
-	@echo 'make lint     ruff, mypy, lint-imports'
+	@echo 'make lint     ruff, mypy, lint-imports, docs'
+	@echo 'make docs     builds the documentation in build/docs; a warning is an error'
 	@echo 'make unit     the tests that need no cluster'
 	@echo 'make simulate 20,000 random histories of a cluster, without one'
 	@echo 'make cluster  the tests on a real Grid Engine and on a real Slurm (Debian, root); either alone:'
@@ -48,7 +49,11 @@ lint: $(VENV)/.installed-lint
 	@status=0; \
 	for check in 'ruff check .' 'ruff format --check .' mypy lint-imports; do \
 	    echo "$$check"; $(BIN)/$$check || status=1; \
-	done; exit $$status
+	done; $(MAKE) --no-print-directory docs || status=1; exit $$status
+
+# All of it each time: what was read before is not read again, and so not warned of again.
+docs: $(VENV)/.installed-lint
+	$(BIN)/python -m sphinx -q -E -W --keep-going -b html -d build/doctrees docs build/docs
 
 UNIT ?= not cluster
 UNITS ?= tests
@@ -144,7 +149,7 @@ $(VENV)/.installed-test: $(MADE) pyproject.toml
 	touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-lint: $(VENV)/.installed-test
-	$(PIP) install -e '.[lint]'
+	$(PIP) install -e '.[lint,docs]'
 	touch $@
 
 # GridMap as users have it: what is installed in editable mode takes longer to import.

@@ -35,9 +35,17 @@ log = logging.getLogger(__name__)
 class RunInfo:
     """One run, as its folder tells.
 
-    :param state: "under way", "interrupted" (its client died) or "ended"
-    :param created_s: seconds since 1970
-    :param total: number of jobs; None where only the run's own client knows
+    :param id: for `attach`
+    :param name: of its job; of jobs that were made by hand that of the first; empty where only the
+        run's own client knows
+    :param state: "under way": its client lives.  "interrupted": that died before every job had
+        ended.  "ended": every job had ended, not all with a value.  "damaged": its ledger cannot be
+        read
+    :param created_s: when it began, in seconds since 1970
+    :param path: of its folder
+    :param total: number of jobs; None where only the run's own client knows, as the next two
+    :param completed: number of jobs that have a value
+    :param failed: number of jobs that failed
     """
 
     id: str
@@ -62,7 +70,10 @@ def attach(
     """Returns a run that another process began and did not end, from its ledger.
 
     What was finished is there at once.  Workers that live go on under this process, and what is
-    missing runs, on workers of the kind that was asked for then.
+    missing runs, on workers of the kind that was asked for then.  Functions, arguments, environment
+    and working directory are those of then.  The `jobs` of the Run are those that were made by
+    hand, or one that stands for a map.  A scheduler that cannot be reached is asked again for
+    GRIDMAP_GRACE seconds: so long the run's workers wait for a client.
 
     :param run_id: as `Run.id`, the log and `runs` tell it
     :param run_dir: where runs are kept; GRIDMAP_RUN_DIR when not given
@@ -115,7 +126,7 @@ def attach(
 def runs(
     run_dir: str | os.PathLike[str] | None = None, *, profile: str | None = None
 ) -> list[RunInfo]:
-    """Returns the runs that have a ledger, the oldest first.
+    """Returns the runs that have a ledger, the oldest first; reads ledgers and starts nothing.
 
     :param run_dir: where runs are kept; GRIDMAP_RUN_DIR when not given
     :param profile: a profile of the configuration files, which may say where runs are kept

@@ -54,6 +54,12 @@ class MonitorFailed(GridMapError):
 class RunStatus(Struct, frozen=True):
     """A run at a glance: numbers of jobs by how they are, and of workers.
 
+    :param total: jobs, as far as the input has been read
+    :param running: jobs that a worker has
+    :param queued: jobs that no worker has
+    :param workers_up: workers that have said hello
+    :param workers_pending: workers that the scheduler has not started yet
+    :param ended: whether every job has ended
     :param children_up: jobs that the workers that are up can run at once
     """
 

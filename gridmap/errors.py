@@ -164,7 +164,11 @@ EXCEPTION_FOR_CAUSE: dict[Cause, type[JobException]] = {
 
 
 class PicklingError(GridMapError, TypeError):
-    """Something given to GridMap cannot be pickled; the message names it and the attribute."""
+    """Something given to GridMap cannot be pickled; the message names it and the attribute.
+
+    Up to 64 MB of arguments are pickled before anything is started, the rest while the first jobs
+    run; these are then canceled.  A stream raises it after the values of what came before.
+    """
 
 
 class BackendError(GridMapError):
@@ -202,7 +206,10 @@ class ConfigError(GridMapError, ValueError):
 
 
 class LedgerError(GridMapError):
-    """A ledger cannot be made, read or written; the message says which and why."""
+    """A ledger cannot be made or read; the message says which and why.
+
+    One that cannot be written any more later, on a full disk, is a warning, and the run goes on.
+    """
 
 
 class LedgerInUse(LedgerError):

@@ -78,19 +78,23 @@ def grid_map(
     max_rss: str | int | None = None,
     profile: str | None = None,
 ) -> list[Any]:
-    """Returns `[f(x) for x in args_list]`, computed on the cluster.
+    """Returns `[f(x) for x in args_list]`, computed on the cluster, or on this machine.
 
     :param args_list: one element a call; a list is the call's positional arguments, anything else
         (a tuple too) its one argument
-    :param temp_dir: folder for the workers' stdout and stderr, shared with the nodes;
-        DEFAULT_TEMP_DIR when not given, where /scratch/ stands for the run directory
+    :param temp_dir: folder for the workers' stdout and stderr, which has to be there on the nodes
+        under the same path; DEFAULT_TEMP_DIR when not given.  /scratch/, its historic value, need
+        not be there: it stands for the run's own directory
     :param white_list: host names to which the workers of this call are limited
-    :param quiet: False logs the begin and the end of the run, at info level
+    :param quiet: False logs the begin and the end of the run, at info level, as
+        "gridmap.report.progress"
     :param local: run on this machine
-    :param max_processes: for local runs; 1 runs the calls one after the other in this process
+    :param max_processes: for local runs; 1 runs the calls one after the other in this process, more
+        than 1 uses so many processes
     :param completion_mail: send a mail when all is done
-    :param require_cluster: do not run locally where no cluster is
-    :param max_workers: most cluster jobs at a time; GRIDMAP_MAX_WORKERS when not given
+    :param require_cluster: do not run locally where no cluster is: then this is an error
+    :param max_workers: most cluster jobs at a time; GRIDMAP_MAX_WORKERS when not given.  On this
+        machine max_processes counts
     :param on_error: "raise" stops at the first failure and raises it, "finish" runs all calls and
         raises it then, "return" puts exceptions in the place of values
     :param reuse: a process may run several calls; False starts a new one for each
@@ -105,6 +109,7 @@ def grid_map(
     :raises BackendError: the scheduler refused or cannot be reached; with its own words
     :raises OSError: temp_dir, or the run directory, cannot be written
     :raises JobException: a call died, was lost, stalled or canceled; says why
+    :raises DRMAANotPresentException: require_cluster, and there is none
 
     The other parameters are those of `Job`.
     """
@@ -140,7 +145,7 @@ def process_jobs(
     """Runs jobs; returns their values in order, and notes in each job what happened to it.
 
     The parameters and errors are those of `grid_map`.  What a job needs is said by the job, and by
-    the profile that it was made with.
+    the profile that it was made with.  No jobs have no values: `[]`.
 
     :raises TypeError: something in `jobs` is no Job
     :raises ValueError: a Job stands in `jobs` twice
@@ -172,7 +177,11 @@ def submit(
     """Starts jobs and returns at once a `Run`: `results()`, `wait()`, `cancel()`, `status()`.
 
     What happened to a job is noted in it, and mailed, by the thread that calls `results()` or
-    `wait()`, while it does so.  The parameters and errors are those of `process_jobs`.
+    `wait()`, while it does so; while nobody does, values are kept, and of what a running job uses
+    the latest measurement only.  Arguments are read while the run goes on: leave arrays and other
+    objects in them unchanged until it has ended.
+
+    The parameters and errors are those of `process_jobs`.
     """
     call = Call.checked(
         temp_dir, white_list, quiet, max_processes, local, require_cluster, max_workers, on_error,

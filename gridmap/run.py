@@ -19,7 +19,7 @@ from gridmap.report.progress import Progress
 
 
 class Run:
-    """Jobs under way, as `submit` returns them.
+    """Jobs under way, as `submit` returns them; `jobs` are those that it has.
 
     Leaving its `with` block, or dropping the last reference to it, ends what has not ended.
     """
@@ -49,7 +49,7 @@ class Run:
 
     @property
     def id(self) -> str:
-        """Names the run in logs and in the scheduler's list."""
+        """Names the run in logs, in the scheduler's list and for `attach`; its folder's name."""
         return self._engine.id
 
     def __len__(self) -> int:
@@ -123,11 +123,12 @@ class Run:
                     self._first = (job, value.error)
 
     def cancel(self) -> None:
-        """Ends every job that has not ended; `results` then raises JobCanceled."""
+        """Ends every job that has not ended, and returns at once; `results` then raises
+        JobCanceled."""
         self._engine.cancel()
 
     def close(self) -> None:
-        """Ends what has not ended and waits until the run's workers are gone."""
+        """Ends what has not ended and waits until the run's workers are gone, 15 s at most."""
         self._end(forget=True)
 
     def _end(self, forget: bool) -> None:

@@ -32,16 +32,20 @@ class Job:
     :param f: what to call
     :param args: the positional arguments
     :param kwlist: the keyword arguments
-    :param cleanup: remove the worker's stdout and stderr files when nothing failed
+    :param cleanup: remove the workers' stdout and stderr files when every job has succeeded; after
+        one failure all of them stay, since those of a worker are of all the jobs that it ran
     :param mem_free: memory that the host should have free, "1G"; used where USE_MEM_FREE is set
     :param name: shown in the scheduler's list; a space becomes _
-    :param num_slots: slots of the parallel environment that the job needs
+    :param num_slots: slots of the parallel environment that the job needs; its libraries start as
+        many threads
     :param queue: where to run; DEFAULT_QUEUE when not given
     :param interpreting_shell: the shell that starts the worker (`-S`)
     :param copy_env: give the job the environment that this process has now
     :param add_env: variables on top of it
     :param project: the project to run under (`-P`)
     :param validation_level: e, w, n, p or v (`-w`)
+    :param os_distribution: what a resource of that name has to be (`-l`)
+    :param os_minor: what a resource of that name has to be (`-l`)
     :param par_env: the parallel environment; DEFAULT_PAR_ENV when not given
     :param gpu: number of GPUs
     :param h_vmem: limit of virtual memory, "4G"
@@ -58,9 +62,10 @@ class Job:
     :raises TypeError: `f` cannot be called, or the arguments are none
     :raises ValueError: the scheduler would not understand one of the options
 
-    After `process_jobs`: `ret` is the value (or the exception), `traceback` its text, `host_name`,
-    `log_stdout_fn`, `log_stderr_fn`, `track_mem` [MB], `track_cpu` [(percent, running)],
-    `num_resubmits` and `cause_of_death` tell what happened.
+    The job runs in the working directory in which it was made.  After `process_jobs`, `ret` is the
+    value (or the exception), `traceback` its text, and `host_name`, `log_stdout_fn`,
+    `log_stderr_fn`, `track_mem` [MB], `track_cpu` [(percent, running)], `num_resubmits` and
+    `cause_of_death` tell what happened.
     """
 
     @with_profile(within_s=LATELY_S)

@@ -1,4 +1,11 @@
-"""The README and the examples, run as written, on this machine."""
+"""The README, the pages of the documentation and the examples, run as written, on this machine.
+
+A comment before a code block of a page says what else is to be done with it:
+
+.. not run: REASON                  it is only shown
+.. run on a cluster: TEST           that test runs it, on a real scheduler
+.. saved as: NAME                   it is a file, in the folder above that of the page's program
+"""
 
 from __future__ import annotations
 
@@ -7,10 +14,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-# Before the README's own code: its calls use local processes, cluster or not.
+ROOT = Path(__file__).resolve().parents[1]
+
+# Before a page's own code: its calls use local processes, cluster or not.
 LOCALLY = """
 import functools, gridmap
 for _name in ("grid_map", "grid_imap", "grid_imap_unordered", "process_jobs", "submit"):
@@ -19,28 +29,70 @@ for _name in ("grid_map", "grid_imap", "grid_imap_unordered", "process_jobs", "s
 del functools, gridmap
 """
 
+MARKS = ("not run", "run on a cluster", "saved as")
+BLOCK = re.compile(
+    rf"^(?:\.\. ({'|'.join(MARKS)}): (.+)\n\n)?"
+    r"\.\. code-block:: (\w+)\n(?:    ?:.*\n)*\n((?:    .*\n|\n)+)",
+    re.MULTILINE,
+)
 
-DOCUMENTS = [
-    "README.rst",
-    *(f"docs/{page}.rst" for page in ("first_steps", "fast", "slurm", "failures", "resources")),
-]
+
+class Block(NamedTuple):
+    """A code block of a page.
+
+    :param mark: one of MARKS, or empty; `told` is what it says
+    """
+
+    mark: str
+    told: str
+    language: str
+    text: str
 
 
-def python_blocks(text: str, language: str = "python") -> list[str]:
-    """Returns the contents of the `.. code-block:: python` of a reStructuredText."""
-    pattern = rf"^\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)"
+def code_blocks(page: str) -> list[Block]:
+    """Returns the code blocks of a reStructuredText."""
     return [
-        re.sub("^    ", "", block, flags=re.MULTILINE)
-        for block in re.findall(pattern, text, re.MULTILINE)
+        Block(mark, told, language, re.sub("^    ", "", text, flags=re.MULTILINE))
+        for mark, told, language, text in BLOCK.findall(page)
     ]
+
+
+def python_blocks(page: str, *marks: str) -> list[str]:
+    """Returns the Python of a page that is to be run.
+
+    :param marks: that of blocks so marked, too
+    """
+    return [
+        block.text
+        for block in code_blocks(page)
+        if block.language == "python" and block.mark in ("", *marks)
+    ]
+
+
+def commands(page: str) -> list[str]:
+    """Returns what a page has people tell the command `gridmap`."""
+    lines = [b.text for b in code_blocks(page) if (b.mark, b.language) == ("", "console")]
+    return re.findall(r"^\$ gridmap (.*?)(?: +#.*)?$", "\n".join(lines), re.MULTILINE)
+
+
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in [ROOT / "README.rst", *sorted((ROOT / "docs").glob("*.rst"))]
+}
 
 
 def program_of(document: Path, folder: Path, *before: str) -> tuple[Path, list[str]]:
     """Returns a program of a document's blocks, and the lines that it should print."""
-    blocks = python_blocks(document.read_text())
+    page = document.read_text()
+    program = python_blocks(page)
+    for block in code_blocks(page):
+        if block.mark == "saved as":
+            path = folder.parent / block.told
+            path.write_text(block.text)
+            path.chmod(0o644)  # configuration files that others could write are not read
     script = folder / "document.py"
-    script.write_text("\n".join([*before, *blocks]))
-    return script, re.findall(r"print\(.*\)  # (.*)$", "\n".join(blocks), re.MULTILINE)
+    script.write_text("\n".join([*before, *program]))
+    return script, re.findall(r"print\(.*\)  # (.*)$", "\n".join(program), re.MULTILINE)
 
 
 def run(command: list[str], cwd: Path, **variables: str) -> str:
@@ -57,38 +109,63 @@ def run(command: list[str], cwd: Path, **variables: str) -> str:
     return done.stdout
 
 
+def at_home(folder: Path) -> dict[str, str]:
+    """Returns the environment of somebody whose home folder is empty but for what a page says."""
+    return {
+        "GRIDMAP_CONFIG": "",
+        "GRIDMAP_SITE_CONFIG": os.devnull,
+        "XDG_CONFIG_HOME": "",
+        "HOME": str(folder),
+        "USER": "ada",
+    }
+
+
+@pytest.fixture
+def below(tmp_path: Path) -> Path:
+    """Returns the folder in which a page's code runs."""
+    folder = tmp_path / "scripts"
+    folder.mkdir()
+    return folder
+
+
 def test_blocks_are_found() -> None:
-    text = "a\n\n.. code-block:: python\n\n    x = 1\n\n    if x:\n        y = 2\n\nb\n"
+    shown = ".. not run: theirs\n\n.. code-block:: python\n\n    import theirs\n\nc\n"
+    text = "a\n\n.. code-block:: python\n\n    x = 1\n\n    if x:\n        y = 2\n\nb\n\n" + shown
     assert python_blocks(text) == ["x = 1\n\nif x:\n    y = 2\n\n"]
+    assert python_blocks(text, "not run") == [*python_blocks(text), "import theirs\n\n"]
+    console = "\n.. code-block:: console\n\n    $ gridmap config --path   # where\n    $ make\n\n"
+    assert commands(console) == ["config --path"]
+    assert commands(console.replace("\n..", "\n.. not run: no\n\n..", 1)) == []
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_code_of_a_document_runs_as_written(document: str, root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("document", PAGES)
+def test_no_block_is_overlooked(document: str, root: Path) -> None:
+    page, blocks = PAGES[document], code_blocks(PAGES[document])
+    assert len(blocks) == len(re.findall(r"\.\. code-block::", page))
+    assert sum(bool(block.mark) for block in blocks) == sum(
+        len(re.findall(rf"^ *\.\. {mark}\b", page, re.MULTILINE)) for mark in MARKS
+    )
+    for block in blocks:
+        if block.mark == "run on a cluster":
+            assert (root / block.told).is_file()
+
+
+@pytest.mark.parametrize("document", [name for name, page in PAGES.items() if python_blocks(page)])
+def test_code_of_a_document_runs_as_written(document: str, root: Path, below: Path) -> None:
     """The blocks run one after the other in one program, as a reader would type them."""
-    script, expected = program_of(root / document, tmp_path, LOCALLY)
-    assert expected and run([str(script)], cwd=tmp_path).splitlines() == expected
+    script, expected = program_of(root / document, below, LOCALLY)
+    printed = run([str(script)], below, **at_home(below.parent))
+    assert expected and printed.splitlines() == expected
 
 
-def test_the_page_on_configuration_is_right(root: Path, tmp_path: Path) -> None:
-    """Its file is the project's; its program and its commands run where that is found."""
-    page = (root / "docs/configuration.rst").read_text()
-    (example,) = python_blocks(page, "toml")
-    (tmp_path / "gridmap.toml").write_text(example)
-    (tmp_path / "gridmap.toml").chmod(0o644)
-    below = tmp_path / "scripts"
-    below.mkdir()
-    script = below / "document.py"
-    script.write_text("\n".join([LOCALLY, *python_blocks(page)]))
-    variables = {"GRIDMAP_CONFIG": "", "GRIDMAP_SITE_CONFIG": os.devnull, "USER": "ada"}
-    variables |= {"HOME": str(tmp_path), "XDG_CONFIG_HOME": ""}
-    expected = re.findall(r"print\(.*\)  # (.*)$", page, re.MULTILINE)
-    assert run([str(script)], below, **variables).splitlines() == expected
-    (console,) = python_blocks(page, "console")
-    commands = re.findall(r"^\$ gridmap (.*?)(?:  +#|$)", console, re.MULTILINE)
-    assert len(commands) == 4
-    for command in commands:
-        printed = run(["-m", "gridmap", *command.split()], below, **variables)
-        assert str(tmp_path / "gridmap.toml") in printed
+@pytest.mark.parametrize("document", [name for name, page in PAGES.items() if commands(page)])
+def test_commands_of_a_document_run_as_written(document: str, root: Path, below: Path) -> None:
+    program_of(root / document, below)
+    for command in commands(PAGES[document]):
+        printed = run(["-m", "gridmap", *command.split()], below, **at_home(below.parent))
+        assert printed
+        if document == "docs/configuration.rst":
+            assert str(below.parent / "gridmap.toml") in printed
 
 
 def test_map_reduce(root: Path, tmp_path: Path) -> None:

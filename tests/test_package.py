@@ -12,12 +12,14 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from enum import Enum
 from pathlib import Path
 
 import pytest
 
 import gridmap
 from gridmap import conf
+from gridmap.core import messages, states
 
 HEAVY = ("cloudpickle", "drmaa", "matplotlib", "msgspec", "numpy", "psutil", "smtplib", "zmq")
 CORE_MAY_IMPORT = {"__future__", "collections", "collections.abc", "enum", "msgspec"} | {
@@ -195,26 +197,24 @@ def test_the_sdist_has_what_is_needed_to_build(distributions: Path) -> None:
 # --- documents ------------------------------------------------------------------------------------
 
 
-def test_the_documents_are_good_restructured_text(root: Path) -> None:
+def test_the_readme_is_good_restructured_text(root: Path) -> None:
+    """As an index of packages reads it; the pages of docs are read by `make docs`."""
     core = pytest.importorskip("docutils.core")
-    documents = [root / "README.rst", *(root / "docs").glob("*.rst")]
-    assert len(documents) >= 6
-    for path in documents:
-        settings = {"report_level": 2, "halt_level": 2, "file_insertion_enabled": False}
-        core.publish_doctree(path.read_text(), str(path), settings_overrides=settings)
+    path = root / "README.rst"
+    settings = {"report_level": 2, "halt_level": 2, "file_insertion_enabled": False}
+    core.publish_doctree(path.read_text(), str(path), settings_overrides=settings)
 
 
-def test_links_between_documents_lead_somewhere(root: Path) -> None:
-    documents = [root / "README.rst", *(root / "docs").glob("*.rst")]
-    links = [
-        (path, link)
-        for path in documents
-        for link in re.findall(r"`[^`]*<([^:>]+)>`_", path.read_text())
-    ]
+def test_links_of_the_readme_lead_somewhere(root: Path) -> None:
+    links = re.findall(r"`[^`]*<([^:>]+)>`_", (root / "README.rst").read_text())
     assert len(links) >= 10
-    assert [
-        (p.name, link) for p, link in links if not (p.parent / link.partition("#")[0]).exists()
-    ] == []
+    assert [link for link in links if not (root / link.partition("#")[0]).exists()] == []
+
+
+def test_every_public_name_is_in_the_reference(root: Path) -> None:
+    page = (root / "docs/api.rst").read_text()
+    documented = set(re.findall(r"^\.\. auto\w+:: (\w+)", page, re.MULTILINE))
+    assert set(gridmap._HOMES) <= documented
 
 
 def test_the_table_of_settings_is_that_of_the_code(root: Path) -> None:
@@ -231,6 +231,35 @@ def test_the_table_of_settings_is_that_of_the_code(root: Path) -> None:
 def test_the_page_of_states_is_that_of_the_code(root: Path) -> None:
     command = [sys.executable, str(root / "tools/state_tables"), "--check"]
     subprocess.run(command, check=True, timeout=60)
+
+
+def test_the_drawings_are_those_of_the_code(root: Path) -> None:
+    command = [sys.executable, str(root / "tools/diagrams"), "--check"]
+    subprocess.run(command, check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("drawing", "table"),
+    [("jobs", states.JOB_TRANSITIONS), ("workers", states.WORKER_TRANSITIONS)],
+)
+def test_a_drawing_has_every_way_of_its_table_and_no_other(
+    root: Path, drawing: str, table: dict[Enum, frozenset[Enum]]
+) -> None:
+    text = (root / f"docs/diagrams/{drawing}.svg").read_text()
+    drawn = [
+        (one, other)
+        for sources, targets in re.findall(r'data-from="([^"]+)" data-to="([^"]+)"', text)
+        for one in sources.split()
+        for other in targets.split()
+    ]
+    assert sorted(drawn) == sorted((one.name, other.name) for one in table for other in table[one])
+
+
+def test_the_drawing_of_a_calls_way_names_messages_that_there_are(root: Path) -> None:
+    said = re.findall(r'class="said"[^>]*>([^<]+)<', (root / "docs/diagrams/way.svg").read_text())
+    named = {word for words in said for word in re.findall(r"\b[A-Z][a-z]+", words)}
+    assert {"Hello", "Work", "Results"} <= named
+    assert [name for name in named if not hasattr(messages, name)] == []
 
 
 def test_the_page_of_faults_is_that_of_the_tests(root: Path) -> None:

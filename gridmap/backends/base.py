@@ -47,7 +47,7 @@ class Backend(Protocol):
     name: str
 
     def submit(self, request: SubmitRequest) -> list[str]:
-        """Starts `count` workers; returns one native id for each."""
+        """Starts `count` workers, as one array job where it can; returns one native id for each."""
 
     def status(self, ids: Sequence[str]) -> Mapping[str, NativeStatus]:
         """Returns what the scheduler says of these workers, in one go; may leave some out."""
@@ -59,7 +59,10 @@ class Backend(Protocol):
         """Returns the native ids of the workers of a run that the scheduler still knows."""
 
     def adopt(self, ids: Sequence[str]) -> None:
-        """Takes workers over that another process started, to be asked about and deleted."""
+        """Takes workers over that another process started, to be asked about and deleted.
+
+        Called at most once, by `attach`, after `find` and before anything else.
+        """
 
     def diagnose(self, native_id: str) -> str:
         """Returns all that can be found out about a worker that ended or never spoke."""

@@ -23,7 +23,7 @@ def test_the_page_on_adding_a_scheduler_runs_as_written(
     assert block is not None
     (tmp_path / "mycluster.toml").write_text(textwrap.dedent(block[1]))
     monkeypatch.chdir(tmp_path)
-    (program,) = python_blocks(page)
+    (program,) = python_blocks(page, "run on a cluster")
     exec(program, {"__name__": "page"})
     assert capsys.readouterr().out == "[0, 1, 4, 9]\n"
     eventually(lambda: not queued(), what="nothing is left")
