@@ -134,7 +134,7 @@ class Engine:
                 where = options.settings.run_dir
                 sweep(Path(where), options.settings.keep_days)
                 directory = RunDirectory.make(where, self.id, options.log_dir)
-                undo.callback(directory.remove)
+                undo.callback(directory.discard)
             if options.durable and directory is not None:
                 book = self._open_book(directory)
                 undo.callback(book.close)

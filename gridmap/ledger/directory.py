@@ -80,6 +80,10 @@ class RunDirectory:
         self._remember()
         _remove(self.path)
 
+    def discard(self) -> None:
+        """Removes the folder of a run that never began."""
+        _remove(self.path)
+
     def _remember(self) -> None:
         ledger = self.path / LEDGER_NAME
         with contextlib.suppress(OSError):  # there is none, or no room: then there is no history

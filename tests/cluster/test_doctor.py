@@ -17,6 +17,7 @@ import pytest
 from gridmap.call import BACKENDS
 from tests.cluster.client import eventually, queued
 from tests.cluster.scheduler import SCHEDULER
+from tests.left import left_of_runs
 
 END_S = 60.0
 ITS_BACKEND = () if SCHEDULER.backend in BACKENDS else ("--backend", SCHEDULER.backend)
@@ -64,7 +65,7 @@ class Visit:
     def nothing_left(self) -> None:
         """Checks that there is neither a job nor a file of it."""
         eventually(lambda: not queued(), what=f"no job is left of {queued()}")
-        assert not self.runs.exists() or not list(self.runs.iterdir())
+        assert not left_of_runs(self.runs)
 
 
 @pytest.fixture
@@ -164,7 +165,7 @@ def test_an_interrupted_visit_leaves_neither_jobs_nor_files(
     one.process.send_signal(number)
     assert one.ended() == 130, one.printed()
     eventually(lambda: all("doctor" not in task.name for task in queued()), what="deleted")
-    assert not list(one.runs.iterdir()) if one.runs.exists() else True
+    assert not left_of_runs(one.runs)
 
 
 def test_a_scheduler_that_is_not_there(visit: Callable[..., Visit], tmp_path: Path) -> None:

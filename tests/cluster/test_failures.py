@@ -35,6 +35,7 @@ from tests.cluster.client import (
     workers_of,
 )
 from tests.cluster.scheduler import SCHEDULER
+from tests.left import left_of_runs
 from tests.rows import row
 
 
@@ -324,7 +325,7 @@ def test_the_schedulers_own_words(runs, wrong, words) -> None:
     assert time.monotonic() - began < 2
     assert words in str(caught.value)
     assert not queued()
-    assert not (runs.exists() and list(runs.iterdir()))
+    assert not left_of_runs(runs)
 
 
 @pytest.mark.parametrize("place", ["/proc/nosuch", "/nosuch/runs"])
@@ -372,7 +373,7 @@ def test_no_qmaster(tmp_path, runs) -> None:
     assert "BackendError" in printed and "port 1" in printed
     assert "value" not in printed
     assert took(printed) < 5
-    assert not runs.exists() or not list(runs.iterdir())
+    assert not left_of_runs(runs)
 
 
 @pytest.mark.only_on("drmaa")

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from gridmap.ledger.directory import HISTORY
 from tests.cluster.client import SLOTS, Program, eventually, processes, queued
 from tests.rows import row
 
@@ -121,7 +122,12 @@ class Interrupted:
 
     def only_logs_left(self) -> bool:
         """Returns whether the run directory is gone, or holds logs and no key."""
-        left = {path.name for run in self.runs.iterdir() for path in run.iterdir()}
+        left = {
+            path.name
+            for run in self.runs.iterdir()
+            if run.name != HISTORY
+            for path in run.iterdir()
+        }
         return left <= {"logs"}
 
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import psutil
 
+from tests.left import left_of_runs
+
 MARK = "GRIDMAP_DOORS_TEST"
 
 # Others may use /dev/shm at the same time; so each program notes what it makes there.
@@ -123,7 +125,7 @@ class Client:
         until(lambda: not self.shared(), "no file left in /dev/shm", deadline_s)
         assert list(self.temp.rglob("*")) == []
         runs = self.folder / "runs"
-        assert not runs.exists() or list(runs.rglob("*")) == []
+        assert not left_of_runs(runs)
 
     def shared(self) -> list[str]:
         """Returns the temporary folders that the program or its children made and that exist."""

@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from tests.faults import program
+from tests.left import left_of_runs
 
 USER = os.environ.get("FAULTS_USER", "griduser")
 SLOTS = 4  # on both nodes together
@@ -232,7 +233,8 @@ class Workshop(ABC):
         return len(made) - len(set(made))
 
     def runs_left(self) -> list[str]:
-        return sorted(str(p.relative_to(self.runs)) for p in self.runs.rglob("*"))
+        """Returns what is left of runs, but for the history of those that are over."""
+        return left_of_runs(self.runs)
 
 
 @contextlib.contextmanager
