@@ -69,7 +69,7 @@ cluster: $(VENV)/.installed-test
 	    slurm '$(MAKE) --no-print-directory slurm'
 
 # What is enough to know that a scheduler's description is right.
-OF_A_BACKEND := test_backend or test_described or test_runs
+OF_A_BACKEND := test_backend or test_described
 
 # Here, too, no part hides another.
 grid_engine: export SCHEDULER := grid_engine
