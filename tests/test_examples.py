@@ -23,6 +23,7 @@ del functools, gridmap
 DOCUMENTS = [
     "README.rst",
     *(f"docs/{page}.rst" for page in ("first_steps", "fast", "slurm", "failures", "resources")),
+    "docs/progress.rst",
 ]
 
 

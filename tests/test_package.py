@@ -19,7 +19,17 @@ import pytest
 import gridmap
 from gridmap import conf
 
-HEAVY = ("cloudpickle", "drmaa", "matplotlib", "msgspec", "numpy", "psutil", "smtplib", "zmq")
+HEAVY = (
+    "cloudpickle",
+    "drmaa",
+    "matplotlib",
+    "msgspec",
+    "numpy",
+    "psutil",
+    "rich",
+    "smtplib",
+    "zmq",
+)
 CORE_MAY_IMPORT = {"__future__", "collections", "collections.abc", "enum", "msgspec"} | {
     *("bisect", "functools", "heapq", "itertools", "math", "msgspec.structs", "operator", "typing")
 }
@@ -181,7 +191,8 @@ def test_the_wheel_has_the_package_and_nothing_else(distributions: Path) -> None
     assert {name for name in names if not name.startswith(info)} == package | {"gridmap/py.typed"}
     assert any(name.endswith("licenses/LICENSE") for name in names)
     needed = set(re.findall(r"^Requires-Dist: ([a-z]+)[^;\n]*$", metadata, re.MULTILINE))
-    assert needed == {"cloudpickle", "drmaa", "msgspec", "psutil", "pyzmq", "threadpoolctl"}
+    ours = {"cloudpickle", "drmaa", "msgspec", "psutil", "pyzmq", "rich", "threadpoolctl"}
+    assert needed == ours
     assert f"Version: {gridmap.__version__}\n" in metadata
 
 
