@@ -263,17 +263,19 @@ def _handlers() -> Iterator[logging.Handler]:
 
 
 def _seen_in_log(note: Note) -> bool:
-    """Returns whether the person at the terminal sees the log there, and a note in it."""
+    """Returns whether whoever sees the display sees the log there, and a note in it."""
     level = logging.getLevelName(note.level.upper())
     return logging.getLogger(TOLD_BY).isEnabledFor(level) and any(
-        handler.level <= level and _on_terminal(getattr(handler, "stream", None))
+        handler.level <= level and _in_sight(getattr(handler, "stream", None))
         for handler in _handlers()
     )
 
 
-def _on_terminal(stream: Any) -> bool:
+def _in_sight(stream: Any) -> bool:
+    if stream is None or stream is sys.stderr or stream is sys.stdout:
+        return stream is not None
     with contextlib.suppress(Exception):
-        return stream is not None and bool(stream.isatty())
+        return bool(stream.isatty())
     return False
 
 
@@ -333,7 +335,7 @@ class _Lines:
         if self._due_s is None:
             self._due_s = now
             self._flow.skip(notes)
-        self._say(self._flow.through(notes, now))
+        self._say(self._flow.through(notes, now, known=_seen_in_log))
         if now >= self._due_s:
             self._due_s = now + self.LINE_EVERY_S
             fields = wording.headline(status, self._words.expected)
@@ -345,7 +347,7 @@ class _Lines:
 
     def end(self, status: RunStatus, notes: Sequence[Note], elapsed_s: float) -> None:
         if self._due_s is not None:
-            self._say(self._flow.through(notes, elapsed_s, last=True))
+            self._say(self._flow.through(notes, elapsed_s, last=True, known=_seen_in_log))
             self._say([wording.plain(wording.summary(status, self._words.run, elapsed_s))])
 
     def _say(self, texts: list[str]) -> None:
@@ -371,7 +373,7 @@ class _Notebook:
     def show(self, status: RunStatus, notes: Sequence[Note], now: float) -> None:
         if self._handle is None:
             self._flow.skip(notes)
-        self._add(self._flow.through(notes, now))
+        self._add(self._flow.through(notes, now, known=_seen_in_log))
         self._put(self._words.lines(status, self.WIDTH, True))
 
     def hide(self) -> None:
@@ -379,7 +381,7 @@ class _Notebook:
 
     def end(self, status: RunStatus, notes: Sequence[Note], elapsed_s: float) -> None:
         if self._handle is not None:
-            self._add(self._flow.through(notes, elapsed_s, last=True))
+            self._add(self._flow.through(notes, elapsed_s, last=True, known=_seen_in_log))
             self._put(self._words.last(status, elapsed_s, self.WIDTH))
 
     def _add(self, texts: list[str]) -> None:

@@ -398,6 +398,15 @@ def test_lines_where_it_is_asked_for(tmp_path: Path) -> None:
         assert one.err.count("resubmission 1 of 2") == 1
 
 
+def test_lines_do_not_repeat_the_log(tmp_path: Path) -> None:
+    text = "import logging; logging.basicConfig()\n" + program("progress=True")
+    with client(tmp_path / "c", text) as one:
+        until(lambda: "of 12 done" in one.err, "a line", 60)
+        (one.folder / "gate").touch()
+        assert one.ended(60) == 0
+        assert one.err.count("resubmission 1 of 2") == 1
+
+
 CELLS = [
     PROGRAM,
     "got = gridmap.grid_map(work, range(12), local=True, max_processes=2, on_error='return')",
