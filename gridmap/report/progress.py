@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import contextvars
 import logging
 import math
 import os
@@ -127,7 +126,6 @@ class Progress:
         if self._shown is False:
             return
         self._source, self._followed_s = source, time.monotonic()
-        self._context = contextvars.copy_context()  # a notebook's outputs go by it
         source.remind(0.0 if self.calls else LONG_RUN_S, self._start)
 
     @contextlib.contextmanager
@@ -170,10 +168,9 @@ class Progress:
             with self._lock:
                 if self._stopped or self._thread is not None or self._source is None:
                     return
-                arguments = self._main, kind, self._source
                 thread = threading.Thread(
-                    target=self._context.run,
-                    args=arguments,
+                    target=self._main,
+                    args=(kind, self._source),
                     name=f"gridmap-progress-{self._source.id}",
                     daemon=True,
                 )

@@ -506,6 +506,15 @@ def test_a_function_is_called_once_a_second(tmp_path: Path) -> None:
     assert after.peak_rss_bytes > 64 << 20 and after.calls_per_s > 0
 
 
+def test_the_end_does_not_wait_for_the_next_second() -> None:
+    heard: list[RunStatus] = []
+    began = time.monotonic()
+    for _ in range(10):
+        grid_map(identity, [1], local=True, max_processes=2, progress=heard.append)
+    assert time.monotonic() - began < 8
+    assert sum(status.ended for status in heard) == 10
+
+
 def test_a_function_that_fails_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     calls = []
 
