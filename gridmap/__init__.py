@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from gridmap.conf import GRIDMAP_MAX_WORKERS as GRIDMAP_MAX_WORKERS
     from gridmap.conf import GRIDMAP_PORTS as GRIDMAP_PORTS
     from gridmap.conf import GRIDMAP_PROFILE as GRIDMAP_PROFILE
+    from gridmap.conf import GRIDMAP_PROGRESS as GRIDMAP_PROGRESS
     from gridmap.conf import GRIDMAP_RUN_DIR as GRIDMAP_RUN_DIR
     from gridmap.conf import GRIDMAP_START_METHOD as GRIDMAP_START_METHOD
     from gridmap.conf import GRIDMAP_STARTUP_DEADLINE as GRIDMAP_STARTUP_DEADLINE
@@ -128,6 +129,7 @@ _SETTINGS = (
     "GRIDMAP_LEDGER",
     "GRIDMAP_MAX_WORKERS",
     "GRIDMAP_PROFILE",
+    "GRIDMAP_PROGRESS",
     "GRIDMAP_RUN_DIR",
     "GRIDMAP_STARTUP_DEADLINE",
     "GRIDMAP_START_METHOD",

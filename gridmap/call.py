@@ -16,9 +16,9 @@ from gridmap.engine import Engine
 from gridmap.errors import DRMAANotPresentException
 from gridmap.inline import run_inline
 from gridmap.launch import LOCAL
-from gridmap.options import ON_ERROR, Options
+from gridmap.options import ON_ERROR, Options, shown_by
 from gridmap.plan import Plan, Segment, client_sys_path
-from gridmap.report.progress import Progress
+from gridmap.report.progress import Progress, Shown
 from gridmap.run import Run
 from gridmap.stories import JobWatcher, MapWatcher, as_jobs
 from gridmap.stream import stream
@@ -58,6 +58,7 @@ class Call:
         completion_mail: bool = False,
         profile: str | None = None,
         children: int = 1,
+        progress: Shown = None,
     ) -> Call:
         """Returns a Call; these are all options of the doors that are not those of a Job."""
         config = settings(profile, LATELY_S)  # whoever applied the profile has just looked
@@ -79,8 +80,10 @@ class Call:
             durable=config.ledger == "always" or (config.ledger == "cluster" and chosen != LOCAL),
             children=whole_number("children", children, 1),
         )
-        progress = Progress(chosen, quiet, 1 if chosen == LOCAL else options.children)
-        return cls(options, list(white_list or []), progress, completion_mail)
+        shown = shown_by(progress, config, quiet and "quiet" in getattr(profile, "given", ()))
+        each = 1 if chosen == LOCAL else options.children
+        of_run = Progress(chosen, quiet, each, shown)
+        return cls(options, list(white_list or []), of_run, completion_mail)
 
     def map(self, job: Job, elements: Iterable[Any]) -> list[Any]:
         """Returns the values of a function's calls."""

@@ -19,9 +19,9 @@ from gridmap.launch import LOCAL, PYTHON
 from gridmap.ledger import book
 from gridmap.ledger.directory import LEDGER_NAME
 from gridmap.ledger.facts import Header
-from gridmap.options import ON_ERROR, Options
+from gridmap.options import ON_ERROR, Options, shown_by
 from gridmap.plan import Plan
-from gridmap.report.progress import Progress
+from gridmap.report.progress import Progress, Shown
 from gridmap.resume import Resumption
 from gridmap.run import Run
 from gridmap.stories import JobWatcher, MapWatcher
@@ -64,7 +64,8 @@ def attach(
     run_dir: str | os.PathLike[str] | None = None,
     on_error: str | None = None,
     again: bool = False,
-    quiet: bool = True,
+    quiet: bool | None = None,
+    progress: Shown = None,
     profile: str | None = None,
 ) -> Run:
     """Returns a run that another process began and did not end, from its ledger.
@@ -80,6 +81,7 @@ def attach(
     :param on_error: as in `grid_map`; as it was then when not given
     :param again: run anew what failed, was canceled or was skipped
     :param quiet: False logs the begin and the end, at info level
+    :param progress: as in `grid_map`
     :param profile: a profile of the configuration files, whose settings hold, also of where runs
         are kept; when not given, the one of then for how the run goes on, if it is still there
     :raises LedgerInUse: the run is under way in a process that lives
@@ -117,7 +119,9 @@ def attach(
         mails = config if header.backend != LOCAL and config.send_error_mail else None
         watcher = JobWatcher(jobs, mails) if header.one_by_one else MapWatcher(jobs[0], mails)
         engine = Engine(plan, options, watcher, earlier=earlier)
-        return Run(engine, jobs, Progress(header.backend, quiet, options.children))
+        shown = shown_by(progress, config, quiet is True)
+        told = Progress(header.backend, quiet is not False, options.children, shown)
+        return Run(engine, jobs, told)
     except BaseException:
         earlier.book.close()
         raise

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from gridmap import data, interrupts
 from gridmap.core.dispatcher import Dispatcher
+from gridmap.core.jobs import UNFINISHED
 from gridmap.core.policy import Limits
 from gridmap.core.spec import Resources
 from gridmap.core.states import JobState
@@ -32,6 +33,7 @@ from gridmap.launch import (
 )
 from gridmap.monitor.loop import Monitor
 from gridmap.monitor.sink import Delivery, End, Failure, Place, Sink, Values
+from gridmap.monitor.tally import Note
 from gridmap.monitor.transport import Transport
 from gridmap.monitor.watcher import Watcher
 from gridmap.options import KEPT_OPTIONS, Options, policy_of
@@ -55,12 +57,22 @@ class RunStatus(Struct, frozen=True):
     """A run at a glance: numbers of jobs by how they are, and of workers.
 
     :param total: jobs, as far as the input has been read
-    :param running: jobs that a worker has
+    :param running: jobs that workers hold, also where they have yet to begin
     :param queued: jobs that no worker has
     :param workers_up: workers that have said hello
     :param workers_pending: workers that the scheduler has not started yet
     :param ended: whether every job has ended
     :param children_up: jobs that the workers that are up can run at once
+    :param resubmitted: attempts that failed and were followed by another
+    :param died: of the jobs that failed, those that did not end by an exception of their own
+    :param busy_s: seconds that the jobs that ended took, all of them together
+    :param calls_per_s: jobs that ended lately, per second
+    :param left_s: seconds until all jobs have ended, by the seconds that jobs took lately and the
+        processes that there are; None while nothing is known
+    :param peak_rss_bytes: largest resident memory of a process for jobs
+    :param queues: workers that wait in the scheduler's queues, by queue; "" is the one that the
+        scheduler chooses
+    :param input_ended: no more jobs will be read
     """
 
     total: int
@@ -73,6 +85,14 @@ class RunStatus(Struct, frozen=True):
     workers_pending: int
     ended: bool
     children_up: int = 0
+    resubmitted: int = 0
+    died: int = 0
+    busy_s: float = 0.0
+    calls_per_s: float = 0.0
+    left_s: float | None = None
+    peak_rss_bytes: int = 0
+    queues: dict[str, int] = {}
+    input_ended: bool = True
 
 
 class Engine:
@@ -108,6 +128,10 @@ class Engine:
         self._exhausted = earlier is not None
         self._read_out: list[RunDirectory] = []  # to be removed when all values have been read
         self._old = 0  # deliveries to come that an earlier client may have had
+        self.expected: int | None = None
+        """How many jobs there will be, where the input says so before it has been read."""
+        self._reminder: tuple[float, Callable[[], None]] | None = None
+        self._queues: list[str] = []
         self._pid = os.getpid()
 
     # --- starting ---------------------------------------------------------------------------------
@@ -159,6 +183,9 @@ class Engine:
             _at_end(monitor, directory, dispatcher, options, read_out)
 
         monitor.at_end = at_end
+        if self._reminder is not None:
+            after_s, monitor.reminder = self._reminder
+            monitor.remind_at = time.monotonic() + after_s
         interrupts.register(monitor)
         try:
             monitor.start()
@@ -233,11 +260,23 @@ class Engine:
         assert directory is not None
         most, children = options.max_workers, options.children
         asked = self.id, self._plan, options.settings, options.backend, most, children, directory
+        self._queues = self._queues_asked_for()
         if self._earlier is None:
             return launch_on_cluster(*asked)
         # there may be workers that need no scheduler, but a monitor, and wait for one so long
         patience_s = options.settings.grace_s
         return launch_on_cluster(*asked, self._earlier.meet, patience_s)
+
+    def _queues_asked_for(self) -> list[str]:
+        """Returns the queue that the workers of each pool wait in; "" is any."""
+        from gridmap.backends.asked import HISTORIC_QUEUE
+        from gridmap.backends.registry import words_for
+
+        words = words_for(self.options.backend)
+        # not the name of a queue elsewhere, and not asked for there
+        unasked = HISTORIC_QUEUE if words is not None and not words.has_all_q else ""
+        queues = [pool.resources.queue for pool in self._plan.pools]
+        return ["" if queue == unasked else queue for queue in queues]
 
     def _open_book(self, directory: RunDirectory) -> Book:
         if self._earlier is not None:
@@ -336,10 +375,36 @@ class Engine:
             return RunStatus(self.total, completed, failed, canceled, 0, 0, 0, 0, self.sink.ended)
         if self._monitor is None:
             return RunStatus(self.total, 0, 0, 0, 0, self.total, 0, 0, self.sink.ended)
-        summary = self._monitor.ask(lambda dispatcher: dispatcher.summary())
-        jobs = summary.jobs
+        answer: RunStatus = self._monitor.ask(self._status)
+        return answer
+
+    def remind(self, after_s: float, call: Callable[[], None]) -> None:
+        """Has something called in the monitor's thread so long after the start, if the run lasts
+        so long."""
+        self._reminder = after_s, call
+
+    def look(self, take: Callable[[RunStatus, Sequence[Note]], None]) -> None:
+        """Has `take` called, in another thread, with the status and the latest notes."""
+        monitor = self._monitor
+        if monitor is None:
+            take(self.status(), ())
+        else:
+            monitor.answer(
+                lambda dispatcher: (self._status(dispatcher), tuple(monitor.tally.notes)),
+                lambda answer: take(*answer),
+            )
+
+    def _status(self, dispatcher: Dispatcher) -> RunStatus:
+        summary, tally = dispatcher.summary(), self.monitor.tally
+        jobs, ended = summary.jobs, self.sink.ended
+        total = sum(jobs.values())
+        unfinished = sum(jobs[state] for state in UNFINISHED)
+        if not self._exhausted and self.expected is not None:
+            unfinished += max(0, self.expected - total)
+        known = ended or self._exhausted or self.expected is not None
+        now = self.sink.latest_s if ended else time.monotonic()
         return RunStatus(
-            total=sum(jobs.values()),
+            total=total,
             completed=jobs[JobState.COMPLETED],
             failed=jobs[JobState.FAILED],
             canceled=jobs[JobState.CANCELED] + jobs[JobState.SKIPPED],
@@ -347,9 +412,28 @@ class Engine:
             queued=jobs[JobState.HELD] + jobs[JobState.QUEUED] + jobs[JobState.REQUEUED],
             workers_up=summary.up,
             workers_pending=summary.pending,
-            ended=self.sink.ended,
+            ended=ended,
             children_up=summary.children,
+            resubmitted=tally.resubmitted,
+            died=tally.died,
+            busy_s=tally.busy_s,
+            calls_per_s=tally.calls_per_s(now),
+            left_s=tally.left_s(unfinished, summary.children, now) if known else None,
+            peak_rss_bytes=tally.peak_rss_bytes,
+            queues=self._waiting(summary.coming),
+            input_ended=ended or self._exhausted,
         )
+
+    def _waiting(self, coming: list[int]) -> dict[str, int]:
+        """Returns how many workers wait in each queue.
+
+        :param coming: how many of each pool have yet to come
+        """
+        found: dict[str, int] = {}
+        for queue, count in zip(self._queues, coming, strict=False):
+            if count:
+                found[queue] = found.get(queue, 0) + count
+        return found
 
     def cancel(self, reason: str = "canceled") -> None:
         """Ends every job that has not ended; from any thread, twice does no harm."""

@@ -6,9 +6,10 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from gridmap.engine import RunStatus
 from gridmap.plan import new_run_id
 from gridmap.report.progress import Progress
 from gridmap.work import Job
@@ -26,17 +27,20 @@ def run_inline(
     host = socket.gethostname()
     home = _Home()
     first: BaseException | None = None
-    completed = failed = 0
-    progress.begin(new_run_id())
+    counts = _Counts(new_run_id(), progress.jobs)
+    progress.begin(counts.id)
+    if progress.calls:  # nothing is shown: a debugger may be at work here
+        progress.follow(counts)
     try:
         for job in jobs:
             job.host_name = host
+            counts.running = 1
             if home.suits(job):
                 error = _call(job, num_resubmits)
             else:
                 with _at_home(job):
                     error = _call(job, num_resubmits)
-            completed, failed = completed + (error is None), failed + (error is not None)
+            counts.ended(error, job.num_resubmits)
             if error is None or on_error == "return":
                 yield job.ret
             elif on_error == "raise":
@@ -44,7 +48,9 @@ def run_inline(
             else:
                 first = first or error
     finally:
-        progress.end(completed, failed, max(0, (progress.jobs or 0) - completed - failed))
+        counts.over = True
+        progress.stop()
+        progress.end(counts.completed, counts.failed, counts.rest)
     if first is not None:
         raise first
 
@@ -68,6 +74,60 @@ def _call(job: Job, num_resubmits: int) -> Exception | None:
         job.num_resubmits += 1
         time.sleep(min(pause_s, retry.longest_pause_s))
         pause_s = min(2 * pause_s, retry.longest_pause_s)
+
+
+class _Counts:
+    """What is known of a run of this kind.
+
+    :param jobs: how many there are, where that is known
+    """
+
+    def __init__(self, run: str, jobs: int | None) -> None:
+        self.id = run
+        self._jobs = jobs
+        self._begun_s = time.monotonic()
+        self.completed = self.failed = self.running = self.resubmitted = 0
+        self.over = False
+
+    def ended(self, error: Exception | None, resubmitted: int) -> None:
+        """One job has ended."""
+        self.running = 0
+        self.completed += error is None
+        self.failed += error is not None
+        self.resubmitted += resubmitted
+
+    @property
+    def rest(self) -> int:
+        """How many have not ended."""
+        return max(0, (self._jobs or 0) - self.completed - self.failed)
+
+    def remind(self, after_s: float, call: Callable[[], None]) -> None:
+        """Calls it at once: there is no other thread that could do so later."""
+        call()
+
+    def look(self, take: Callable[..., None]) -> None:
+        """Calls `take` with the status."""
+        done, running = self.completed + self.failed, self.running
+        busy_s = time.monotonic() - self._begun_s
+        rest = max(self.rest, running)
+        status = RunStatus(
+            total=done + rest,
+            completed=self.completed,
+            failed=self.failed,
+            canceled=rest if self.over else 0,
+            running=0 if self.over else running,
+            queued=0 if self.over else rest - running,
+            workers_up=0,
+            workers_pending=0,
+            ended=self.over,
+            children_up=0 if self.over else 1,
+            resubmitted=self.resubmitted,
+            busy_s=busy_s,
+            calls_per_s=done / busy_s if busy_s else 0.0,
+            left_s=0.0 if self.over else rest * busy_s / done if done and self._jobs else None,
+            input_ended=self.over or self._jobs is not None,
+        )
+        take(status, ())
 
 
 class _Home:

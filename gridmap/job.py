@@ -10,6 +10,7 @@ from gridmap import conf
 from gridmap.call import Call, checked_elements
 from gridmap.errors import DRMAANotPresentException, JobException
 from gridmap.profiles import parameters, with_profile
+from gridmap.report.progress import Shown
 from gridmap.resources import Resources
 from gridmap.retry import Retry
 from gridmap.run import Run
@@ -73,6 +74,7 @@ def grid_map(
     reuse: bool = True,
     backend: str = "auto",
     children: int = 1,
+    progress: Shown = None,
     retry: Retry | int | None = None,
     retry_on: type[BaseException] | Iterable[type[BaseException]] = (),
     max_rss: str | int | None = None,
@@ -102,6 +104,9 @@ def grid_map(
         is shipped ("openpbs", "lsf", ...), or the path of a scheduler's description
     :param children: calls that each cluster job runs at once; it asks for so many times what a call
         needs.  On this machine max_processes counts
+    :param progress: True shows how far it is, False does not, and a function is called about once a
+        second, and at the end, with a `RunStatus`; None goes by GRIDMAP_PROGRESS: by default it is
+        shown on a terminal and in a notebook after 2 s, if the call does not say quiet=True
     :param profile: a profile of the configuration files, whose values are those of the parameters
         that are not given; GRIDMAP_PROFILE when not given, "none" for none
     :raises PicklingError: something cannot be pickled; names it.  Nothing was started if it is
@@ -120,7 +125,7 @@ def grid_map(
     )  # fmt: skip
     call = Call.checked(
         temp_dir, white_list, quiet, max_processes, local, require_cluster, max_workers, on_error,
-        reuse, backend, completion_mail, profile, children,
+        reuse, backend, completion_mail, profile, children, progress,
     )  # fmt: skip
     return call.map(job, checked_elements(args_list))
 
@@ -140,6 +145,7 @@ def process_jobs(
     reuse: bool = True,
     backend: str = "auto",
     children: int = 1,
+    progress: Shown = None,
     profile: str | None = None,
 ) -> list[Any]:
     """Runs jobs; returns their values in order, and notes in each job what happened to it.
@@ -152,7 +158,7 @@ def process_jobs(
     """
     call = Call.checked(
         temp_dir, white_list, quiet, max_processes, local, require_cluster, max_workers, on_error,
-        reuse, backend, profile=profile, children=children,
+        reuse, backend, profile=profile, children=children, progress=progress,
     )  # fmt: skip
     return call.process(_checked_jobs(jobs))
 
@@ -172,6 +178,7 @@ def submit(
     reuse: bool = True,
     backend: str = "auto",
     children: int = 1,
+    progress: Shown = None,
     profile: str | None = None,
 ) -> Run:
     """Starts jobs and returns at once a `Run`: `results()`, `wait()`, `cancel()`, `status()`.
@@ -185,7 +192,7 @@ def submit(
     """
     call = Call.checked(
         temp_dir, white_list, quiet, max_processes, local, require_cluster, max_workers, on_error,
-        reuse, backend, profile=profile, children=children,
+        reuse, backend, profile=profile, children=children, progress=progress,
     )  # fmt: skip
     return call.start(_checked_jobs(jobs))
 

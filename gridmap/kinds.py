@@ -91,6 +91,12 @@ def ledger(value: object) -> str:
     return str(value)
 
 
+def progress(value: object) -> str:
+    if value not in ("auto", "on", "off"):
+        raise ValueError("must be auto, on or off")
+    return str(value)
+
+
 def days(value: object) -> float:
     number = float(_number(value))
     if number <= 0:

@@ -8,6 +8,7 @@ from gridmap import __version__
 from gridmap.conf import Settings
 from gridmap.core.policy import Policy
 from gridmap.launch import LOCAL, PYTHON
+from gridmap.report.progress import Shown
 
 ON_ERROR = ("raise", "finish", "return")
 KEPT_OPTIONS = (
@@ -41,6 +42,19 @@ class Options(Struct, frozen=True):
     def profile(self) -> str:
         """The name of the profile whose settings these are."""
         return self.settings.profile
+
+
+def shown_by(progress: Shown, settings: Settings, quiet: bool) -> Shown:
+    """Returns what is to be shown of a run: yes, no, where somebody can see it (None), or to whom.
+
+    :param quiet: somebody has said that the run is to be quiet
+    :raises TypeError: it is nothing of the kind
+    """
+    if progress is None:
+        return {"on": True, "off": False}.get(settings.progress, False if quiet else None)
+    if progress is True or progress is False or callable(progress):
+        return progress
+    raise TypeError(f"progress is True, False, a function or None, not {progress!r}")
 
 
 def policy_of(options: Options) -> Policy:

@@ -7,7 +7,7 @@ has for those that it was not given.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from gridmap import conf
@@ -50,6 +50,8 @@ class Applied(str):
     """
 
     files: Configuration
+    given: Collection[str] = ()
+    """The names of the arguments that the call or the profile gives."""
 
     def value(self, setting: str) -> Any:
         """Returns what a setting is worth."""
@@ -79,6 +81,7 @@ def with_profile(
             files = conf.configured(within_s)
             name = options["profile"] = Applied(conf.chosen_profile(profile, files))
             name.files = files
+            name.given = {*names[: len(args)], *map(str, options)}
             if name not in files.profiles:
                 return function(*args, **options)
             given = dict(zip(names, args, strict=False))
@@ -86,7 +89,9 @@ def with_profile(
             if wrong:  # Python itself says it best
                 return function(*args, **options)
             given |= options
-            return function(**_filled(given, files.profiles[name], takes))  # type: ignore[call-arg]
+            arguments: Any = _filled(given, files.profiles[name], takes)
+            name.given = arguments.keys()
+            return function(**arguments)  # type: ignore[call-arg]
 
         return filled
 

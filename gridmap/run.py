@@ -33,17 +33,21 @@ class Run:
         self._taking = threading.RLock()  # an interrupted thread may come again
         try:
             most_s = EAGER_LOCAL_S if engine.options.backend == LOCAL else math.inf
-            self._engine.feed(most_bytes=EAGER_BYTES, most_s=most_s)
-            if self._engine.total or self._engine.attached:
-                with advice():
-                    self._engine.start()
-                self._engine.feed()
+            engine.expected = progress.jobs
+            engine.feed(most_bytes=EAGER_BYTES, most_s=most_s)
+            progress.follow(engine)
+            if engine.total or engine.attached:
+                with progress.waiting():
+                    with advice():
+                        engine.start()
+                    engine.feed()
             else:
-                self._engine.sink.end()
+                engine.sink.end()
             progress.jobs = self._engine.total
             progress.begin(self.id)
         except BaseException:
             self._engine.close(forget=False)
+            progress.stop(begun=False)
             raise
         self._values: list[Any] = [None] * self._engine.total
 
@@ -96,18 +100,22 @@ class Run:
         if not self._taking.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s)):
             return False  # another thread is at it
         try:
-            while True:
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                ended = self._engine.take(left)
-                if ended is None:
-                    self._tell_end()
-                    return True
-                for batch in ended:
-                    self._keep(batch)
-                if left == 0.0 and not self._engine.sink.drained:
-                    return False
+            with self._progress.waiting():
+                return self._gather_until(deadline)
         finally:
             self._taking.release()
+
+    def _gather_until(self, deadline: float | None) -> bool:
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            ended = self._engine.take(left)
+            if ended is None:
+                self._tell_end()
+                return True
+            for batch in ended:
+                self._keep(batch)
+            if left == 0.0 and not self._engine.sink.drained:
+                return False
 
     def _keep(self, batch: Batch) -> None:
         first, values, failures = batch
@@ -136,6 +144,7 @@ class Run:
         self._tell_end()
 
     def _tell_end(self) -> None:
+        self._progress.stop()
         if self._progress.running:
             with contextlib.suppress(GridMapError):  # the monitor has failed: others tell
                 status = self.status()

@@ -19,6 +19,7 @@ from gridmap.kinds import (
     ports,
     positive,
     profile,
+    progress,
     seconds,
     start_method,
     temp_dir,
@@ -202,6 +203,14 @@ TABLE: tuple[Setting, ...] = (
         "HOST:PORT that workers are to connect to instead of this host, as through a tunnel",
     ),
     Setting(
+        "GRIDMAP_PROGRESS",
+        "progress",
+        progress,
+        "auto",
+        "show how far a run is: auto (where a person can see it, if quiet=True is not said), "
+        "on or off",
+    ),
+    Setting(
         "GRIDMAP_PROFILE",
         "profile",
         profile,
@@ -245,4 +254,5 @@ class Settings(NamedTuple):
     interface: str = "all"
     ports: str = "any"
     announce: str = "own"
+    progress: str = "auto"
     profile: str = NO_PROFILE

@@ -70,25 +70,30 @@ def stream(
             engine.end_input()
             return False
 
+    engine.expected = progress.jobs
+    progress.follow(engine)
     try:
-        while True:
-            room = (patience.slow and bool(batches)) or fill()  # there may be more values by now
-            if not engine.total:
-                break
-            _start(engine, progress)
-            ended = patience.take(room)
-            if ended is None:
-                break
-            batches = ended
-            if batches and not patience.slow:
-                fill(BETWEEN_S)  # nobody reads the input while the values are looked at
-            for batch in batches:
-                for job, value in enumerate(batch.values, batch.first):
-                    for ready in order.put(job, value):
-                        yielded += 1
-                        yield from ready
+        with progress.waiting():  # also while the values are made use of: they are not the last
+            while True:
+                # there may be more values by now
+                room = (patience.slow and bool(batches)) or fill()
+                if not engine.total:
+                    break
+                _start(engine, progress)
+                ended = patience.take(room)
+                if ended is None:
+                    break
+                batches = ended
+                if batches and not patience.slow:
+                    fill(BETWEEN_S)  # nobody reads the input while the values are looked at
+                for batch in batches:
+                    for job, value in enumerate(batch.values, batch.first):
+                        for ready in order.put(job, value):
+                            yielded += 1
+                            yield from ready
     finally:
         engine.close()
+        progress.stop()
         if progress.running:
             status = engine.status()
             progress.end(status.completed, status.failed, status.canceled)

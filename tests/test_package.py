@@ -21,7 +21,17 @@ import gridmap
 from gridmap import conf
 from gridmap.core import messages, states
 
-HEAVY = ("cloudpickle", "drmaa", "matplotlib", "msgspec", "numpy", "psutil", "smtplib", "zmq")
+HEAVY = (
+    "cloudpickle",
+    "drmaa",
+    "matplotlib",
+    "msgspec",
+    "numpy",
+    "psutil",
+    "rich",
+    "smtplib",
+    "zmq",
+)
 CORE_MAY_IMPORT = {"__future__", "collections", "collections.abc", "enum", "msgspec"} | {
     *("bisect", "functools", "heapq", "itertools", "math", "msgspec.structs", "operator", "typing")
 }
@@ -183,7 +193,8 @@ def test_the_wheel_has_the_package_and_nothing_else(distributions: Path) -> None
     assert {name for name in names if not name.startswith(info)} == package | {"gridmap/py.typed"}
     assert any(name.endswith("licenses/LICENSE") for name in names)
     needed = set(re.findall(r"^Requires-Dist: ([a-z]+)[^;\n]*$", metadata, re.MULTILINE))
-    assert needed == {"cloudpickle", "drmaa", "msgspec", "psutil", "pyzmq", "threadpoolctl"}
+    ours = {"cloudpickle", "drmaa", "msgspec", "psutil", "pyzmq", "rich", "threadpoolctl"}
+    assert needed == ours
     assert f"Version: {gridmap.__version__}\n" in metadata
 
 

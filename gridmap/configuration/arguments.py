@@ -97,6 +97,7 @@ ARGUMENTS: Mapping[str, Shape] = {
     "temp_dir": Shape((str,), text, path=_any_path),
     "white_list": TEXTS,
     "quiet": FLAG,
+    "progress": FLAG,
     "local": FLAG,
     "max_processes": POSITIVE,
     "require_cluster": FLAG,

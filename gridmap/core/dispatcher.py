@@ -47,12 +47,14 @@ class Summary(Struct, frozen=True):
     """A run at a glance: numbers of jobs and workers.
 
     :param children: jobs that the workers that are up can run at once
+    :param coming: of the workers that are pending, those of each pool
     """
 
     jobs: dict[JobState, int]
     up: int
     pending: int
     children: int
+    coming: list[int]
 
 
 class Dispatcher:
@@ -153,9 +155,9 @@ class Dispatcher:
     def summary(self) -> Summary:
         """Returns the run at a glance."""
         up = sum(pool.up for pool in self.pools)
-        pending = sum(pool.coming + pool.requested for pool in self.pools)
+        coming = [pool.coming + pool.requested for pool in self.pools]
         children = sum(w.children for w in self.workers.values() if w.state is WorkerState.UP)
-        return Summary(self.jobs.counts(), up, pending, children)
+        return Summary(self.jobs.counts(), up, sum(coming), children, coming)
 
     def _go_on(self, now: float) -> None:
         """After every event: what has become due, possible or unnecessary."""

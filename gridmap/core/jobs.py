@@ -33,6 +33,7 @@ class JobTable:
 
     def __init__(self) -> None:
         self._state = bytearray()
+        self._counts = [0] * len(_STATES)
         self._firsts: list[int] = []
         self._specs: list[JobSpec] = []
         self.unfinished = 0
@@ -47,6 +48,7 @@ class JobTable:
         """Appends `count` queued jobs; returns their numbers."""
         span = Span(len(self._state), count)
         self._state += bytes([JobState.QUEUED]) * count
+        self._counts[JobState.QUEUED] += count
         if not self._specs or self._specs[-1] != spec:
             self._firsts.append(span.first)
             self._specs.append(spec)
@@ -89,10 +91,14 @@ class JobTable:
         :raises InvalidTransition: a job of them may not go there; then none has moved
         """
         present = self._state[span.first : span.stop]
-        for value in set(present):
+        found = set(present)
+        for value in found:
             if (_STATES[value], to) not in _LEGAL:
                 job = span.first + present.index(value)
                 raise InvalidTransition(f"job {job}", _STATES[value], to)
+        for value in found:
+            self._counts[value] -= span.count if len(found) == 1 else present.count(value)
+        self._counts[to] += span.count
         self._state[span.first : span.stop] = bytes([to]) * span.count
         if to in FINAL_JOB_STATES:
             self.unfinished -= span.count
@@ -112,7 +118,7 @@ class JobTable:
 
     def counts(self) -> dict[JobState, int]:
         """Returns how many jobs are in each state."""
-        return {state: self._state.count(state) for state in _STATES}
+        return dict(zip(_STATES, self._counts, strict=True))
 
 
 class Range(Struct, frozen=True):

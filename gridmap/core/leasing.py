@@ -238,9 +238,17 @@ class Leasing:
         """The worker does not know of this lease: its jobs go back, uncharged."""
         name = (lease.span.first, lease.attempt)
         worker.former[name] = worker.leases.pop(name)
-        for span in lease.open:
-            self.queue_again(self.jobs.spans(span, IN_FLIGHT), lease)
+        back = [s for span in lease.open for s in self.jobs.spans(span, IN_FLIGHT)]
+        self.queue_again(back, lease)
+        self._say_given_back(worker, back)
         self._weigh(worker)
+
+    def _say_given_back(self, worker: WorkerRecord, spans: list[Span]) -> None:
+        jobs = sum(span.count for span in spans)
+        if jobs:
+            what = f"job {spans[0].first}" if jobs == 1 else f"{jobs} jobs"
+            text = f"{what} that {worker.named} had will run anew, uncharged"
+            self._emit(Note("info", text))
 
     def queue_again(self, spans: Iterable[Span], lease: LeaseRecord) -> None:
         """Puts jobs back to the front of the queue, uncharged."""
@@ -261,6 +269,7 @@ class Leasing:
         running = leases[: 0 if cause is Cause.PREEMPTED else worker.children]
         causes = [self._why(worker, lease, cause, now) for lease in leases]
         charged = list(map(id, greedy(running, causes, cause) or running))
+        back: list[Span] = []
         for lease, why in zip(leases, causes, strict=True):
             inside = [s for span in lease.open for s in self.jobs.spans(span, IN_FLIGHT)]
             # others had used its time
@@ -269,7 +278,10 @@ class Leasing:
                 culprit, rest = inside[0].first, Span(inside[0].first + 1, inside[0].count - 1)
                 inside[:1] = [rest] if rest.count else []
                 self.attempt_failed(culprit, lease, why, -1, worker, text, now)
-            self.queue_again((s for x in inside for s in self.jobs.spans(x, IN_FLIGHT)), lease)
+            inside = [s for x in inside for s in self.jobs.spans(x, IN_FLIGHT)]
+            self.queue_again(inside, lease)
+            back += inside
+        self._say_given_back(worker, back)
         self._weigh(worker)
 
     def _why(self, worker: WorkerRecord, lease: LeaseRecord, cause: Cause, now: float) -> Cause:

@@ -107,7 +107,9 @@ class Workforce:
             self._emit(SendMessage(worker_id, Refuse("not wanted any more")))
             return None
         if not again and worker.incarnation:
-            self._lose(worker, Cause.DIED, f"worker {worker.id} was started anew", now)
+            text = f"worker {worker.id} was started anew"
+            self._emit(Note("warning", text))
+            self._lose(worker, Cause.DIED, text, now)
             worker.past.add(worker.incarnation)
             if len(worker.past) > self._policy.num_resubmits:
                 self._throw_out(worker, f"was started anew {len(worker.past)} times", now)
@@ -312,6 +314,9 @@ class Workforce:
         """
         coming = worker.state in COMING
         text = status.text or f"the scheduler says {status.state.value}"
+        warn = worker.state in (_S.UP, _S.SUSPECT) and status.state is not NativeState.DELETED
+        if warn and not worker.resumed and not self.closing:
+            self._emit(Note("warning", f"{worker.named} is lost: {text}"))
         self._roster.end(worker, _S.GONE, text, now, _cause(status))
         if status.state is NativeState.DELETED and not before:
             self._staffing.deleted(worker, text, now)
@@ -405,6 +410,7 @@ class Workforce:
 
     def _lost(self, worker: WorkerRecord, now: float) -> None:
         text = f"{worker.named} was silent for {now - worker.heard_at:.0f} s"
+        self._emit(Note("warning", f"{text}: it is lost"))
         self._roster.end(worker, _S.LOST, text, now, Cause.SILENT)
         self._roster.cancel([worker])
 

@@ -40,6 +40,7 @@ from gridmap.errors import GridMapError
 from gridmap.forks import Work
 from gridmap.monitor.perform import Performer
 from gridmap.monitor.sink import Sink, get
+from gridmap.monitor.tally import Tally
 from gridmap.monitor.transport import Transport
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ class Monitor:
         self._recorder = recorder
         self._transport = transport
         self._sink = sink
-        self._performer = Performer(run, dispatcher, transport, sink, recorder=recorder)
+        self.tally = Tally()
+        self._performer = Performer(run, dispatcher, transport, sink, self.tally, recorder)
         self._blobs: dict[str, list[Frame]] = {}
         self._commands: deque[Callable[[], None]] = deque()
         self._wake_read, self._wake_write = os.pipe()
@@ -109,6 +111,9 @@ class Monitor:
         self._closed = False
         self._canceled = False
         self.at_end: Callable[[], None] = lambda: None
+        self.reminder: Callable[[], None] = lambda: None
+        """Called in the monitor's thread at that time, if the run lasts so long; must be quick."""
+        self.remind_at = math.inf
         self._pid = os.getpid()
         # Thread.join marks a thread that still runs as ended when a signal interrupts it (3.11)
         self._over: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -195,6 +200,16 @@ class Monitor:
                     return question(self._dispatcher)
                 if time.monotonic() > deadline:
                     raise GridMapError("the monitor of the run does not answer") from None
+
+    def answer(self, question: Callable[[Dispatcher], Any], take: Callable[[Any], None]) -> None:
+        """Has `take` called with what `question` returns, as soon as the monitor has time for it.
+
+        Nobody waits for that, and it may never come if the run is about to end.
+        """
+        if self._is_over:
+            take(question(self._dispatcher))
+        else:
+            self._post(lambda: take(question(self._dispatcher)))
 
     def join(self, timeout_s: float) -> bool:
         """Waits until the run's workers are gone; returns whether they are."""
@@ -287,11 +302,15 @@ class Monitor:
             self._transport.tick(now)
         if now >= self._dispatcher.next_deadline():
             self._handle(Tick())
+        if now >= self.remind_at:
+            self.remind_at = math.inf
+            self.reminder()
         if self._recorder is not None:
             self._recorder.flush(self._written)
         if self._commands or (self._dispatcher.ended and (until == math.inf or self._all_left())):
             return
-        deadline = min(self._transport.next_deadline(), self._dispatcher.next_deadline(), until)
+        deadlines = self._transport.next_deadline(), self._dispatcher.next_deadline()
+        deadline = min(*deadlines, self.remind_at, until)
         wait_s = min(max(0.0, deadline - time.monotonic()), LONGEST_SLEEP_S)
         fds = self._transport.fds()
         with self._work.rest():

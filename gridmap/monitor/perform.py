@@ -13,8 +13,10 @@ from gridmap.core.events import DispatcherEvent, MessageReceived
 from gridmap.core.messages import Outcome, Result, Results, Work
 from gridmap.core.spec import Span
 from gridmap.data import Frame
+from gridmap.errors import Cause
 from gridmap.monitor.payloads import Payloads
 from gridmap.monitor.sink import End, Failure, Place, Sample, Sink, Values
+from gridmap.monitor.tally import Tally
 from gridmap.monitor.transport import Transport
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 class Performer:
     """Turns effects into calls.
 
-    :param note: takes each note for a person: (level, text)
+    :param tally: adds up what is measured, and takes each note for a person
     :param recorder: keeps the run's ledger; None where there is none
     """
 
@@ -38,14 +40,14 @@ class Performer:
         dispatcher: Dispatcher,
         transport: Transport,
         sink: Sink,
-        note: Callable[[str, str], None] | None = None,
+        tally: Tally | None = None,
         recorder: Recorder | None = None,
     ) -> None:
         self._run = run
         self._dispatcher = dispatcher
         self._transport = transport
         self._sink = sink
-        self._note = note
+        self.tally = tally or Tally()
         self._recorder = recorder
         self.payloads = Payloads()
         self._event: DispatcherEvent | None = None
@@ -57,7 +59,7 @@ class Performer:
             do.SendMessage: self._send,
             do.DeliverFailure: self._failure,
             do.DeliverEnd: self._end,
-            do.Charged: lambda e: None,  # of interest to the ledger alone
+            do.Charged: self._charged,
             do.Sampled: self._sampled,
             do.SubmitWorkers: lambda e: transport.submit(e.request, e.pool, e.count),
             do.CancelWorkers: lambda e: transport.cancel(e.workers),
@@ -102,16 +104,21 @@ class Performer:
             self._table[type(effect)](effect)
 
     def _assign(self, effect: do.Assign) -> None:
+        self.tally.assigned(self._now)
         lease, frames = self.payloads.lease(effect.span, effect.attempt, effect.spec)
         self._transport.send(effect.worker, Work([lease]), frames, self._now)
 
     def _send(self, effect: do.SendMessage) -> None:
         self._transport.send(effect.worker, effect.message, [], self._now)
 
+    def _charged(self, effect: do.Charged) -> None:
+        self.tally.resubmitted += 1
+
     def _deliver(self, effect: do.Deliver) -> None:
+        result = self._result(effect.item)
+        self.tally.finished(result, effect.span.count, self._now)
         self.payloads.ended(effect.span)
         frames = self._frames[effect.item]
-        result = self._result(effect.item)
         item = Values(
             effect.span,
             frames,
@@ -128,10 +135,12 @@ class Performer:
 
     def _failure(self, effect: do.DeliverFailure) -> None:
         self.payloads.ended(Span(effect.job, 1))
+        self.tally.died += effect.cause is not Cause.EXCEPTION
         outcome, frames, seconds = None, [], 0.0
         peak_rss_bytes = effect.last.rss_bytes if effect.last is not None else 0
         if effect.item >= 0:
             result = self._result(effect.item)
+            self.tally.finished(result, 1, self._now)
             outcome, frames = Outcome(result.outcome), self._frames[effect.item]
             seconds, peak_rss_bytes = result.seconds, max(peak_rss_bytes, result.peak_rss_bytes)
         place = self._place(effect.worker)
@@ -169,6 +178,7 @@ class Performer:
         return self._event.message.items[number]
 
     def _sampled(self, effect: do.Sampled) -> None:
+        self.tally.resident(effect.rss_bytes)
         self._sink.put(
             Sample(
                 effect.job,
@@ -185,10 +195,9 @@ class Performer:
         :param level: "debug", "info", "warning", "error"
         """
         log.log(_LEVELS[level], "run %s: %s", self._run, text)
+        self.tally.note(level, text)
         if self._recorder is not None:
             self._recorder.noted(level, text)
-        if self._note is not None:
-            self._note(level, text)
 
     def _place(self, worker_id: str) -> Place:
         worker = self._dispatcher.workers.get(worker_id)

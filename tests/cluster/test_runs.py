@@ -213,6 +213,26 @@ def test_more_is_asked_than_there_are_slots(tmp_path, runs, caplog) -> None:
     assert not left_of_runs(runs)
 
 
+def test_a_run_tells_how_far_it_is(tmp_path) -> None:
+    wait, begun, gate = make_gate(tmp_path)
+    heard = []
+
+    def hear(status) -> None:
+        heard.append(status)
+        if status.workers_up == SLOTS and len(begun()) == SLOTS and status.workers_pending:
+            gate.touch()
+
+    workers = SLOTS + 2
+    values = grid_map(wait, range(workers), queue=QUEUE, max_workers=workers, progress=hear)
+    assert values == [n * n for n in range(workers)]
+    during = next(s for s in heard if s.workers_up == SLOTS and s.workers_pending)
+    assert during.queues == {QUEUE: 2} and during.workers_pending == 2
+    assert during.running == SLOTS and during.left_s is None
+    last = heard[-1]
+    assert last.ended and last.completed == workers and last.resubmitted == last.died == 0
+    assert last.busy_s > 0 and last.peak_rss_bytes > 1 << 20 and last.left_s == 0.0
+
+
 def _nothing_secret(directory: Path) -> None:
     connection = directory / "connection.json"
     assert directory.stat().st_mode & 0o777 == 0o700

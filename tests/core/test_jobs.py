@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
+
 from gridmap.core.jobs import JOINED_BYTES, JobTable, Range, RangeQueue
 from gridmap.core.spec import JobSpec, Span
+from gridmap.core.states import JOB_TRANSITIONS, InvalidTransition, JobState
 
 SPEC = JobSpec("f", "c")
 
@@ -49,3 +53,21 @@ def test_neighbours_of_one_kind_share_a_segment() -> None:
     assert list(table.segments(Span(0, 8))) == [Span(0, 4), Span(4, 2), Span(6, 2)]
     assert list(table.segments(Span(3, 1))) == [Span(3, 1)]
     assert [table.spec(job).function for job in range(8)] == list("ffffggff")
+
+
+def test_the_counts_are_those_of_the_jobs() -> None:
+    table, random_ = JobTable(), random.Random(7)
+    for _ in range(30):
+        table.add(random_.randrange(0, 20), SPEC)
+    refused = 0
+    for _ in range(3000):
+        first = random_.randrange(len(table))
+        span = Span(first, random_.randrange(0, min(6, len(table) - first + 1)))
+        states = JOB_TRANSITIONS[table[first]]
+        try:
+            table.move(span, random_.choice(sorted(states) or list(JobState)))
+        except InvalidTransition:
+            refused += 1
+        found = Counter(table[job] for job in range(len(table)))
+        assert table.counts() == {state: found[state] for state in JobState}
+    assert 0 < refused < 3000

@@ -28,6 +28,28 @@ def test_gone_needs_the_scheduler_s_word() -> None:
     assert stage.d.workers["w"].state is W.GONE
 
 
+def test_what_is_lost_is_said() -> None:
+    stage = Stage(Limits(2, 1), jobs=40, policy=Policy(silent_after_s=90))
+    stage.submit("w", "v")
+    stage.hello("w")
+    stage.hello("v")
+    stage.polled(w=NativeState.RUNNING, v=NativeState.DONE)
+    texts = [note.text for note in of(do.Note, stage.new)]
+    assert texts[0] == "worker v on node7 is lost: the scheduler says done"
+    assert any("that worker v on node7 had will run anew, uncharged" in text for text in texts)
+    notes = of(do.Note, stage.wait(182))
+    assert "worker w on node7 was silent for 180 s: it is lost" in [note.text for note in notes]
+    assert {note.level for note in notes if "lost" in note.text} == {"warning"}
+
+
+def test_a_worker_that_leaves_in_peace_is_not_said_to_be_lost() -> None:
+    stage = Stage(jobs=1)
+    stage.start("w")
+    stage.said("w", m.Credit(0))
+    stage.polled(w=NativeState.DONE)
+    assert not any("is lost" in note.text for note in of(do.Note, stage.all))
+
+
 def test_a_silent_worker_is_suspect_then_lost_and_speaks_again_in_between() -> None:
     stage = Stage(jobs=1, policy=Policy(silent_after_s=90))
     stage.start("w")

@@ -35,7 +35,7 @@ GRID_MAP = (
     "require_cluster=False par_env=*"
 )
 OF_JOB = "retry=None retry_on=() max_rss=None"
-OURS = "max_workers=None on_error='raise' reuse=True backend='auto' children=1"
+OURS = "max_workers=None on_error='raise' reuse=True backend='auto' children=1 progress=None"
 
 PROFILE = "profile=None"
 
