@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sized
@@ -19,6 +20,7 @@ from gridmap.launch import LOCAL
 from gridmap.options import ON_ERROR, Options
 from gridmap.plan import Plan, Segment, client_sys_path
 from gridmap.report.progress import Progress
+from gridmap.report.tally import Tally
 from gridmap.run import Run
 from gridmap.stories import JobWatcher, MapWatcher, as_jobs
 from gridmap.stream import stream
@@ -86,12 +88,12 @@ class Call:
         """Returns the values of a function's calls."""
         self.progress.jobs = _length(elements)
         if self._is_inline([job]):
-            values = list(self._inline(as_jobs(job, elements)))
-        else:
-            engine = Engine(*self._laid_out(job, elements))
-            values = Run(engine, [job], self.progress).results()
-        self._tell_completion(job)
-        return values
+            tally = Tally()
+            with self._mailing_the_end(job, tally):
+                return list(self._inline(as_jobs(job, elements), tally))
+        plan, options, watcher = self._laid_out(job, elements)
+        with self._mailing_the_end(job, watcher.tally):
+            return Run(Engine(plan, options, watcher), [job], self.progress).results()
 
     def stream(
         self, job: Job, elements: Iterable[Any], window: int, ordered: bool
@@ -99,13 +101,15 @@ class Call:
         """Returns an iterator over the values of a function's calls, which starts when read."""
         self.progress.jobs = _length(elements)
         if self._is_inline([job]):
-            return self._to_the_end(job, self._inline(as_jobs(job, elements)))
-        values = stream(*self._laid_out(job, elements), window, ordered, self.progress)
-        return self._to_the_end(job, values)
+            tally = Tally()
+            return self._to_the_end(job, self._inline(as_jobs(job, elements), tally), tally)
+        plan, options, watcher = self._laid_out(job, elements)
+        values = stream(plan, options, watcher, window, ordered, self.progress)
+        return self._to_the_end(job, values, watcher.tally)
 
-    def _to_the_end(self, job: Job, values: Iterator[Any]) -> Iterator[Any]:
-        yield from values
-        self._tell_completion(job)
+    def _to_the_end(self, job: Job, values: Iterator[Any], tally: Tally) -> Iterator[Any]:
+        with self._mailing_the_end(job, tally):
+            yield from values
 
     def process(self, jobs: list[Job]) -> list[Any]:
         """Returns the values of jobs."""
@@ -143,15 +147,26 @@ class Call:
         alone = options.backend == LOCAL and options.processes == 1 and options.reuse
         return alone and not any(job.max_rss_bytes for job in jobs)
 
-    def _inline(self, jobs: Iterable[Job]) -> Iterator[Any]:
+    def _inline(self, jobs: Iterable[Job], tally: Tally | None = None) -> Iterator[Any]:
         resubmits = self.options.settings.num_resubmits
-        return run_inline(jobs, self.options.on_error, self.progress, resubmits)
+        return run_inline(jobs, self.options.on_error, self.progress, resubmits, tally)
 
-    def _tell_completion(self, job: Job) -> None:
+    @contextlib.contextmanager
+    def _mailing_the_end(self, job: Job, tally: Tally) -> Iterator[None]:
+        """Mails how the jobs ended, also where a failure of theirs is raised."""
+        try:
+            yield
+        except Exception:
+            if tally.failed:
+                self._tell_completion(job, tally)
+            raise
+        self._tell_completion(job, tally)
+
+    def _tell_completion(self, job: Job, tally: Tally) -> None:
         if self.completion_mail:
             from gridmap.report import mail  # takes a while, and is seldom needed
 
-            mail.send_completion_mail(job.name, self.options.settings)
+            mail.send_completion_mail(job.name, self.options.settings, tally)
 
     def _noted(self, jobs: list[Job]) -> list[Job]:
         """Makes the jobs ready to tell of a new run."""

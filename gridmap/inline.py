@@ -9,20 +9,28 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from gridmap.errors import Cause
 from gridmap.plan import new_run_id
 from gridmap.report.progress import Progress
+from gridmap.report.tally import Tally
 from gridmap.work import Job
 
 
 def run_inline(
-    jobs: Iterable[Job], on_error: str, progress: Progress, num_resubmits: int
+    jobs: Iterable[Job],
+    on_error: str,
+    progress: Progress,
+    num_resubmits: int,
+    tally: Tally | None = None,
 ) -> Iterator[Any]:
     """Runs jobs here, each when its value is asked for; notes in them what happened.
 
     :param on_error: "raise" stops at the first failure, "finish" raises it after the last job,
         "return" puts exceptions in the place of values
     :param num_resubmits: how often a job is tried again that does not say
+    :param tally: counts how they ended
     """
+    tally = tally or Tally()
     host = socket.gethostname()
     home = _Home()
     first: BaseException | None = None
@@ -37,6 +45,8 @@ def run_inline(
                 with _at_home(job):
                     error = _call(job, num_resubmits)
             completed, failed = completed + (error is None), failed + (error is not None)
+            if error is not None:
+                tally.fail(job.name, error, Cause.EXCEPTION)
             if error is None or on_error == "return":
                 yield job.ret
             elif on_error == "raise":
@@ -44,7 +54,10 @@ def run_inline(
             else:
                 first = first or error
     finally:
-        progress.end(completed, failed, max(0, (progress.jobs or 0) - completed - failed))
+        canceled = max(0, (progress.jobs or 0) - completed - failed)
+        tally.completed, tally.canceled = completed, canceled
+        tally.end()
+        progress.end(completed, failed, canceled)
     if first is not None:
         raise first
 
@@ -55,6 +68,8 @@ def _call(job: Job, num_resubmits: int) -> Exception | None:
     times = num_resubmits if retry.times is None else retry.times
     pause_s = retry.backoff_s
     while True:
+        job.attempts += 1
+        begun = time.perf_counter()
         try:
             job.ret = job.function(*job.args, **job.kwlist)
         except Exception as error:
@@ -64,7 +79,8 @@ def _call(job: Job, num_resubmits: int) -> Exception | None:
         else:
             return None
         finally:
-            job.timestamp = time.time()
+            job.seconds = time.perf_counter() - begun
+            job.timestamp = job.ended_s = time.time()
         job.num_resubmits += 1
         time.sleep(min(pause_s, retry.longest_pause_s))
         pause_s = min(2 * pause_s, retry.longest_pause_s)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from gridmap.core import effects as do
 from gridmap.core.dispatcher import Dispatcher
 from gridmap.core.events import DispatcherEvent, MessageReceived
-from gridmap.core.messages import Outcome, Results, Work
+from gridmap.core.messages import Outcome, Result, Results, Work
 from gridmap.core.spec import Span
 from gridmap.data import Frame
 from gridmap.monitor.payloads import Payloads
@@ -110,20 +111,29 @@ class Performer:
     def _deliver(self, effect: do.Deliver) -> None:
         self.payloads.ended(effect.span)
         frames = self._frames[effect.item]
-        place = self._place(effect.worker)
-        item = Values(effect.span, frames, effect.skip, effect.attempts, place)
+        result = self._result(effect.item)
+        item = Values(
+            effect.span,
+            frames,
+            effect.skip,
+            effect.attempts,
+            self._place(effect.worker),
+            result.seconds * effect.span.count / result.count,
+            result.peak_rss_bytes,
+            time.time(),
+        )
         if self._recorder is not None:
             self._recorder.values(item)
         self._sink.put(item)
 
     def _failure(self, effect: do.DeliverFailure) -> None:
         self.payloads.ended(Span(effect.job, 1))
-        outcome, frames = None, []
-        event = self._event
+        outcome, frames, seconds = None, [], 0.0
+        peak_rss_bytes = effect.last.rss_bytes if effect.last is not None else 0
         if effect.item >= 0:
-            assert isinstance(event, MessageReceived) and isinstance(event.message, Results)
-            outcome = Outcome(event.message.items[effect.item].outcome)
-            frames = self._frames[effect.item]
+            result = self._result(effect.item)
+            outcome, frames = Outcome(result.outcome), self._frames[effect.item]
+            seconds, peak_rss_bytes = result.seconds, max(peak_rss_bytes, result.peak_rss_bytes)
         place = self._place(effect.worker)
         failure = Failure(
             effect.job,
@@ -135,6 +145,9 @@ class Performer:
             place,
             effect.pool,
             effect.last,
+            seconds,
+            peak_rss_bytes,
+            time.time(),
         )
         if self._recorder is not None:
             self._recorder.failure(failure)
@@ -142,10 +155,18 @@ class Performer:
 
     def _end(self, effect: do.DeliverEnd) -> None:
         self.payloads.ended(effect.span)
-        item = End(effect.span, effect.state, effect.cause, effect.text, effect.refused)
+        item = End(
+            effect.span, effect.state, effect.cause, effect.text, effect.refused, time.time()
+        )
         if self._recorder is not None:
             self._recorder.end(item)
         self._sink.put(item)
+
+    def _result(self, number: int) -> Result:
+        """Returns a result of the message that is being handled."""
+        assert isinstance(self._event, MessageReceived)
+        assert isinstance(self._event.message, Results)
+        return self._event.message.items[number]
 
     def _sampled(self, effect: do.Sampled) -> None:
         self._sink.put(

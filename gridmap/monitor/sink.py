@@ -31,6 +31,9 @@ class Values(Struct, frozen=True):
     """Values of consecutive jobs: those of a packet from `skip` on.
 
     :param attempts: tries that each took
+    :param seconds: time that they took together
+    :param peak_rss_bytes: largest resident set of the process that they ran in, so far
+    :param ended_s: when the monitor heard of it, seconds since 1970
     """
 
     span: Span
@@ -38,6 +41,9 @@ class Values(Struct, frozen=True):
     skip: int
     attempts: int
     place: Place
+    seconds: float = 0.0
+    peak_rss_bytes: int = 0
+    ended_s: float = 0.0
 
 
 class Failure(Struct, frozen=True):
@@ -46,6 +52,9 @@ class Failure(Struct, frozen=True):
     :param frames: the payload of the result that says so; empty when its worker was lost
     :param pool: the pool of workers that it ran in
     :param last: what its worker last said of it while it ran
+    :param seconds: time that its last attempt took, 0 where nobody lived to say so
+    :param peak_rss_bytes: largest resident set of the process that it ran in, so far
+    :param ended_s: when the monitor heard of it, seconds since 1970
     """
 
     job: int
@@ -57,16 +66,23 @@ class Failure(Struct, frozen=True):
     place: Place
     pool: int = 0
     last: Held | None = None
+    seconds: float = 0.0
+    peak_rss_bytes: int = 0
+    ended_s: float = 0.0
 
 
 class End(Struct, frozen=True):
-    """Jobs that ended together without an attempt that failed."""
+    """Jobs that ended together without an attempt that failed.
+
+    :param ended_s: seconds since 1970
+    """
 
     span: Span
     state: JobState
     cause: Cause
     text: str
     refused: bool
+    ended_s: float = 0.0
 
 
 class Sample(Struct, frozen=True):
