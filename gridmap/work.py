@@ -295,8 +295,6 @@ class Job:
 
     def _repr_html_(self) -> str:
         """Returns what a notebook shows."""
-        from gridmap import _html
-
         function = getattr(self.function, "__qualname__", repr(self.function))
         rows: list[tuple[str, object]] = [
             ("function", function),

@@ -22,7 +22,10 @@ del functools, gridmap
 
 DOCUMENTS = [
     "README.rst",
-    *(f"docs/{page}.rst" for page in ("first_steps", "fast", "slurm", "failures", "resources")),
+    *(
+        f"docs/{page}.rst"
+        for page in ("first_steps", "fast", "slurm", "failures", "resources", "plots")
+    ),
 ]
 
 

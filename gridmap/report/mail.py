@@ -292,6 +292,7 @@ def _attach_plots(mail: EmailMessage, failure: Failure) -> None:
     samples = list(failure.samples)
     if failure.ended_s and failure.rss_bytes and failure.cpu_fraction is not None:
         samples.append(Usage(failure.ended_s, failure.rss_bytes, failure.cpu_fraction))
+        samples.sort()  # clocks may have been set in between
     if not samples or not plots.available():
         return
     for name, draw in (
@@ -424,7 +425,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, MailServerError):
         return str(error)
     if isinstance(error, smtplib.SMTPServerDisconnected):
-        return "it hung up"
+        return "it does not answer: timed out" if "timed out" in str(error) else "it hung up"
     return f"{type(error).__name__}: {error}"
 
 

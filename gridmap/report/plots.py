@@ -13,6 +13,7 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from gridmap.report.letter import line
 from gridmap.report.story import CANCELED, COMPLETED, FAILED, Story, Usage
 from gridmap.report.tally import duration
 
@@ -265,7 +266,7 @@ def _summary(table: _Table, story: Story) -> str:
     ]
     told = ", ".join(f"{count:,} {what}" for count, what in counts if count)
     workers = "1 worker" if len(table.workers) == 1 else f"{len(table.workers):,} workers"
-    name = story.name if len(story.name) <= 40 else story.name[:37] + "..."
+    name = line(story.name, 40)
     took = duration(table.last - table.first)
     return f"{name}: {told or 'no jobs have ended'} on {workers} in {took}"
 
@@ -300,7 +301,7 @@ def _lane_names(table: _Table) -> list[str]:
     for worker, host in zip(table.workers, table.hosts, strict=True):
         alone = host and table.hosts.count(host) == 1
         name = host if alone or worker == host else f"{host} {worker}".strip()
-        names.append(name if len(name) <= 28 else name[:25] + "...")
+        names.append(line(name, 28))
     return names
 
 
@@ -537,11 +538,19 @@ def _durations(axes: Any, table: _Table) -> None:
         _small_legend(axes)
 
 
+def _count(value: float, place: int) -> str:
+    return f"{value:,.0f}"
+
+
+def _in_units(unit: float, value: float, place: int) -> str:
+    return f"{value / unit:.4g}"
+
+
 def _scale_of_durations(axes: Any, low: float, high: float, wide: bool) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(_count))
     if wide:
         axes.set_xscale("log")
         axes.minorticks_off()
@@ -549,5 +558,5 @@ def _scale_of_durations(axes: Any, low: float, high: float, wide: bool) -> None:
         axes.set_xticks(ticks, [duration(tick) for tick in ticks])
         return
     scale, name = _time_unit(high)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / scale:.4g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(functools.partial(_in_units, scale)))
     axes.set_xlabel(name, fontsize=9, color=INK)

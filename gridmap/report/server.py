@@ -293,6 +293,8 @@ def read_password(path: str) -> str:
             if reason:
                 raise MailServerError(f"{name} is not used: {reason}", f"chmod 600 {path}")
             line = file.read(MOST_PASSWORD_BYTES).split(b"\n")[0].rstrip(b"\r")
+    except MailServerError:  # an OSError, as all errors of smtplib
+        raise
     except OSError as error:
         change = "write the password, one line, to a file of mode 600 and name it"
         raise MailServerError(f"{name}: {error.strerror}", change) from None
@@ -312,7 +314,9 @@ def _log_in(smtp: smtplib.SMTP, login: _Login) -> None:
             f"it does not let {login.user} in: {error.smtp_code} {said}",
             "see whether SMTP_USER and the password in SMTP_PASSWORD_FILE are right",
         ) from None
-    except smtplib.SMTPNotSupportedError:
+    except smtplib.SMTPException as error:
+        if type(error) not in (smtplib.SMTPNotSupportedError, smtplib.SMTPException):
+            raise  # the others say what happened, these that there is no way to log in
         raise MailServerError(
             "it takes no login here",
             "name the port for submission (587 or 465), or unset SMTP_USER and SMTP_PASSWORD_FILE",
