@@ -42,7 +42,12 @@ if TYPE_CHECKING:
     from gridmap.conf import MAX_TIME_BETWEEN_HEARTBEATS as MAX_TIME_BETWEEN_HEARTBEATS
     from gridmap.conf import NUM_RESUBMITS as NUM_RESUBMITS
     from gridmap.conf import SEND_ERROR_MAIL as SEND_ERROR_MAIL
+    from gridmap.conf import SMTP_CA_FILE as SMTP_CA_FILE
+    from gridmap.conf import SMTP_PASSWORD_FILE as SMTP_PASSWORD_FILE
     from gridmap.conf import SMTP_SERVER as SMTP_SERVER
+    from gridmap.conf import SMTP_SSL as SMTP_SSL
+    from gridmap.conf import SMTP_STARTTLS as SMTP_STARTTLS
+    from gridmap.conf import SMTP_USER as SMTP_USER
     from gridmap.conf import USE_MEM_FREE as USE_MEM_FREE
     from gridmap.earlier import RunInfo as RunInfo
     from gridmap.earlier import attach as attach
@@ -73,6 +78,7 @@ if TYPE_CHECKING:
     from gridmap.job import grid_map as grid_map
     from gridmap.job import process_jobs as process_jobs
     from gridmap.job import submit as submit
+    from gridmap.pictures import plot as plot
     from gridmap.resources import Resources as Resources
     from gridmap.retry import Retry as Retry
     from gridmap.run import Run as Run
@@ -84,6 +90,7 @@ _HOMES = {
         "gridmap.job",
     ),
     **dict.fromkeys(("RunInfo", "attach", "runs"), "gridmap.earlier"),
+    "plot": "gridmap.pictures",
     "Resources": "gridmap.resources",
     "Retry": "gridmap.retry",
     "Run": "gridmap.run",
@@ -139,7 +146,12 @@ _SETTINGS = (
     "MAX_TIME_BETWEEN_HEARTBEATS",
     "NUM_RESUBMITS",
     "SEND_ERROR_MAIL",
+    "SMTP_CA_FILE",
+    "SMTP_PASSWORD_FILE",
     "SMTP_SERVER",
+    "SMTP_SSL",
+    "SMTP_STARTTLS",
+    "SMTP_USER",
     "USE_MEM_FREE",
 )
 _MODULES = ("conf", "data", "errors", "job")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sized
@@ -18,6 +19,7 @@ from gridmap.inline import run_inline
 from gridmap.launch import LOCAL
 from gridmap.options import ON_ERROR, Options, shown_by
 from gridmap.plan import Plan, Segment, client_sys_path
+from gridmap.report.endings import Endings
 from gridmap.report.progress import Progress, Shown
 from gridmap.run import Run
 from gridmap.stories import JobWatcher, MapWatcher, as_jobs
@@ -89,12 +91,12 @@ class Call:
         """Returns the values of a function's calls."""
         self.progress.jobs = _length(elements)
         if self._is_inline([job]):
-            values = list(self._inline(as_jobs(job, elements)))
-        else:
-            engine = Engine(*self._laid_out(job, elements))
-            values = Run(engine, [job], self.progress).results()
-        self._tell_completion(job)
-        return values
+            endings = Endings()
+            with self._mailing_the_end(job, endings):
+                return list(self._inline(as_jobs(job, elements), endings))
+        plan, options, watcher = self._laid_out(job, elements)
+        with self._mailing_the_end(job, watcher.endings):
+            return Run(Engine(plan, options, watcher), [job], self.progress).results()
 
     def stream(
         self, job: Job, elements: Iterable[Any], window: int, ordered: bool
@@ -102,13 +104,15 @@ class Call:
         """Returns an iterator over the values of a function's calls, which starts when read."""
         self.progress.jobs = _length(elements)
         if self._is_inline([job]):
-            return self._to_the_end(job, self._inline(as_jobs(job, elements)))
-        values = stream(*self._laid_out(job, elements), window, ordered, self.progress)
-        return self._to_the_end(job, values)
+            endings = Endings()
+            return self._to_the_end(job, self._inline(as_jobs(job, elements), endings), endings)
+        plan, options, watcher = self._laid_out(job, elements)
+        values = stream(plan, options, watcher, window, ordered, self.progress)
+        return self._to_the_end(job, values, watcher.endings)
 
-    def _to_the_end(self, job: Job, values: Iterator[Any]) -> Iterator[Any]:
-        yield from values
-        self._tell_completion(job)
+    def _to_the_end(self, job: Job, values: Iterator[Any], endings: Endings) -> Iterator[Any]:
+        with self._mailing_the_end(job, endings):
+            yield from values
 
     def process(self, jobs: list[Job]) -> list[Any]:
         """Returns the values of jobs."""
@@ -146,15 +150,26 @@ class Call:
         alone = options.backend == LOCAL and options.processes == 1 and options.reuse
         return alone and not any(job.max_rss_bytes for job in jobs)
 
-    def _inline(self, jobs: Iterable[Job]) -> Iterator[Any]:
+    def _inline(self, jobs: Iterable[Job], endings: Endings | None = None) -> Iterator[Any]:
         resubmits = self.options.settings.num_resubmits
-        return run_inline(jobs, self.options.on_error, self.progress, resubmits)
+        return run_inline(jobs, self.options.on_error, self.progress, resubmits, endings)
 
-    def _tell_completion(self, job: Job) -> None:
+    @contextlib.contextmanager
+    def _mailing_the_end(self, job: Job, endings: Endings) -> Iterator[None]:
+        """Mails how the jobs ended, also where a failure of theirs is raised."""
+        try:
+            yield
+        except Exception:
+            if endings.failed:
+                self._tell_completion(job, endings)
+            raise
+        self._tell_completion(job, endings)
+
+    def _tell_completion(self, job: Job, endings: Endings) -> None:
         if self.completion_mail:
             from gridmap.report import mail  # takes a while, and is seldom needed
 
-            mail.send_completion_mail(job.name, self.options.settings)
+            mail.send_completion_mail(job.name, self.options.settings, endings)
 
     def _noted(self, jobs: list[Job]) -> list[Job]:
         """Makes the jobs ready to tell of a new run."""

@@ -34,6 +34,11 @@ DEFAULT_PAR_ENV: str
 CREATE_PLOTS: bool
 SEND_ERROR_MAIL: bool
 SMTP_SERVER: str
+SMTP_STARTTLS: str
+SMTP_SSL: bool
+SMTP_USER: str
+SMTP_PASSWORD_FILE: str
+SMTP_CA_FILE: str
 ERROR_MAIL_SENDER: str
 ERROR_MAIL_RECIPIENT: str
 MAX_TIME_BETWEEN_HEARTBEATS: float
@@ -101,7 +106,10 @@ def settings(profile: str | None = None, within_s: float = 0.0) -> Settings:
     """
     files = current(_KINDS, within_s)
     chosen = chosen_profile(profile, files)
-    values = {setting.field: _find(setting, files, chosen)[0] for setting in TABLE}
+    found = {setting.field: _find(setting, files, chosen) for setting in TABLE}
+    values = {field: value for field, (value, _) in found.items()}
+    if values["smtp_password_file"] is not None:
+        _keep_password(values, found)
     values["profile"] = str(chosen)  # as itself, where it is of a kind of its own
     for setting in TABLE:
         if values[setting.field] is None:
@@ -212,10 +220,8 @@ def tell_of_project(entry: Entry) -> None:
 
     :param entry: the path of a description, a shell, or native options, which may name a program
     """
-    files, path = configured(LATELY_S), entry.document.path
-    roles = {place.role for place, _ in files.files if place.path == path}
-    value = str(entry.value)
-    if roles == {"project"} and (path, value) not in _told:
+    path, value = entry.document.path, str(entry.value)
+    if _is_project(entry) and (path, value) not in _told:
         _told.add((path, value))
         import logging  # takes long to load, for this
 
@@ -226,6 +232,36 @@ def tell_of_project(entry: Entry) -> None:
 
 
 _told: set[tuple[str, str]] = set()
+
+
+def _keep_password(values: dict[str, Any], found: dict[str, tuple[Any, Source]]) -> None:
+    """Sees to it that no password goes where a file says that was only found.
+
+    Whoever unpacks or clones a folder owns the project's file in it: that may not choose which
+    server gets a password, nor which file is sent as one.  Mails then go without a login.
+    """
+    for field in ("smtp_password_file", "smtp_server", "smtp_ca_file"):
+        entry = found[field][1].entry
+        if entry is not None and _is_project(entry):
+            values["smtp_user"] = values["smtp_password_file"] = None
+            if (entry.document.path, field) not in _told:
+                _told.add((entry.document.path, field))
+                import logging
+
+                logging.getLogger(__name__).warning(
+                    "%s, found from the working directory, sets %s: so no password is sent to the "
+                    "mail server. Set it in your own file, or name this one by GRIDMAP_CONFIG",
+                    entry.where, entry.name,
+                )  # fmt: skip
+            return
+
+
+def _is_project(entry: Entry) -> bool:
+    """Returns whether an entry stands in a file that nobody named, but that was found."""
+    path = entry.document.path
+    return {place.role for place, _ in configured(LATELY_S).files if place.path == path} == {
+        "project"
+    }
 
 
 def _refused(entry: Entry) -> str:

@@ -89,7 +89,7 @@ def attach(
     """
     if on_error is not None and on_error not in ON_ERROR:
         raise ValueError(f"on_error is {on_error!r}; it must be one of {', '.join(ON_ERROR)}")
-    path = _folder_of(run_id, Path(os.fspath(run_dir) if run_dir else settings(profile).run_dir))
+    path = folder_of(run_id, Path(os.fspath(run_dir) if run_dir else settings(profile).run_dir))
     earlier = Resumption(path, again)
     try:
         header = earlier.header
@@ -170,7 +170,11 @@ def _check_version(header: Header) -> None:
         )
 
 
-def _folder_of(run_id: str, parent: Path) -> Path:
+def folder_of(run_id: str, parent: Path) -> Path:
+    """Returns the folder of a run, if nobody else can write there.
+
+    :raises LedgerError: there is none
+    """
     if not run_id or run_id in (".", "..") or "/" in run_id:
         raise ValueError(f"{run_id!r} is no id of a run")
     path = parent.absolute() / run_id

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gridmap import data, interrupts
+from gridmap import _html, data, interrupts
 from gridmap.core.dispatcher import Dispatcher
 from gridmap.core.jobs import UNFINISHED
 from gridmap.core.policy import Limits
@@ -32,10 +32,10 @@ from gridmap.launch import (
     sweep,
 )
 from gridmap.monitor.loop import Monitor
-from gridmap.monitor.sink import Delivery, End, Failure, Place, Sink, Values
+from gridmap.monitor.sink import Delivery, End, Failure, Sink, Values
 from gridmap.monitor.tally import Note
 from gridmap.monitor.transport import Transport
-from gridmap.monitor.watcher import Watcher
+from gridmap.monitor.watcher import Ended, Watcher
 from gridmap.options import KEPT_OPTIONS, Options, policy_of
 from gridmap.plan import Part, Plan, new_run_id, parts
 
@@ -94,6 +94,24 @@ class RunStatus(Struct, frozen=True):
     queues: dict[str, int] = {}
     input_ended: bool = True
 
+    def html(self, title: str) -> str:
+        """Returns a small table."""
+        workers = f"{self.workers_up} up, {self.workers_pending} pending"
+        rows = [
+            ("state", "ended" if self.ended else "under way"),
+            ("jobs", f"{self.total:,}"),
+            *(
+                (name, f"{count:,}")
+                for name in ("completed", "failed", "canceled", "running", "queued")
+                if (count := getattr(self, name))
+            ),
+            ("workers", "" if self.ended else workers),
+        ]
+        return _html.table(title, [row for row in rows if row[1]])
+
+    def _repr_html_(self) -> str:
+        return self.html("Status of a run")
+
 
 class Engine:
     """Starts a plan and turns what comes back into values and exceptions.
@@ -133,6 +151,7 @@ class Engine:
         self._reminder: tuple[float, Callable[[], None]] | None = None
         self._queues: list[str] = []
         self._pid = os.getpid()
+        watcher.begins(self.id, options.durable)
 
     # --- starting ---------------------------------------------------------------------------------
 
@@ -318,6 +337,7 @@ class Engine:
                 raise MonitorFailed(
                     f"run {self.id}: the monitor failed, the run cannot go on"
                 ) from self.sink.error
+            self.watcher.over()
             self._tidy()
             return None
         return (batch for item in items if (batch := self._read(item)).values)
@@ -328,25 +348,24 @@ class Engine:
         watcher.told_before = self._old > 0
         self._old -= watcher.told_before
         if isinstance(item, Values):
-            batch = _values(item)
+            batch, how = _values(item), _how(item)
             if batch.failures:
                 for job, value in enumerate(batch.values, batch.first):
                     if isinstance(value, Failed):
-                        watcher.failed(
-                            job, value.error, Cause.UNPICKLABLE, item.attempts, item.place
-                        )
-            watcher.ended(batch.first, batch.values, item.attempts, item.place)
+                        watcher.failed(job, value.error, Cause.UNPICKLABLE, how)
+                        how = replace(how, unread=how.unread + 1)
+            watcher.ended(batch.first, batch.values, how)
             return batch
         if isinstance(item, Failure):
             error = _error(item, watcher.name(item.job), self._asked(item.pool))
-            watcher.failed(item.job, error, item.cause, item.attempts, item.place)
+            watcher.failed(item.job, error, item.cause, _how(item))
             return Batch(item.job, [Failed(error)], True)
         if isinstance(item, End):
             consequence = item.state is JobState.SKIPPED
             failed = []
             for job in range(item.span.first, item.span.stop):
                 ended = exception_of_end(item, job, watcher.name(job))
-                watcher.failed(job, ended, item.cause, 0, Place())
+                watcher.failed(job, ended, item.cause, Ended(ended_s=item.ended_s))
                 failed.append(Failed(ended, consequence))
             return Batch(item.span.first, failed, True)
         watcher.sampled(item)
@@ -445,6 +464,7 @@ class Engine:
 
         :param forget: nobody wants values that have not been read
         """
+        self.watcher.over()
         if self._monitor is None:
             return
         if not self.sink.ended:
@@ -523,6 +543,10 @@ def _at_end(
                 )  # fmt: skip
     finally:
         interrupts.unregister(monitor)
+
+
+def _how(item: Values | Failure) -> Ended:
+    return Ended(item.attempts, item.place, item.seconds, item.peak_rss_bytes, item.ended_s)
 
 
 def _error(item: Failure, name: str, asked: Resources) -> BaseException:

@@ -26,6 +26,21 @@ class Cause(str, enum.Enum):
         return self.value
 
 
+ENDINGS = {
+    Cause.DIED: "died",
+    Cause.MEMORY: "ran out of memory",
+    Cause.WALLTIME: "reached its worker's time limit",
+    Cause.SILENT: "was lost: its worker fell silent",
+    Cause.STALLED: "was stopped: it had done nothing for too long",
+    Cause.CANCELED: "was canceled",
+    Cause.PREEMPTED: "was preempted",
+    Cause.UNPICKLABLE: "could not be carried over",
+    Cause.NEVER_STARTED: "was never started",
+    Cause.REFUSED: "was refused",
+}
+"""What became of a job, by its cause of death: the end of a sentence."""
+
+
 class GridMapError(Exception):
     """Anything that GridMap itself reports."""
 
@@ -46,6 +61,7 @@ class JobException(GridMapError):
     :param peak_rss_bytes: the most that its process had, where that is known
     :param cpu_fraction: processor time that they used shortly before the last measurement, in cores
     :param suggestion: what to do about it
+    :param limit_bytes: the limit on its memory that it was nearest to, where that is known
     """
 
     cause: Cause = Cause.DIED
@@ -66,6 +82,7 @@ class JobException(GridMapError):
         peak_rss_bytes: int | None = None,
         cpu_fraction: float | None = None,
         suggestion: str = "",
+        limit_bytes: int | None = None,
     ) -> None:
         super().__init__(message)
         if cause is not None:
@@ -81,9 +98,28 @@ class JobException(GridMapError):
         self.peak_rss_bytes = peak_rss_bytes
         self.cpu_fraction = cpu_fraction
         self.suggestion = suggestion
+        self.limit_bytes = limit_bytes
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (type(self), self.args, self.__dict__.copy()))
+
+    def _repr_html_(self) -> str:
+        """Returns what a notebook shows."""
+        from gridmap import _html
+
+        message = str(self).partition("\nThe worker's log ends:\n")[0]
+        rows: list[tuple[str, object]] = [
+            ("what", message),
+            ("cause", self.cause),
+            ("job", self.name if self.job is None else f"{self.job} ({self.name})"),
+            ("host", self.host),
+            ("attempts", self.attempts or ""),
+            ("exit status", self.exit_status),
+            ("signal", None if self.signal is None else signal_name(self.signal)),
+            ("log's end", "\n".join(self.log_tail.splitlines()[-5:])),
+        ]
+        told = [(name, value) for name, value in rows if value not in (None, "")]
+        return _html.table(type(self).__name__, told)
 
 
 def _rebuild(

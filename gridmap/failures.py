@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import stat
 from collections.abc import Iterator
 
 from msgspec.structs import replace
@@ -15,6 +13,7 @@ from gridmap.core.memory import human
 from gridmap.core.messages import Death, Outcome
 from gridmap.core.spec import Resources
 from gridmap.errors import (
+    ENDINGS,
     EXCEPTION_FOR_CAUSE,
     BackendError,
     Cause,
@@ -23,19 +22,7 @@ from gridmap.errors import (
     signal_name,
 )
 from gridmap.monitor.sink import End, Failure
-
-_WHAT = {
-    Cause.DIED: "died",
-    Cause.MEMORY: "ran out of memory",
-    Cause.WALLTIME: "reached its worker's time limit",
-    Cause.SILENT: "was lost: its worker fell silent",
-    Cause.STALLED: "was stopped: it had done nothing for too long",
-    Cause.CANCELED: "was canceled",
-    Cause.PREEMPTED: "was preempted",
-    Cause.UNPICKLABLE: "could not be carried over",
-    Cause.NEVER_STARTED: "was never started",
-    Cause.REFUSED: "was refused",
-}
+from gridmap.report.logs import end_of
 
 _ADVICE = {
     Cause.STALLED: "a job that waits for long needs a higher MAX_IDLE_HEARTBEATS",
@@ -91,7 +78,7 @@ def exception_of_failure(failure: Failure, name: str, asked: Resources) -> BaseE
     where = f" on {failure.place.host}" if failure.place.host else ""
     tries = "attempt" if failure.attempts == 1 else "attempts"
     suggestion = _suggestion(failure.cause, death, asked)
-    message = f"job {failure.job} ({name}) {_WHAT.get(failure.cause, 'failed')}{where}"
+    message = f"job {failure.job} ({name}) {ENDINGS.get(failure.cause, 'failed')}{where}"
     message += f" after {failure.attempts} {tries}"
     message += f": {text}" if text else ""
     if death.rss_bytes:
@@ -113,6 +100,7 @@ def exception_of_failure(failure: Failure, name: str, asked: Resources) -> BaseE
         rss_bytes=death.rss_bytes or None,
         peak_rss_bytes=death.peak_rss_bytes or None,
         cpu_fraction=death.cpu_fraction if death.rss_bytes else None,
+        limit_bytes=death.limit_bytes or None,
         suggestion=suggestion,
     )
 
@@ -137,7 +125,9 @@ def words_of_failure(failure: Failure, name: str, asked: Resources) -> tuple[str
 def _of_lost_worker(failure: Failure) -> Death:
     """Returns what its last heartbeat and its log say of a job whose worker said no more."""
     place, last = failure.place, failure.last
-    tails = (_tail(log) for log in dict.fromkeys((place.log_stdout, place.log_stderr)))
+    tails = (
+        end_of(log, LOG_TAIL_BYTES) for log in dict.fromkeys((place.log_stdout, place.log_stderr))
+    )
     death = Death(log_tail="\n".join(filter(None, tails))[-LOG_TAIL_BYTES:])
     if last is None:
         return death
@@ -147,18 +137,6 @@ def _of_lost_worker(failure: Failure) -> Death:
         cpu_fraction=last.cpu_fraction,
         limit_bytes=last.limit_bytes,
     )
-
-
-def _tail(log: str) -> str:
-    """Returns the end of a worker's log; "" where it cannot be read here, or is no file."""
-    with contextlib.suppress(OSError, ValueError):
-        fd = os.open(log, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb") as file:
-            status = os.fstat(fd)
-            if stat.S_ISREG(status.st_mode):
-                file.seek(max(0, status.st_size - LOG_TAIL_BYTES))
-                return file.read(LOG_TAIL_BYTES).decode("utf-8", "replace").strip()
-    return ""
 
 
 def _suggestion(cause: Cause, death: Death, asked: Resources) -> str:
@@ -198,7 +176,7 @@ def exception_of_end(end: End, job: int, name: str) -> GridMapError:
     """Returns what to say of a job that ended together with others."""
     if end.refused:
         return BackendError(f"the scheduler refused the workers: {end.text}")
-    message = f"job {job} ({name}) {_WHAT.get(end.cause, 'ended')}: {end.text}"
+    message = f"job {job} ({name}) {ENDINGS.get(end.cause, 'ended')}: {end.text}"
     kind = EXCEPTION_FOR_CAUSE.get(end.cause, JobException)
     return kind(message, cause=end.cause, job=job, name=name)
 

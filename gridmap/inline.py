@@ -10,20 +10,28 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from gridmap.engine import RunStatus
+from gridmap.errors import Cause
 from gridmap.plan import new_run_id
+from gridmap.report.endings import Endings
 from gridmap.report.progress import Progress
 from gridmap.work import Job
 
 
 def run_inline(
-    jobs: Iterable[Job], on_error: str, progress: Progress, num_resubmits: int
+    jobs: Iterable[Job],
+    on_error: str,
+    progress: Progress,
+    num_resubmits: int,
+    endings: Endings | None = None,
 ) -> Iterator[Any]:
     """Runs jobs here, each when its value is asked for; notes in them what happened.
 
     :param on_error: "raise" stops at the first failure, "finish" raises it after the last job,
         "return" puts exceptions in the place of values
     :param num_resubmits: how often a job is tried again that does not say
+    :param endings: counts how they ended
     """
+    endings = endings or Endings()
     host = socket.gethostname()
     home = _Home()
     first: BaseException | None = None
@@ -41,6 +49,8 @@ def run_inline(
                 with _at_home(job):
                     error = _call(job, num_resubmits)
             counts.ended(error, job.num_resubmits)
+            if error is not None:
+                endings.fail(job.name, error, Cause.EXCEPTION)
             if error is None or on_error == "return":
                 yield job.ret
             elif on_error == "raise":
@@ -49,6 +59,8 @@ def run_inline(
                 first = first or error
     finally:
         counts.over = True
+        endings.completed, endings.canceled = counts.completed, counts.rest
+        endings.end()
         progress.stop()
         progress.end(counts.completed, counts.failed, counts.rest)
     if first is not None:
@@ -61,6 +73,8 @@ def _call(job: Job, num_resubmits: int) -> Exception | None:
     times = num_resubmits if retry.times is None else retry.times
     pause_s = retry.backoff_s
     while True:
+        job.attempts += 1
+        begun = time.perf_counter()
         try:
             job.ret = job.function(*job.args, **job.kwlist)
         except Exception as error:
@@ -70,7 +84,8 @@ def _call(job: Job, num_resubmits: int) -> Exception | None:
         else:
             return None
         finally:
-            job.timestamp = time.time()
+            job.seconds = time.perf_counter() - begun
+            job.timestamp = job.ended_s = time.time()
         job.num_resubmits += 1
         time.sleep(min(pause_s, retry.longest_pause_s))
         pause_s = min(2 * pause_s, retry.longest_pause_s)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import os
 
+from gridmap.report.addresses import NONE
+
 NO_PROFILE = "none"
 """Stands for no profile, and is no name of one."""
 
@@ -77,6 +79,23 @@ def folder(value: object) -> str:
     if not path:
         raise ValueError("must be a path")
     return path
+
+
+def optional(value: object) -> str:
+    """Returns a name, or none."""
+    return text(value).strip() or NONE
+
+
+def optional_file(value: object) -> str:
+    """Returns the path of a file without `~`, or none."""
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    return os.path.expanduser(text(path)) or NONE
+
+
+def starttls(value: object) -> str:
+    if value not in ("auto", "on", "off"):
+        raise ValueError("must be auto, on or off")
+    return str(value)
 
 
 def start_method(value: object) -> str:

@@ -8,14 +8,18 @@ import threading
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from gridmap import _html
 from gridmap.engine import Batch, Engine, Failed, MonitorFailed, RunStatus
 from gridmap.errors import GridMapError, JobCanceled
 from gridmap.failures import advice
 from gridmap.launch import LOCAL
 from gridmap.plan import EAGER_BYTES, EAGER_LOCAL_S
 from gridmap.report.progress import Progress
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 class Run:
@@ -165,6 +169,25 @@ class Run:
         engine = getattr(self, "_engine", None)
         if engine is not None and not engine.sink.ended:
             engine.cancel("nobody waits for the run any more")
+
+    def to_dataframe(self) -> DataFrame:
+        """Returns a pandas table with a row for each job: how it ended, where, how long it took.
+
+        What is known is what somebody has taken by `results` or `wait`.
+
+        :raises ImportError: there is no pandas
+        """
+        from gridmap.report.frames import frame_of
+        from gridmap.stories import story_of
+
+        return frame_of(story_of(self))
+
+    def _repr_html_(self) -> str:
+        """Returns what a notebook shows."""
+        try:
+            return self.status().html(f"Run {self.id}")
+        except GridMapError as error:  # its monitor has failed, or this process is a fork
+            return _html.table(f"Run {self.id}", [("state", error)])
 
     def __repr__(self) -> str:
         state = "ended" if self._engine.sink.ended else "under way"

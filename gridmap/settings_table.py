@@ -15,6 +15,8 @@ from gridmap.kinds import (
     folder,
     interface,
     ledger,
+    optional,
+    optional_file,
     percent,
     ports,
     positive,
@@ -22,10 +24,11 @@ from gridmap.kinds import (
     progress,
     seconds,
     start_method,
+    starttls,
     temp_dir,
     text,
 )
-from gridmap.report.addresses import guess_recipient, guess_server
+from gridmap.report.addresses import NONE, guess_recipient, guess_server
 
 
 def _run_dir() -> str:
@@ -82,6 +85,32 @@ TABLE: tuple[Setting, ...] = (
         text,
         guess_server,
         "mail server, host or host:port; default: the last three parts of this host's name",
+    ),
+    Setting(
+        "SMTP_STARTTLS",
+        "smtp_starttls",
+        starttls,
+        "auto",
+        "whether mails are encrypted: auto (where the server offers it), on or off",
+    ),
+    Setting(
+        "SMTP_SSL", "smtp_ssl", flag, False, "the server speaks TLS from the first byte (port 465)"
+    ),
+    Setting("SMTP_USER", "smtp_user", optional, NONE, "who logs in at the mail server"),
+    Setting(
+        "SMTP_PASSWORD_FILE",
+        "smtp_password_file",
+        optional_file,
+        NONE,
+        "file with the password of SMTP_USER in its first line; only you may read it (mode 600)",
+    ),
+    Setting(
+        "SMTP_CA_FILE",
+        "smtp_ca_file",
+        optional_file,
+        NONE,
+        "file with the certificates (PEM) that the mail server's is checked by, in place of the "
+        "system's",
     ),
     Setting(
         "ERROR_MAIL_SENDER", "error_mail_sender", text, "error@gridmap.py", "who the mails are from"
@@ -218,7 +247,7 @@ TABLE: tuple[Setting, ...] = (
         "profile of the configuration files that calls use which name none",
     ),
 )
-MAY_BE_EMPTY = frozenset({text, temp_dir, profile})
+MAY_BE_EMPTY = frozenset({text, temp_dir, profile, optional, optional_file})
 """For these an empty environment variable is a value (no queue); for the others it is none."""
 
 
@@ -236,6 +265,11 @@ class Settings(NamedTuple):
     create_plots: bool = True
     send_error_mail: bool = True
     smtp_server: str = ""
+    smtp_starttls: str = "auto"
+    smtp_ssl: bool = False
+    smtp_user: str = NONE
+    smtp_password_file: str = NONE
+    smtp_ca_file: str = NONE
     error_mail_sender: str = "error@gridmap.py"
     error_mail_recipient: str = ""
     max_time_between_heartbeats_s: float = 90

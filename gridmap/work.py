@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
+import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -11,10 +12,11 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from gridmap import conf
+from gridmap import _html, conf
 from gridmap.backends.native import memory_bytes, walltime_s
 from gridmap.backends.options import native_specification
 from gridmap.conf import LATELY_S
+from gridmap.core.memory import human
 from gridmap.core.spec import Resources as Wanted
 from gridmap.errors import Cause
 from gridmap.profiles import Applied, with_profile
@@ -64,8 +66,9 @@ class Job:
 
     The job runs in the working directory in which it was made.  After `process_jobs`, `ret` is the
     value (or the exception), `traceback` its text, and `host_name`, `log_stdout_fn`,
-    `log_stderr_fn`, `track_mem` [MB], `track_cpu` [(percent, running)], `num_resubmits` and
-    `cause_of_death` tell what happened.
+    `log_stderr_fn`, `track_mem` [MB], `track_cpu` [(percent, running)], `track_time` [s since 1970]
+    of both, `attempts`, `num_resubmits`, `seconds` (of the last attempt), `peak_rss_bytes`,
+    `ended_s` [s since 1970], `state` and `cause_of_death` tell what happened.
     """
 
     @with_profile(within_s=LATELY_S)
@@ -198,6 +201,10 @@ class Job:
         self.traceback: str | None = None
         self.cause_of_death: str = ""
         self.num_resubmits = 0
+        self.attempts = 0
+        self.seconds: float | None = None
+        self.peak_rss_bytes: int | None = None
+        self.ended_s: float | None = None
         self.home_address = ""
         self.log_stdout_fn = ""
         self.log_stderr_fn = ""
@@ -206,13 +213,16 @@ class Job:
         self.heart_beat: dict[str, Any] | None = None
         self.track_mem: list[float] = []
         self.track_cpu: list[tuple[float, bool]] = []
+        self.track_time: list[float] = []
 
     def execute(self) -> None:
         """Calls the function here; `ret` is its value or its exception, `traceback` the text."""
+        begun = time.perf_counter()
         try:
             self.ret = self.function(*self.args, **self.kwlist)
         except Exception as error:
             self.note_failure(error)
+        self.seconds, self.ended_s = time.perf_counter() - begun, time.time()
 
     def note_failure(self, error: BaseException) -> None:
         """Takes note of how the job failed."""
@@ -277,6 +287,30 @@ class Job:
     def native_specification(self) -> str:
         """The options for Grid Engine that say what the job needs."""
         return native_specification(self.resources_wanted(), use_mem_free=conf.USE_MEM_FREE)
+
+    @property
+    def state(self) -> str:
+        """How it is, as far as somebody has asked: queued, running, completed, failed, canceled."""
+        if self.cause_of_death:
+            return "canceled" if self.cause_of_death == Cause.CANCELED else "failed"
+        if self.ended_s is not None:
+            return "completed"
+        return "running" if self.timestamp is not None else "queued"
+
+    def _repr_html_(self) -> str:
+        """Returns what a notebook shows."""
+        function = getattr(self.function, "__qualname__", repr(self.function))
+        rows: list[tuple[str, object]] = [
+            ("function", function),
+            ("state", self.state),
+            ("cause of death", self.cause_of_death),
+            ("host", self.host_name),
+            ("attempts", self.attempts or ""),
+            ("took", "" if self.seconds is None else f"{self.seconds:.3g} s"),
+            ("most memory", human(self.peak_rss_bytes) if self.peak_rss_bytes else ""),
+            ("error", str(self.ret)[:500] if self.cause_of_death else ""),
+        ]
+        return _html.table(f"Job {self.name}", [row for row in rows if row[1] != ""])
 
     def __repr__(self) -> str:
         function = getattr(self.function, "__qualname__", repr(self.function))

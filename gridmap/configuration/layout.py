@@ -29,7 +29,7 @@ _TYPES_OF_KINDS: dict[Kind, tuple[type, ...]] = {
     kinds.days: (int, float),
     kinds.ports: (int, str),
 }
-_PATH_KINDS = (kinds.folder, kinds.temp_dir)
+_PATH_KINDS = (kinds.folder, kinds.temp_dir, kinds.optional_file)
 _WORDS = {
     bool: "true or false",
     int: "a whole number",
@@ -92,6 +92,10 @@ def layer_of(document: Document, settings: Mapping[str, Kind]) -> Layer:
     return _Checker(document, settings).layer()
 
 
+def _is_path(value: str) -> bool:
+    return value not in ("", kinds.NONE)
+
+
 class _Checker:
     def __init__(self, document: Document, settings: Mapping[str, Kind]) -> None:
         self._document = document
@@ -114,7 +118,7 @@ class _Checker:
             if kind is None:
                 self._fail((*keys, name), "there is no such setting", self._settings)
             types = _TYPES_OF_KINDS.get(kind, (str,))
-            path = (lambda value: bool(value)) if kind in _PATH_KINDS else None
+            path = _is_path if kind in _PATH_KINDS else None
             entries[name] = self._entry((*keys, name), value, Shape(types, kind, path=path), kind)
         return entries
 

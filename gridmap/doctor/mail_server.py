@@ -45,18 +45,16 @@ def graded(finding: Finding, settings: Settings) -> Finding:
 def converse(settings: Settings) -> Finding:
     """Asks the server whether it would take a mail to the recipient."""
     from gridmap.report.addresses import guess_recipient, guess_server
-    from gridmap.report.mail import conversation
+    from gridmap.report.server import conversation
 
     server = settings.smtp_server or guess_server()
     recipient = settings.error_mail_recipient or guess_recipient()
     facts = {"server": server, "recipient": recipient}
     try:
-        with conversation(server) as smtp:
-            smtp.ehlo_or_helo_if_needed()
-            tls = smtp.has_extn("starttls")
-            refusal = _refusal(smtp, settings.error_mail_sender, recipient)
+        with conversation(settings) as talk:
+            refusal = _refusal(talk.smtp, settings.error_mail_sender, recipient)
     except (OSError, smtplib.SMTPException) as error:
-        return failed("mail", f"{server}: {_words(error)}", SILENCE, **facts)
+        return failed("mail", f"{server}: {_words(error)}", _change(error), **facts)
     if refusal:
         return failed(
             "mail",
@@ -65,9 +63,10 @@ def converse(settings: Settings) -> Finding:
             "SEND_ERROR_MAIL=0",
             **facts,
         )
-    offered = "offers STARTTLS" if tls else "offers no STARTTLS"
-    told = f"{server} {offered} and takes mails to {recipient}; none was sent (--mail sends one)"
-    return ok("mail", told, starttls=tls, **facts)
+    how = f"encrypted ({talk.encryption})" if talk.encryption else "unencrypted"
+    by = f" from {talk.user}, who could log in" if talk.user else ""
+    told = f"{server} takes mails to {recipient}{by}, {how}; none was sent (--mail sends one)"
+    return ok("mail", told, encryption=talk.encryption, user=talk.user, **facts)
 
 
 def _refusal(smtp: smtplib.SMTP, sender: str, recipient: str) -> str:
@@ -86,16 +85,22 @@ def _refusal(smtp: smtplib.SMTP, sender: str, recipient: str) -> str:
 def send(settings: Settings) -> Finding:
     """Sends a mail, as a run does."""
     from gridmap.report.addresses import guess_server
-    from gridmap.report.mail import completion_message, deliver
+    from gridmap.report.mail import completion_message
+    from gridmap.report.server import deliver
 
     server = settings.smtp_server or guess_server()
     try:
         message = completion_message("gridmap_doctor", settings)
-        deliver(message, server)
+        deliver(message, settings)
     except (OSError, smtplib.SMTPException, ValueError) as error:
-        return failed("mail", f"{server}: {_words(error)}", SILENCE, server=server)
+        return failed("mail", f"{server}: {_words(error)}", _change(error), server=server)
     told = f"{server} took a mail to {message['To']}; see whether it arrives"
     return ok("mail", told, server=server, recipient=str(message["To"]))
+
+
+def _change(error: Exception) -> str:
+    """Returns what to do: what the error says, where it knows better."""
+    return str(getattr(error, "change", SILENCE))
 
 
 def _words(error: Exception) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+NONE = "none"
+"""Stands for no user and no file, where a setting names one."""
+
 
 def guess_server() -> str:
     """Returns the last three parts of this host's name."""

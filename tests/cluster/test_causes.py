@@ -14,6 +14,7 @@ from gridmap import Job, JobOutOfMemory, JobOutOfTime, Retry, grid_map
 from gridmap.errors import Cause, JobDied
 from tests.cluster.client import SLOTS, eventually, workers_of
 from tests.cluster.scheduler import SCHEDULER
+from tests.report.mailbox import Post, text_of
 from tests.rows import row
 
 
@@ -137,3 +138,35 @@ def test_all_that_is_known_of_a_worker_that_was_killed(tmp_path, monkeypatch) ->
     assert (error.job, error.attempts, error.host) == (0, 1, os.uname().nodename)
     assert error.rss_bytes > 50 << 20 and error.cpu_fraction > 0.1
     assert "these were its last words" in error.log_tail and error.log_tail in str(error)
+
+
+def test_a_job_that_dies_is_mailed_with_its_log_and_plots(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("matplotlib")
+    post = Post(tmp_path)
+    inbox, mail_settings = post.serve()
+    monkeypatch.setenv("SEND_ERROR_MAIL", "1")
+    monkeypatch.setenv("SMTP_SERVER", mail_settings.smtp_server)
+    monkeypatch.setenv("ERROR_MAIL_RECIPIENT", "ada@example.org")
+
+    def dies():
+        print("about to die", flush=True)
+        held = []
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            held.append(b"x" * 1_000_000)
+            time.sleep(0.05)
+        os._exit(3)
+
+    try:
+        with gridmap.submit([Job(dies, [], name="sad", retry=0)], on_error="return") as run:
+            run.results()
+        message = inbox.mails.get(timeout=20)
+    finally:
+        post.close()
+    assert message["Subject"].startswith("gridmap: sad died on ")
+    text = text_of(message)
+    for words in (f"job 0 of run {run.id}", "about to die", "exited with status 3"):
+        assert words in text
+    plots = {part.get_filename(): part.get_content() for part in message.iter_attachments()}
+    assert set(plots) == {"memory.png", "cpu.png"}
+    assert all(png.startswith(b"\x89PNG\r\n") for png in plots.values())

@@ -323,3 +323,38 @@ def test_a_call_names_a_description_of_the_configuration(files: Files) -> None:
         Call.checked(backend="ours")
     with pytest.raises(ValueError, match="'yours'; it must be one of auto, .*openpbs, ours, slurm"):
         Call.checked(backend="yours")
+
+
+LOGIN = '[settings]\nSMTP_SERVER = "mail.example.org"\nSMTP_USER = "ada"\n'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'SMTP_SERVER = "evil.example.com"',
+        'SMTP_PASSWORD_FILE = "~/.ssh/id_ed25519"',
+        'SMTP_CA_FILE = "mine.pem"',
+    ],
+)
+def test_a_file_that_was_only_found_does_not_send_a_password_anywhere(
+    files: Files, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    write(files.user, LOGIN + 'SMTP_PASSWORD_FILE = "password"\n')
+    settings = conf.settings()
+    assert settings.smtp_user == "ada"
+    assert settings.smtp_password_file == str(files.user.parent / "password")
+    write(files.project, f"[settings]\n{line}\n")
+    for _ in range(3):
+        assert (conf.settings().smtp_user, conf.settings().smtp_password_file) == ("none", "none")
+    (record,) = caplog.records
+    name = line.partition(" ")[0]
+    assert str(files.project) in record.getMessage() and name in record.getMessage()
+    monkeypatch.setenv("GRIDMAP_CONFIG", str(files.project))  # somebody has named it
+    assert conf.settings().smtp_user == "ada"
+
+
+def test_a_password_is_no_setting(files: Files) -> None:
+    write(files.user, '[settings]\nSMTP_PASSWORD = "correct horse"\n')
+    with pytest.raises(ConfigError, match="did you mean SMTP_PASSWORD_FILE") as caught:
+        conf.settings()
+    assert "horse" not in str(caught.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ from aiosmtpd.smtp import SMTP
 from gridmap.conf import Settings
 from gridmap.doctor import mail_server
 from gridmap.doctor.findings import Finding, Status
-from gridmap.report import mail
+from gridmap.report import server
 from tests.doctor.visits import exam
+from tests.report.mailbox import USER, Post
 
 
 class Inbox:
@@ -87,7 +89,7 @@ def looked(port: int, *words: str, **settings: Any) -> Finding:
 def test_a_server_that_would_take_it_gets_none(serve: Callable[..., tuple[Inbox, int]]) -> None:
     inbox, port = serve()
     told = looked(port)
-    assert told.status is Status.OK and "offers no STARTTLS" in told.found
+    assert told.status is Status.OK and ", unencrypted; none was sent" in told.found
     assert inbox.asked == ["ada@example.org"] and inbox.mails.empty()
 
 
@@ -125,14 +127,15 @@ def test_a_server_that_is_not_there() -> None:
 def test_a_server_that_was_guessed_and_is_not_there_is_a_warning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    server = f"127.0.0.1:{free_port()}"
-    monkeypatch.setattr("gridmap.report.addresses.guess_server", lambda: server)
+    guessed = f"127.0.0.1:{free_port()}"
+    monkeypatch.setattr("gridmap.report.addresses.guess_server", lambda: guessed)
+    monkeypatch.setattr("gridmap.report.server.guess_server", lambda: guessed)
     told = looked(0, smtp_server="")
     assert told.status is Status.WARNING and "guessed" in told.found
 
 
 def test_a_server_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mail, "STEP_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(server, "STEP_TIMEOUT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         told = looked(listener.getsockname()[1])
     assert told.status is Status.FAILED and "timed out" in told.found
@@ -143,3 +146,44 @@ def test_where_no_mail_would_be_sent_nothing_is_asked() -> None:
     visit = exam("--backend", "local")
     (told,) = mail_server.examine(visit)
     assert told.status is Status.SKIPPED
+
+
+@pytest.fixture
+def post(tmp_path: Path) -> Iterator[Post]:
+    made = Post(tmp_path)
+    yield made
+    made.close()
+
+
+def looked_securely(settings: Settings, **others: Any) -> Finding:
+    port = int(settings.smtp_server.rpartition(":")[2])
+    names = ("smtp_ssl", "smtp_ca_file", "smtp_user", "smtp_password_file")
+    return looked(port, **{name: getattr(settings, name) for name in names}, **others)
+
+
+def test_encryption_and_login_are_tried_and_nothing_is_sent(post: Post) -> None:
+    inbox, settings = post.serve(starttls=True, login=True)
+    told = looked_securely(post.secure(settings, login=True))
+    assert told.status is Status.OK and inbox.mails.empty()
+    assert "from ada, who could log in" in told.found and "certificate verified" in told.found
+
+
+def test_a_login_that_fails(post: Post) -> None:
+    _, settings = post.serve(starttls=True, login=True)
+    post.password_file.write_text("wrong")
+    told = looked_securely(post.secure(settings, login=True))
+    assert told.status is Status.FAILED and f"does not let {USER} in" in told.found
+    assert "SMTP_PASSWORD_FILE" in told.change
+    post.password_file.chmod(0o644)
+    told = looked_securely(post.secure(settings, login=True))
+    assert "others may read it (mode 644)" in told.found and "chmod 600" in told.change
+
+
+def test_starttls_that_fails(post: Post) -> None:
+    _, settings = post.serve(starttls=True, of_another=True)
+    told = looked_securely(post.secure(settings))
+    assert told.status is Status.FAILED and "certificate of 127.0.0.1" in told.found
+    assert "SMTP_CA_FILE" in told.change
+    _, settings = post.serve()
+    told = looked_securely(settings, smtp_starttls="on")
+    assert told.status is Status.FAILED and "offers no STARTTLS" in told.found

@@ -316,22 +316,24 @@ def test_a_death_is_raised() -> None:
 def test_a_mail_tells_of_the_end(
     door: Callable[..., Any], how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(
-        "gridmap.report.mail.send_completion_mail", lambda name, settings: told.append(name)
-    )
+    told: list[tuple[str, int, int]] = []
+
+    def send(name: str, settings: Any, tally: Any) -> None:
+        told.append((name, tally.completed, tally.failed))
+
+    monkeypatch.setattr("gridmap.report.mail.send_completion_mail", send)
     results = door(double, range(3), name="my map", completion_mail=True, **how)
     next(results)
     assert told == []
     list(results)
-    assert told == ["my_map"]
+    assert told == [("my_map", 3, 0)]
     early = door(double, range(3), completion_mail=True, **how)
     next(early)
     early.close()
     with pytest.raises(ValueError):
-        list(door(odd_ones_fail, range(3), completion_mail=True, **how))
+        list(door(odd_ones_fail, [0, 2, 1], name="odd", completion_mail=True, **how))
     list(door(double, range(3), **how))
-    assert told == ["my_map"]
+    assert [one[::2] for one in told] == [("my_map", 0), ("odd", 1)]
 
 
 def test_two_streams_at_once() -> None:
