@@ -359,6 +359,7 @@ def test_no_more_are_kept_than_can_be_sent(caplog: pytest.LogCaptureFixture) -> 
         for number in range(5 * mail.MOST_WAITING):
             mailer.completion(f"fit {number}", settings_for(port))
         assert len(mailer._waiting) <= mail.MOST_WAITING
+    assert mailer.flush(SOON_S)
     assert "one is left out" in caplog.text
 
 

@@ -160,7 +160,7 @@ def test_little_is_known() -> None:
 
 
 def test_hostile_names_are_only_text() -> None:
-    evil = r"$\frac{1}{" + "\n%_^ <b> \x1b[2J" + "y" * 500
+    evil = r"$\frac{1}{$" + "\n%_^ <b> \x1b[2J" + "y" * 500
     job = JobStory(0, evil, FAILED, "died", evil, evil, 1, 100.0, 10.0, 5, used(1, 2, at_s=91))
     assert drawn(plots.plot(Story(evil, evil, [job]))).shape
 
