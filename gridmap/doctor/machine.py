@@ -29,10 +29,14 @@ DEPENDENCIES = {
     "msgspec": "msgspec",
     "psutil": "psutil",
     "pyzmq": "zmq",
+    "rich": "rich",
     "threadpoolctl": "threadpoolctl",
     **({} if sys.version_info >= (3, 11) else {"tomli": "tomli"}),
 }
 """The modules of the packages that GridMap needs, by the packages' names."""
+
+FOR_PEOPLE = frozenset({"rich"})
+"""Those of them that only draw for a person, and that a node does without."""
 
 NOT_IMPORTED = frozenset({"drmaa"})
 """Its import loads the scheduler's library, which is looked for elsewhere."""

@@ -333,11 +333,12 @@ def questions_of(exam: Exam, folder: str, addresses: list[str]) -> dict[str, Any
     import sys
 
     import gridmap
-    from gridmap.doctor.machine import DEPENDENCIES, NOT_IMPORTED, installed_version
+    from gridmap.doctor.machine import DEPENDENCIES, FOR_PEOPLE, NOT_IMPORTED, installed_version
     from gridmap.launch import PYTHON
     from gridmap.plan import client_sys_path
 
-    modules = {name: module for name, module in DEPENDENCIES.items() if name not in NOT_IMPORTED}
+    left_out = NOT_IMPORTED | FOR_PEOPLE
+    modules = {name: module for name, module in DEPENDENCIES.items() if name not in left_out}
     here = os.getcwd()
     folders = {"working directory": {"path": here, "sample": _sample(here), "written": False}}
     if exam.temp_dir:

@@ -74,8 +74,12 @@ def detach(place: str, steps: str) -> None:
 def test_a_process_that_lost_its_parent_counts(
     children: int, steps: str, tmp_path: Path, strays: Any
 ) -> None:
-    place, more = str(tmp_path / "pid"), own_rss_bytes() + 60 * MB
+    place = str(tmp_path / "pid")
     with Driver(children=children, heartbeat_s=0.2) as node:
+        node.until(lambda: len(psutil.Process(node.forkserver.pid).children()) >= children)
+        # what its own process has is less than this one's: a fork maps no files anew
+        own = psutil.Process(node.forkserver.pid).children()
+        more = max(process.memory_info().rss for process in own) + 60 * MB
         node.lease(lambda x: detach(place, steps), [0])
         node.until(lambda: strays() and os.path.exists(f"/proc/{strays()[0]}"))
         (stray,) = strays()
