@@ -103,6 +103,8 @@ class Engine:
         self._read_out: list[RunDirectory] = []  # to be removed when all values have been read
         self._old = 0  # deliveries to come that an earlier client may have had
         self._pid = os.getpid()
+        self.keeps = False
+        """Nothing is removed, though all values have been read."""
 
     # --- starting ---------------------------------------------------------------------------------
 
@@ -273,7 +275,7 @@ class Engine:
                 raise MonitorFailed(
                     f"run {self.id}: the monitor failed, the run cannot go on"
                 ) from self.sink.error
-            self._tidy()
+            self.tidy()
             return None
         return (batch for item in items if (batch := self._read(item)).values)
 
@@ -364,13 +366,15 @@ class Engine:
             log.warning("run %s did not end within %.0f s", self.id, timeout_s)
         interrupts.restore()
         if forget:
-            self._tidy()
+            self.tidy()
 
-    def _tidy(self) -> None:
+    def tidy(self) -> None:
         """Removes what could bring back values that have all been read, or are not wanted."""
         if self._monitor is not None:
             self._monitor.join(CLOSE_DEADLINE_S)  # it is about to end
-        elif self._earlier is not None and self._earlier.complete:
+        if self.keeps:
+            return
+        if self._monitor is None and self._earlier is not None and self._earlier.complete:
             self._read_out.append(self._earlier.directory)
         while self._read_out:
             self._read_out.pop().remove()

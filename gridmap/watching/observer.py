@@ -354,7 +354,11 @@ def folders(parent: str | os.PathLike[str]) -> Sequence[Path]:
     found: list[Path] = []
     for folder in (Path(parent), Path(parent, HISTORY)):
         with contextlib.suppress(OSError):  # there is none, or it is not ours
-            found += [path for path in folder.iterdir() if os.path.isfile(path / LEDGER_NAME)]
+            found += [
+                path
+                for path in folder.iterdir()
+                if os.path.isfile(path / LEDGER_NAME) and not path.name.startswith(".")
+            ]
     return sorted(found, key=lambda path: path.name)  # which begins with the time
 
 
