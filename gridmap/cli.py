@@ -51,8 +51,8 @@ COMMANDS = (
     ),
     _of_runs(
         "status",
-        "show one run at a glance; exit status 0: all jobs have values, 4: it is under way, else 1",
-        ("gridmap status last", "the latest run"),
+        "show one run at a glance, and by the exit status",
+        ("gridmap status last", "exit status 0: all jobs have values, 4: under way, else 1"),
         ("gridmap status 20260714 --watch", "until it is over; the beginning of an id is enough"),
         ("gridmap status last --json", "for a program"),
     ),
@@ -65,7 +65,7 @@ COMMANDS = (
     ),
     _of_runs(
         "show",
-        "show one job: what it died of, what it used, its log, its traceback",
+        "show what a job died of and used, its log, its traceback",
         ("gridmap show last 17", "job 17 of the latest run"),
         ("gridmap show last fold_3", "the job of this name"),
     ),
@@ -77,28 +77,28 @@ COMMANDS = (
     ),
     _of_runs(
         "cancel",
-        "end jobs, or a run; also one whose program died: its workers are deleted",
+        "end jobs, or a run and its workers, also of a dead program",
         ("gridmap cancel last", "all of it, after a question"),
         ("gridmap cancel last 17 18", "two of its jobs"),
     ),
     _of_runs(
         "retry",
-        "run again what ended without a value, and write all values to a file",
+        "run again what has no value, and write all values",
         ("gridmap retry last", "to gridmap-RUN.pkl in the working directory"),
         ("gridmap retry last --failed -o all.json", "as JSON"),
     ),
     _of_runs(
         "attach",
-        "finish a run whose program died, and write its values to a file",
+        "finish a run whose program died, and write its values",
         ("gridmap attach last", "to gridmap-RUN.pkl in the working directory"),
         ("gridmap attach last --output values.pkl --force", "to this file, which may exist"),
     ),
     _of_runs(
         "results",
-        "print or write the values that a run has left; starts nothing",
+        "print or write the values that are kept; starts nothing",
         (
             "gridmap results last",
-            "each in short; reading them runs their own code, as unpickling does",
+            "each in short; they are unpickled, which may run code of your jobs",
         ),
         ("gridmap results last --output values.pkl", "to a file, for pickle.load"),
     ),
@@ -110,13 +110,13 @@ COMMANDS = (
     ),
     _of_runs(
         "report",
-        "compare what was asked for with what was used, and say what to change",
+        "compare what was asked for with what was used",
         ("gridmap report last", "for people"),
         ("gridmap report last --json", "for a program"),
     ),
     _of_runs(
         "clean",
-        "remove runs that nobody runs any more, and the values that are kept of them",
+        "remove runs that are over or dead, and their values",
         ("gridmap clean --dry-run", "what would go"),
         ("gridmap clean --older-than 7 --ended --yes", "without a question"),
     ),
@@ -141,7 +141,7 @@ COMMANDS = (
     ),
     _of_runs(
         "completion",
-        "print what a shell needs to complete commands, options and ids of runs",
+        "print what a shell needs to complete words and ids",
         ("gridmap completion bash", 'in ~/.bashrc: eval "$(gridmap completion bash)"; zsh alike'),
         ("gridmap completion fish", "in config.fish: gridmap completion fish | source"),
     ),

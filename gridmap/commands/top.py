@@ -112,6 +112,12 @@ class Watchers:
             observer.close()
         self._answers.put((path, view))
 
+    def close(self) -> None:
+        """Hangs up on those that are not being asked."""
+        for path, observer in self._observers.items():
+            if path not in self._asked:
+                observer.close()
+
 
 def main(options: argparse.Namespace) -> int:
     """Shows the runs until it is interrupted; in a pipe, and as JSON, once."""
@@ -128,6 +134,8 @@ def main(options: argparse.Namespace) -> int:
             _live(watchers, options.interval, out)
     except KeyboardInterrupt:  # that is how one leaves
         pass
+    finally:
+        watchers.close()
     return OK
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+from gridmap.watching.observer import folders
 from tests.commands.conftest import gridmap
 from tests.doors.clients import Client, client, until
 from tests.watching.conftest import ENDS, MAP, PROGRAM, only, opened
@@ -62,20 +65,19 @@ def test_a_run_that_is_under_way(settled: Client, runs: Path) -> None:
 
 
 def test_a_client_that_is_stopped_does_not_hold_up_the_others(settled: Client, runs: Path) -> None:
-    two = Client(runs.parent / "two", PROGRAM + MAP)
+    here = f"import os\nos.environ['GRIDMAP_RUN_DIR'] = {str(runs)!r}\n"
+    two = Client(runs.parent / "two", here + PROGRAM + MAP)
+    (first,) = folders(runs)
     try:
+        second = until(lambda: [p for p in folders(runs) if p != first], "it has begun", 30)[0]
         settled.signal(signal.SIGSTOP)
-        other = runs.parent / "two" / "runs"
-        until(lambda: other.is_dir() and list(other.iterdir()), "the other one has begun", 30)
-        (other_run,) = other.iterdir()
-        other_run.rename(runs / other_run.name)  # both in one place
         begun = time.monotonic()
         rows = {row["RUN"]: row for row in gridmap("runs").rows}
         assert time.monotonic() - begun < 25
-        stopped = next(row for name, row in rows.items() if name != other_run.name)
+        stopped = rows[first.name]
         assert stopped["STATE"] == "no answer" and "is stopped" in stopped["NAME"]
-        assert rows[other_run.name]["STATE"] == "under way"
-        done = gridmap("status", stopped["RUN"])
+        assert rows[second.name]["STATE"] == "under way"
+        done = gridmap("status", first.name)
         assert done.status == 4 and "is stopped" in done.facts["error"]
     finally:
         settled.signal(signal.SIGCONT)
@@ -148,9 +150,6 @@ def test_what_is_not_there(runs: Path, tmp_path: Path) -> None:
 
 
 def test_a_reader_that_goes_away(settled: Client, runs: Path) -> None:
-    import subprocess
-    import sys
-
     line = f"{sys.executable} -W error -m gridmap jobs last | head -1"
     done = subprocess.run(
         ["bash", "-c", line], capture_output=True, text=True, timeout=60, env=dict(os.environ)
