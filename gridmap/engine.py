@@ -151,6 +151,8 @@ class Engine:
         self._reminder: tuple[float, Callable[[], None]] | None = None
         self._queues: list[str] = []
         self._pid = os.getpid()
+        self.keeps = False
+        """Nothing is removed, though all values have been read."""
         watcher.begins(self.id, options.durable)
 
     # --- starting ---------------------------------------------------------------------------------
@@ -338,7 +340,7 @@ class Engine:
                     f"run {self.id}: the monitor failed, the run cannot go on"
                 ) from self.sink.error
             self.watcher.over()
-            self._tidy()
+            self.tidy()
             return None
         return (batch for item in items if (batch := self._read(item)).values)
 
@@ -474,13 +476,15 @@ class Engine:
             log.warning("run %s did not end within %.0f s", self.id, timeout_s)
         interrupts.restore()
         if forget:
-            self._tidy()
+            self.tidy()
 
-    def _tidy(self) -> None:
+    def tidy(self) -> None:
         """Removes what could bring back values that have all been read, or are not wanted."""
         if self._monitor is not None:
             self._monitor.join(CLOSE_DEADLINE_S)  # it is about to end
-        elif self._earlier is not None and self._earlier.complete:
+        if self.keeps:
+            return
+        if self._monitor is None and self._earlier is not None and self._earlier.complete:
             self._read_out.append(self._earlier.directory)
         while self._read_out:
             self._read_out.pop().remove()

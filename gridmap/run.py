@@ -6,7 +6,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ class Run:
         self._engine = engine
         self._first: tuple[int, BaseException] | None = None
         self._kept = 0
+        self._failed: set[int] = set()
         self._taking = threading.RLock()  # an interrupted thread may come again
         try:
             most_s = EAGER_LOCAL_S if engine.options.backend == LOCAL else math.inf
@@ -121,6 +122,20 @@ class Run:
             if left == 0.0 and not self._engine.sink.drained:
                 return False
 
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Leaves the run's folder as it is until the end of the block, for what reads the values
+        may fail to bring them to safety; then nothing is removed at all."""
+        self._engine.keeps = True
+        yield
+        self._engine.keeps = False
+        if self._engine.sink.drained:
+            self._engine.tidy()
+
+    def without_values(self) -> list[int]:
+        """Returns the jobs, of those that have ended and been waited for, that have no value."""
+        return sorted(self._failed)
+
     def _keep(self, batch: Batch) -> None:
         first, values, failures = batch
         self._kept += len(values)
@@ -130,6 +145,7 @@ class Run:
         for job, value in enumerate(values, first):
             if isinstance(value, Failed):
                 self._values[job] = value.error
+                self._failed.add(job)
                 earlier = self._first is None or job < self._first[0]
                 if earlier and not value.consequence:
                     self._first = (job, value.error)

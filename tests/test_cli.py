@@ -33,6 +33,13 @@ file = "mine.toml"
 NOT_READ = "not read: other users can write it (mode 666); run: chmod go-w"
 
 
+def write_all(files: Files) -> Path:
+    """Writes the user's file, and the description that it names."""
+    described = Path(gridmap.__file__).parent / "backends" / "schedulers" / "openpbs.toml"
+    write(files.user.parent / "mine.toml", described.read_text())
+    return write(files.user, TEXT)
+
+
 def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "gridmap", *words]
 
@@ -157,7 +164,7 @@ def config(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, list[l
 def test_config_shows_values_and_where_they_come_from(
     files: Files, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(files.user, TEXT)
+    write_all(files)
     monkeypatch.setenv("DEFAULT_QUEUE", "my.q")
     gridmap.GRIDMAP_GRACE = 77
     status, lines, errors = config(capsys)
@@ -182,7 +189,7 @@ def test_config_shows_values_and_where_they_come_from(
 
 
 def test_config_with_a_profile(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
-    write(files.user, TEXT)
+    write_all(files)
     _, lines, _ = config(capsys, "--profile", "gpu")
     of_profile = ["(profile", "gpu)"]
     assert ["CHECK_FREQUENCY", "30", f"{files.user}:7", *of_profile] in lines
@@ -195,7 +202,7 @@ def test_config_with_a_profile(files: Files, capsys: pytest.CaptureFixture[str])
 def test_config_as_json(
     files: Files, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(files.user, TEXT)
+    write_all(files)
     monkeypatch.setenv("GRIDMAP_PROFILE", "gpu")
     assert cli.main(["config", "--json"]) == 0
     told: dict[str, Any] = json.loads(capsys.readouterr().out)
@@ -218,7 +225,7 @@ def test_config_as_json(
 def test_config_path(
     files: Files, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(files.user, TEXT)
+    write_all(files)
     write(files.project, "").chmod(0o666)
     monkeypatch.setenv("GRIDMAP_SITE_CONFIG", str(files.site))
     status, lines, errors = config(capsys, "--path")
@@ -255,8 +262,25 @@ def test_config_tells_what_is_wrong(
     assert ["user", str(files.user), "read"] in lines
 
 
+@pytest.mark.parametrize("words", [[], ["--path"]])
+def test_what_is_broken_in_the_files_is_an_exit_status(
+    files: Files, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    write_all(files)
+    assert config(capsys, *words)[0] == 0
+    write(files.user.parent / "mine.toml", "[words]\n")
+    status, _, errors = config(capsys, *words)
+    assert status == 1 and "gridmap config: backends.mine.file: " in errors
+    (files.user.parent / "mine.toml").unlink()
+    status, _, errors = config(capsys, *words)
+    assert status == 1 and "mine.toml cannot be read: No such file" in errors
+    write(files.user, '[profiles.a]\nh_rt = "soon"\n')
+    status, _, errors = config(capsys, *words)
+    assert status == 1 and "gridmap config: profile a: h_rt is 'soon'" in errors
+
+
 def test_the_warning_of_a_file_that_is_not_read_is_one_line(files: Files) -> None:
-    write(files.user, TEXT).chmod(0o666)
+    write_all(files).chmod(0o666)
     done = run("config", "--path")
     assert done.returncode == 0
     assert done.stderr == (f"gridmap: {files.user} is {NOT_READ} {files.user}\n")

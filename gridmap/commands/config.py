@@ -50,6 +50,8 @@ def main(options: argparse.Namespace) -> int:
             errors.append(str(error))
     else:
         errors += [row["state"] for row in report["files"] if row["broken"]]
+        if not errors:
+            errors += _broken()
     report["errors"] = errors
     if options.json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
@@ -90,8 +92,33 @@ def _values(profile: str | None, errors: list[str]) -> dict[str, Any]:
         "settings": settings,
         "arguments": dict(_arguments(files, chosen, settings)),
         "profiles": {name: _profile(name, files, errors) for name in files.profiles},
-        "backends": {name: _entry(entry) for name, entry in files.backends.items()},
+        "backends": {name: _backend(entry, errors) for name, entry in files.backends.items()},
     }
+
+
+def _broken() -> list[str]:
+    """Returns what is wrong with profiles and backends of files that can be read."""
+    errors: list[str] = []
+    try:
+        files = conf.configured()
+    except ConfigError as error:
+        return [str(error)]
+    for name in files.profiles:
+        _profile(name, files, errors)
+    for entry in files.backends.values():
+        _backend(entry, errors)
+    return errors
+
+
+def _backend(entry: Any, errors: list[str]) -> Row:
+    """Returns where a backend is described, and tries to read that."""
+    from gridmap.backends.description import read as read_description
+
+    try:
+        read_description(entry.value)
+    except ConfigError as error:
+        errors.append(f"{entry.name}: {error}")
+    return _entry(entry)
 
 
 def _setting(setting: conf.Setting, profile: str, errors: list[str]) -> Row:

@@ -72,10 +72,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asked = parser.add_argument_group("what the tasks ask for, as gridmap.Resources")
     asked.add_argument("--queue", metavar="NAME")
     asked.add_argument("--project", metavar="NAME")
-    asked.add_argument("--slots", type=int, metavar="N")
-    asked.add_argument("--gpus", type=int, metavar="N")
-    asked.add_argument("--memory", metavar="4G")
-    asked.add_argument("--walltime", metavar="1h30m")
+    asked.add_argument("--slots", type=_number(1), metavar="N")
+    asked.add_argument("--gpus", type=_number(0), metavar="N")
+    asked.add_argument("--memory", type=_amount("memory"), metavar="4G")
+    asked.add_argument("--walltime", type=_amount("walltime"), metavar="1h30m")
     asked.add_argument("--host", dest="hosts", metavar="NAME", action="append", help="repeatable")
     asked.add_argument(
         "--native", metavar="OPTION", action="append", help="the scheduler's own; repeatable"
@@ -96,10 +96,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    value = float(text) if text.replace(".", "", 1).isdecimal() else 0.0
     if not 1 <= value <= 86_400:
         raise argparse.ArgumentTypeError("must be between 1 and 86400 seconds")
     return value
+
+
+def _number(least: int) -> Callable[[str], int]:
+    """Returns what reads a whole number that is no smaller than this."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number, {least} or more")
+        return int(text)
+
+    return read
+
+
+def _amount(what: str) -> Callable[[str], str]:
+    """Returns what takes memory or a length of time as Resources do, and as it was said."""
+
+    def read(text: str) -> str:
+        with contextlib.suppress(ImportError):  # the doctor is to tell what is missing
+            resources = importlib.import_module("gridmap.resources")
+            try:
+                resources.Resources(**{what: text})
+            except ValueError as error:
+                raise argparse.ArgumentTypeError(str(error)) from None
+        return text
+
+    return read
 
 
 def main(options: argparse.Namespace) -> int:

@@ -1,0 +1,71 @@
+"""`gridmap cancel`: ends jobs, or a run, whoever drives it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from gridmap.commands.places import FAILED, OK, agreed, number_of, observed
+from gridmap.commands.printing import console, many, put_json, put_line
+from gridmap.errors import GridMapError, LedgerError
+from gridmap.views import ENDED, INTERRUPTED, RunView
+from gridmap.watching.observer import NotAlive, Observer
+
+END_S = 30.0
+"""How long the end of a run may take that has to be taken over for it."""
+
+
+def main(options: argparse.Namespace) -> int:
+    """Has jobs canceled."""
+    with observed(options) as observer:
+        view = observer.run()
+        jobs = [number_of(word, observer) for word in options.jobs] or None
+        for job in jobs or ():
+            observer.job(job)  # it is there
+        if view.state == ENDED:
+            return _say(options, view, jobs, "has ended: there is nothing to cancel")
+        left = view.queued + view.running
+        question = f"Cancel run {view.id}, with {many(left, 'job')} that have not ended?"
+        if jobs is None and not agreed(question, options.yes):
+            print("gridmap cancel: nothing was canceled", file=sys.stderr)
+            return FAILED
+        try:
+            observer.cancel(jobs, options.reason)
+        except NotAlive:
+            return _cancel_left(options, observer, jobs)
+    what = "is canceled" if jobs is None else f"{many(len(jobs), 'job')} canceled"
+    return _say(options, view, jobs, what)
+
+
+def _cancel_left(options: argparse.Namespace, observer: Observer, jobs: list[int] | None) -> int:
+    """Ends a run whose client is dead: takes it over, so that its workers are deleted.
+
+    :raises LedgerError: only some of its jobs are to be canceled
+    """
+    view = observer.run()
+    if view.state != INTERRUPTED:  # it ended just now
+        return _say(options, view, jobs, "has ended: there is nothing to cancel")
+    if jobs is not None:
+        raise LedgerError(
+            f"the client of run {view.id} is dead, and nobody runs its other jobs: cancel all of "
+            f"it, or go on with it first (gridmap attach {view.id})"
+        )
+    from gridmap.earlier import attach
+
+    observer.close()
+    parent = observer.path.parent
+    run = attach(view.id, run_dir=parent, on_error="return", profile=options.profile)
+    run.cancel()
+    ended = run.wait(END_S)
+    run.close()
+    if not ended:
+        raise GridMapError(f"run {view.id} did not end within {END_S:.0f} s; look at it again")
+    return _say(options, view, jobs, "is canceled; its client was dead")
+
+
+def _say(options: argparse.Namespace, view: RunView, jobs: list[int] | None, what: str) -> int:
+    if options.json:
+        put_json({"run": view.id, "jobs": jobs, "said": what})
+    else:
+        put_line(console(), f"run {view.id}: {what}" if jobs else f"run {view.id} {what}")
+    return OK

@@ -1,0 +1,197 @@
+"""How commands print: tables on a terminal, tab-separated lines in a pipe, JSON on wish.
+
+Names, errors and logs are written by others: what could move the cursor, or change colors, is shown
+and not done.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, TextIO
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gridmap.core.memory import human
+from gridmap.views import DAMAGED, INTERRUPTED, UNDER_WAY, RunView
+
+STYLES = {
+    "completed": "green",
+    "failed": "bold red",
+    "canceled": "yellow",
+    "running": "cyan",
+    "queued": "dim",
+    UNDER_WAY: "cyan",
+    INTERRUPTED: "yellow",
+    DAMAGED: "bold red",
+}
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+"""Categories of characters that are not seen or do something: control, direction, surrogates."""
+
+
+def console(stream: TextIO | None = None) -> Console:
+    """Returns what prints to a stream; stdout when none is given."""
+    stream = sys.stdout if stream is None else stream
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")
+    return Console(file=stream, markup=False, emoji=False, highlight=False, soft_wrap=False)
+
+
+def safe(text: object, lines: bool = False) -> str:
+    """Returns a text in which nothing does anything.
+
+    :param lines: it may have several lines, and tabs
+    """
+    kept = "\n\t" if lines else ""
+    return "".join(
+        char if char in kept or unicodedata.category(char) not in _HIDDEN else _shown(char)
+        for char in str(text)
+    )
+
+
+def _shown(char: str) -> str:
+    return char.encode("unicode_escape").decode()
+
+
+def text(value: object, style: str = "") -> Text:
+    """Returns a cell that shows a value as it is."""
+    return Text(safe(value), style, no_wrap=True, overflow="ellipsis")
+
+
+# --- numbers --------------------------------------------------------------------------------------
+
+
+def duration(seconds: float | None) -> str:
+    """Returns a length of time for people."""
+    if seconds is None:
+        return "-"
+    if seconds < 59.95:
+        return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def moment(at_s: float | None) -> str:
+    """Returns a time of this place."""
+    return "-" if not at_s else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
+
+
+def memory(nbytes: int) -> str:
+    """Returns an amount of memory, "-" where it is not known."""
+    return human(nbytes) if nbytes else "-"
+
+
+def many(number: int, what: str) -> str:
+    """Returns "1 job", "2 jobs"."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def sparkline(values: Sequence[float], most: float, width: int = 60) -> str:
+    """Returns a curve in one line, each of whose points is the largest of its stretch.
+
+    :param most: what the highest block stands for
+    """
+    width = max(1, min(width, len(values)))
+    stretches = [
+        values[len(values) * n // width : max(len(values) * (n + 1) // width, 1)]
+        for n in range(width)
+    ]
+    highest = max(most, *values, 1e-9) if values else 1.0
+    return "".join(
+        _BLOCKS[min(7, max(0, round(max(stretch) / highest * 7)))] for stretch in stretches
+    )
+
+
+def bar(done: int, total: int, width: int = 30) -> str:
+    """Returns how much is done, as a bar and a percentage."""
+    fraction = done / total if total else 0.0
+    full = int(fraction * width)
+    percent = int(fraction * 100)  # 100 only when all is done
+    return f"[{'#' * full}{'.' * (width - full)}] {percent} %"
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def table(
+    headings: Sequence[str], rows: Iterable[Sequence[Text | str]], right: Iterable[str] = ()
+) -> Table:
+    """Returns a table for a terminal.
+
+    :param right: headings of columns of numbers
+    """
+    made = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    numbers = set(right)
+    for heading in headings:
+        justify: Literal["left", "right"] = "right" if heading in numbers else "left"
+        made.add_column(heading, justify=justify, no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        made.add_row(*(cell if isinstance(cell, Text) else text(cell) for cell in row))
+    return made
+
+
+def put_table(
+    out: Console,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[Text | str]],
+    right: Iterable[str] = (),
+) -> None:
+    """Prints a table; in a pipe, whole values between tabs, after the headings if there are any."""
+    if out.is_terminal:
+        out.print(table(headings, rows, right))
+        return
+    for row in (headings, *rows) if headings else rows:
+        cells = (cell.plain if isinstance(cell, Text) else safe(cell) for cell in row)
+        put_line(out, "\t".join(cells))
+
+
+def put_line(out: Console, line: str) -> None:
+    """Prints a line as it is, however long."""
+    out.file.write(line + "\n")
+
+
+def put_json(value: Any) -> None:
+    """Prints a JSON document."""
+    print(json.dumps(msgspec.to_builtins(value), indent=2))
+
+
+def facts(pairs: Iterable[tuple[str, Text | str]]) -> Table:
+    """Returns names and values, each in a line or a few."""
+    made = Table(box=None, show_header=False, pad_edge=False, show_edge=False)
+    made.add_column(style="bold", no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, value in pairs:
+        made.add_row(name, value if isinstance(value, Text) else Text(safe(value, lines=True)))
+    return made
+
+
+def put_facts(out: Console, pairs: Sequence[tuple[str, Text | str]]) -> None:
+    """Prints names and values; in a pipe one to a line, with a tab between them."""
+    if out.is_terminal:
+        out.print(facts(pairs))
+        return
+    for name, value in pairs:
+        plain = value.plain if isinstance(value, Text) else safe(value, lines=True)
+        for line in plain.split("\n"):
+            put_line(out, f"{name}\t{line}")
+
+
+def state_of(view: RunView) -> Text:
+    """Returns the state of a run, as a cell."""
+    word = view.state
+    if word == UNDER_WAY and view.error:
+        word = "no answer"
+    style = STYLES.get(word, "green" if view.completed == view.total else "bold red")
+    return text(word, "bold red" if word == "no answer" else style)
