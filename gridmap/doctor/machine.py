@@ -24,6 +24,7 @@ from gridmap.doctor.findings import Finding, failed, ok, warning
 OLDEST = (3, 10)
 
 DEPENDENCIES = {
+    "argcomplete": "argcomplete",
     "cloudpickle": "cloudpickle",
     "drmaa": "drmaa",
     "msgspec": "msgspec",
@@ -35,8 +36,8 @@ DEPENDENCIES = {
 }
 """The modules of the packages that GridMap needs, by the packages' names."""
 
-FOR_PEOPLE = frozenset({"rich"})
-"""Those of them that only draw for a person, and that a node does without."""
+FOR_PEOPLE = frozenset({"argcomplete", "rich"})
+"""Those of them that are for people at a terminal, and that a node does without."""
 
 NOT_IMPORTED = frozenset({"drmaa"})
 """Its import loads the scheduler's library, which is looked for elsewhere."""
