@@ -9,7 +9,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -40,6 +40,8 @@ ANSWER_S = 15.0
 """How long a window may take."""
 CONNECT_S = 3.0
 """How long it may take to answer for the first time."""
+LOOK_S = 0.5
+"""After so long without an answer it is looked whether there still is a client."""
 
 _ANSWERS: dict[str, Any] = {
     "run": RunView,
@@ -73,6 +75,11 @@ class Observer:
         except ConnectionFileError as error:
             raise LedgerError(str(error)) from None
         self._window: _Caller | None = None
+
+    @property
+    def live(self) -> bool:
+        """True when the last answer came from the run's client."""
+        return self._window is not None
 
     # --- questions --------------------------------------------------------------------------------
 
@@ -141,7 +148,7 @@ class Observer:
             except LedgerInUse:
                 self._window = self._open_window()
         try:
-            return self._window.ask(question)
+            return self._window.ask(question, lambda: book.in_use(self.path))
         except TimeoutError as error:
             self.close()
             try:
@@ -210,10 +217,11 @@ class _Caller:
             self._sockets.append(sock)
         self._chosen = False
 
-    def ask(self, question: Question) -> Any:
+    def ask(self, question: Question, alive: Callable[[], bool]) -> Any:
         """Returns the answer.
 
-        :raises TimeoutError: there was none in time
+        :param alive: says whether there is still somebody to answer
+        :raises TimeoutError: there was none in time, or nobody is left
         :raises GridMapError: the window says what is wrong
         """
         number = next(self._numbers)
@@ -225,7 +233,10 @@ class _Caller:
         wait_s = ANSWER_S if self._chosen else CONNECT_S + ANSWER_S
         deadline = time.monotonic() + wait_s
         while (left_s := deadline - time.monotonic()) > 0:
-            for sock, _ in poller.poll(math.ceil(left_s * 1000)):
+            ready = poller.poll(math.ceil(min(LOOK_S, left_s) * 1000))
+            if not ready and not alive():
+                break
+            for sock, _ in ready:
                 answer = msgspec.msgpack.decode(sock.recv(), type=Answer)
                 if answer.number == number:
                     self._choose(sock)
