@@ -9,7 +9,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -40,8 +40,6 @@ ANSWER_S = 15.0
 """How long a window may take."""
 CONNECT_S = 3.0
 """How long it may take to answer for the first time."""
-LOOK_S = 0.5
-"""After so long without an answer it is looked whether there still is a client."""
 
 _ANSWERS: dict[str, Any] = {
     "run": RunView,
@@ -75,11 +73,6 @@ class Observer:
         except ConnectionFileError as error:
             raise LedgerError(str(error)) from None
         self._window: _Caller | None = None
-
-    @property
-    def live(self) -> bool:
-        """True when the last answer came from the run's client."""
-        return self._window is not None
 
     # --- questions --------------------------------------------------------------------------------
 
@@ -148,7 +141,7 @@ class Observer:
             except LedgerInUse:
                 self._window = self._open_window()
         try:
-            return self._window.ask(question, lambda: book.in_use(self.path))
+            return self._window.ask(question)
         except TimeoutError as error:
             self.close()
             try:
@@ -178,6 +171,11 @@ class Observer:
             raise LedgerInUse(
                 f"run {self.path.name} is under way, and cannot be watched: {error}"
             ) from None
+
+    @property
+    def live(self) -> bool:
+        """True when the last answer came from a client that lives."""
+        return self._window is not None
 
     def close(self) -> None:
         """Hangs up."""
@@ -217,11 +215,10 @@ class _Caller:
             self._sockets.append(sock)
         self._chosen = False
 
-    def ask(self, question: Question, alive: Callable[[], bool]) -> Any:
+    def ask(self, question: Question) -> Any:
         """Returns the answer.
 
-        :param alive: says whether there is still somebody to answer
-        :raises TimeoutError: there was none in time, or nobody is left
+        :raises TimeoutError: there was none in time
         :raises GridMapError: the window says what is wrong
         """
         number = next(self._numbers)
@@ -233,10 +230,7 @@ class _Caller:
         wait_s = ANSWER_S if self._chosen else CONNECT_S + ANSWER_S
         deadline = time.monotonic() + wait_s
         while (left_s := deadline - time.monotonic()) > 0:
-            ready = poller.poll(math.ceil(min(LOOK_S, left_s) * 1000))
-            if not ready and not alive():
-                break
-            for sock, _ in ready:
+            for sock, _ in poller.poll(math.ceil(left_s * 1000)):
                 answer = msgspec.msgpack.decode(sock.recv(), type=Answer)
                 if answer.number == number:
                     self._choose(sock)

@@ -16,6 +16,7 @@ from gridmap.web import text
 
 WIDTH, HEIGHT = 1000.0, 200.0
 """Units of the drawing, which is stretched to its place."""
+MOST_BARS = 50
 MOST_LINES = 24
 """Lines of the table beside a chart."""
 
@@ -68,7 +69,8 @@ def progress(ticks: Sequence[Tick], total: int) -> Chart | None:
     series = [Series("ended", "ended", done, True)]
     if bad:
         series.append(Series("of these failed", "failed", failed, True))
-    summary = f"{text.count(ended)} of {text.plural(total, 'job')} had ended, {text.count(bad)} of them failed."
+    jobs = text.plural(total, "job")
+    summary = f"{text.count(ended)} of {jobs} had ended, {text.count(bad)} of them failed."
     return _chart("Jobs ended over time", summary, series, text.count, total or ended)
 
 
@@ -77,9 +79,14 @@ def throughput(ticks: Sequence[Tick]) -> Chart | None:
     if not ticks:
         return None
     width = _width(ticks)
-    points = [(tick.at_s, (tick.completed + tick.failed) / width) for tick in ticks]
+    together = max(1, math.ceil(len(ticks) / MOST_BARS))
+    points = []
+    for first in range(0, len(ticks), together):
+        these = ticks[first : first + together]
+        jobs = sum(tick.completed + tick.failed for tick in these)
+        points.append((these[0].at_s, jobs / width / len(these)))
     most = max(y for _, y in points)
-    mean = sum(y for _, y in points) / len(points)
+    mean = sum(tick.completed + tick.failed for tick in ticks) / width / len(ticks)
     points.append((ticks[-1].at_s + width, points[-1][1]))
     series = [Series("jobs ended", "rate", points)]
     summary = f"At most {text.rate(most)}, {text.rate(mean)} on average."

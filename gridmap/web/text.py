@@ -58,23 +58,23 @@ def size(nbytes: float | None) -> str:
     if not nbytes:
         return "\u2013"
     value = float(nbytes)
-    for unit in ("B", "KB", "MB", "GB"):
-        if value < 1000:
-            break
-        value /= 1024
-    else:
-        unit = "TB"
+    units = iter(("B", "KB", "MB", "GB", "TB"))
+    unit = next(units)
+    while value >= 1000 and unit != "TB":
+        value, unit = value / 1024, next(units)
     return f"{value:.0f} {unit}" if value >= 100 or unit in ("B", "KB") else f"{value:.1f} {unit}"
 
 
 def duration(seconds: float | None) -> str:
-    """Returns "0.25 s", "42 s", "5 min 03 s", "3 h 12 min" or "2 d 4 h"."""
+    """Returns "27 µs", "0.25 s", "42 s", "5 min 03 s", "3 h 12 min" or "2 d 4 h"."""
     if seconds is None:
         return "\u2013"
+    if seconds < 0.000995:
+        return f"{max(0.0, seconds) * 1e6:.0f} \u00b5s"
     if seconds < 0.0995:
-        return f"{max(0.0, seconds) * 1000:.3g} ms"
+        return f"{seconds * 1000:.{0 if seconds >= 0.00995 else 1}f} ms"
     if seconds < 9.95:
-        return f"{seconds:.2g} s"
+        return f"{seconds:.{1 if seconds >= 0.995 else 2}f} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

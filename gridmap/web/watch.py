@@ -1,8 +1,8 @@
 """Asks runs what pages need to know, without holding up the pages of other runs.
 
-An Observer waits for its run; so each is asked in a thread, one question at a time, and a page waits
-for the answer only so long.  Answers are kept for a moment, for whoever asks the same; those of a
-run that nobody works on are kept until its files change.
+An Observer waits for its run; so each is asked in a thread, one question at a time, and a page
+waits for the answer only so long.  Answers are kept for a moment, for whoever asks the same; those
+of a run that nobody works on are kept until its files change.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class NotYet(GridMapError):
 class _Answer(NamedTuple):
     value: Any
     at: float
-    print: Any
+    finger_print: Any
     """The finger print of a run that nobody works on, None of one under way."""
 
 
@@ -124,7 +124,7 @@ class Watch:
     def _is_good(self, known: _Answer) -> bool:
         if time.monotonic() - known.at < FRESH_S:
             return True
-        return known.print is not None and known.print == self._finger_print()
+        return known.finger_print is not None and known.finger_print == self._finger_print()
 
     def _finger_print(self) -> Any:
         """Returns what changes when somebody writes to the run."""
@@ -155,7 +155,9 @@ class Watch:
         while len(self._answers) >= MOST_ANSWERS:
             self._answers.pop(next(iter(self._answers)))
         self._answers.pop(key, None)
-        self._answers[key] = _Answer(value, time.monotonic(), self._finger_print() if dead else None)
+        self._answers[key] = _Answer(
+            value, time.monotonic(), self._finger_print() if dead else None
+        )
         return value
 
     def _put(self, name: str, *arguments: Any) -> tuple[Any, bool]:
