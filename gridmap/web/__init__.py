@@ -45,12 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         from gridmap.web.server import serve
     except ModuleNotFoundError as error:
-        if error.name not in ("jinja2", "starlette", "uvicorn"):
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("jinja2", "markupsafe", "starlette", "uvicorn"):
             raise
-        print(
-            f"gridmap_web: {error.name} is not installed: pip install 'gridmap[web]'",
-            file=sys.stderr,
-        )
+        told = f"gridmap_web: {missing} is not installed: pip install 'gridmap[web]'"
+        print(told, file=sys.stderr)
         return 1
     return serve(run_dir, options.host, options.port, options.open, options.profile)
 

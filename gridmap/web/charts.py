@@ -20,6 +20,9 @@ MOST_BARS = 50
 MOST_LINES = 24
 """Lines of the table beside a chart."""
 
+LEAST_SEEN = 0.5
+"""Percent of a bar that a part has at least, however little it is."""
+
 Point = tuple[float, float]
 
 
@@ -216,17 +219,15 @@ def bar(part: float, whole: float, look: str = "") -> Markup:
 
 def stack(parts: Sequence[tuple[str, float]], whole: float) -> Markup:
     """Returns a bar of several parts beside each other; each has its own class."""
+    shares = [100 * part / whole if whole > 0 else 0.0 for _, part in parts]
+    widths = [max(share, LEAST_SEEN) if share else 0.0 for share in shares]
+    shrunk = min(1.0, 100 / (sum(widths) or 1.0))
     pieces, x = [], 0.0
-    for look, part in parts:
-        wide = 100 * part / whole if whole > 0 else 0.0
-        wide = min(max(wide, 0.5) if part else 0.0, 100 - x)  # what there is can be seen
-        if wide > 0:
-            pieces.append(
-                Markup('<rect class="{}" x="{:.3f}" width="{:.3f}" height="8"/>').format(
-                    look, x, wide
-                )
-            )
-        x += wide
+    for (look, _), width in zip(parts, widths, strict=True):
+        if width:
+            rect = '<rect class="{}" x="{:.3f}" width="{:.3f}" height="8"/>'
+            pieces.append(Markup(rect).format(look, x, width * shrunk))
+            x += width * shrunk
     return Markup(
         '<svg class="bar stack" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true" '
         'focusable="false"><rect class="rest" width="100" height="8"/>{}</svg>'

@@ -35,6 +35,9 @@ RUNS_A_PAGE, JOBS_A_PAGE = 25, 50
 MOST_WORKERS = 200
 """Of one host that are listed."""
 
+MOST_JOBS = 1 << 48
+"""Numbers beyond are no jobs, and no numbers for a ledger."""
+
 Context = dict[str, Any]
 
 
@@ -187,13 +190,14 @@ async def jobs(request: Request) -> Context:
     watch = await watch_of(request)
     given = request.query_params
     sort, state = given.get("sort", "job"), given.get("state", "")
-    before = given.get("before", "") if sort == "job" else ""
+    before = _cursor(given.get("before", "")) if sort == "job" else ""
+    after = _cursor(given.get("after", ""))
     asked = JobsAsked(
         state=state if state in JOB_STATES else "",
         search=given.get("q", "").strip()[:200],
         sort=sort if sort in SORTS else "job",
         descending=(given.get("desc") == "1") != bool(before),
-        after=before or given.get("after", ""),
+        after=before or after,
         most=JOBS_A_PAGE,
     )
     answers = await gathered(run=_glance(watch), jobs=watch.ask("jobs", asked))
@@ -202,7 +206,7 @@ async def jobs(request: Request) -> Context:
     context, trouble = _settled(watch, answers)
     page: JobPage = context["jobs"] or JobPage([])
     rows = page.rows[::-1] if before else page.rows
-    more = _around(rows, page, bool(before), given.get("after", ""), sort)
+    more = _around(rows, page, bool(before), after, sort)
     return {
         **_of_run(request, watch, context["run"], trouble),
         "asked": msgspec.structs.replace(asked, descending=given.get("desc") == "1"),
@@ -211,6 +215,15 @@ async def jobs(request: Request) -> Context:
         **more,
         "title": f"Jobs of {context['run'].name or context['run'].id}",
     }
+
+
+def _cursor(text: str) -> str:
+    """Returns where a page begins; nothing where it is not said so that it can be understood."""
+    try:
+        _, job = msgspec.json.decode(text, type=tuple[float | None, int])
+    except (msgspec.MsgspecError, ValueError):
+        return ""
+    return text if 0 <= job < MOST_JOBS else ""
 
 
 def _around(rows: list[Any], page: JobPage, back: bool, after: str, sort: str) -> Context:
@@ -230,6 +243,8 @@ async def job(request: Request) -> Context:
     """Asks all about a job."""
     watch = await watch_of(request)
     number = request.path_params["job"]
+    if number >= MOST_JOBS:
+        raise HTTPException(404, f"There is no job {number}.")
     answers = await gathered(run=_glance(watch), job=watch.ask("job", number))
     if isinstance(answers["job"], GridMapError) and number >= answers["run"].total > 0:
         raise HTTPException(404, str(answers["job"]))

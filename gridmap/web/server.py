@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from starlette.applications import Starlette
 
 from gridmap.web import app
 from gridmap.web.events import Streams
@@ -58,8 +59,15 @@ def serve(
             file=sys.stderr,
         )
     address = f"http://{name}:{bound}/?token={lock.token}"
-    print(f"GridMap's dashboard: {address}", flush=True)
-    application = app.make(run_dir, profile)
+    with sock, contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as undo:
+        print(f"GridMap's dashboard: {address}", flush=True)
+        if open_browser:
+            undo.enter_context(opened(address))
+        _server(app.make(run_dir, profile), lock).run(sockets=[sock])
+    return 0
+
+
+def _server(application: Starlette, lock: Lock) -> Server:
     config = uvicorn.Config(
         Gate(application, lock),
         log_level="critical",  # it would log addresses, which hold the token
@@ -70,12 +78,7 @@ def serve(
         proxy_headers=False,
         timeout_graceful_shutdown=1,
     )
-    with sock, contextlib.ExitStack() as undo:
-        if open_browser:
-            undo.enter_context(opened(address))
-        with contextlib.suppress(KeyboardInterrupt):
-            Server(config, application.state.streams).run(sockets=[sock])
-    return 0
+    return Server(config, application.state.streams)
 
 
 def listen(host: str, port: int) -> socket.socket:
