@@ -65,7 +65,7 @@ class Dashboard:
         self,
         path: str,
         method: str = "GET",
-        headers: Mapping[str, str] = {},  # noqa: B006
+        headers: Mapping[str, str] = {},
         body: str | None = None,
         known: bool = True,
     ) -> Reply:
@@ -136,16 +136,17 @@ PROGRAM = """
 import sys, time
 import gridmap
 
-def work(number):
-    deadline = time.monotonic() + float(sys.argv[2])
+def work(number, seconds):
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         time.sleep(0.01)
     if number % 7 == 3:
         raise ValueError(f"no data for {number}")
     return number
 
-run = gridmap.submit([gridmap.Job(work, [n], name=f"piece{n}") for n in range(int(sys.argv[1]))],
-                     local=True, max_processes=2)
+jobs, seconds = int(sys.argv[1]), float(sys.argv[2])
+run = gridmap.submit([gridmap.Job(work, [n, seconds], name=f"piece{n}") for n in range(jobs)],
+                     local=True, max_processes=2, on_error="finish")
 print(run.id, flush=True)
 try:
     run.results()

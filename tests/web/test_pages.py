@@ -176,7 +176,8 @@ def test_jobs_can_be_filtered_and_searched(dashboard: Dashboard) -> None:
 @pytest.mark.parametrize(
     "query",
     ["sort=nonsense", "state=nonsense", "after=nonsense", "before=[", "q=%00%ff", "page=-1",
-     "after=[1e999,1]", "q=" + "9" * 150, "after=[1,99999999999999999999999]", "sort=ended&before=[1,1]"],
+     "after=[1e999,1]", "q=" + "9" * 150, "after=[1,99999999999999999999999]",
+     "sort=ended&before=[1,1]"],
 )  # fmt: skip
 def test_a_query_that_means_nothing_breaks_nothing(dashboard: Dashboard, query: str) -> None:
     assert dashboard.ask(f"{RUN}/jobs?{query}").status == 200

@@ -147,8 +147,11 @@ def test_other_methods_do_nothing(dashboard: Dashboard, method: str) -> None:
     assert reply.status < 500
 
 
-@pytest.mark.parametrize("path", ["/static/../app.py", "/static/%2e%2e/app.py", "/runs/..%2f..",
-                                  "/runs/../../etc", "/runs/history", "/runs/x/jobs/0"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    ["/static/../app.py", "/static/%2e%2e/app.py", "/runs/..%2f..", "/runs/../../etc",
+     "/runs/history", "/runs/x/jobs/0"],
+)  # fmt: skip
 def test_nothing_else_can_be_read(dashboard: Dashboard, path: str) -> None:
     assert dashboard.ask(path).status == 404
 
