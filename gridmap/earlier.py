@@ -11,12 +11,10 @@ from typing import Any
 
 from gridmap import __version__, data
 from gridmap.conf import configured, settings
-from gridmap.core.states import JobState
 from gridmap.engine import Engine
-from gridmap.errors import GridMapError, LedgerError, LedgerInUse
+from gridmap.errors import GridMapError, LedgerError
 from gridmap.kinds import NO_PROFILE
 from gridmap.launch import LOCAL, PYTHON
-from gridmap.ledger import book
 from gridmap.ledger.directory import LEDGER_NAME
 from gridmap.ledger.facts import Header
 from gridmap.options import ON_ERROR, Options
@@ -25,10 +23,15 @@ from gridmap.report.progress import Progress
 from gridmap.resume import Resumption
 from gridmap.run import Run
 from gridmap.stories import JobWatcher, MapWatcher
+from gridmap.views import DAMAGED
+from gridmap.watching.observer import Observer
 from gridmap.wire.keys import ConnectionFileError, check_private
 from gridmap.work import Job
 
 log = logging.getLogger(__name__)
+
+ANSWER_S = 3.0
+"""How long each run that is under way may take to say how it is."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class RunInfo:
 
     :param state: "under way", "interrupted" (its client died) or "ended"
     :param created_s: seconds since 1970
-    :param total: number of jobs; None where only the run's own client knows
+    :param total: number of jobs; None where the run's client does not answer
     """
 
     id: str
@@ -175,20 +178,16 @@ def _folder_of(run_id: str, parent: Path) -> Path:
 def _info(path: Path) -> RunInfo:
     created = path.stat().st_mtime
     try:
-        facts = book.read(path)
-    except LedgerInUse:
-        return RunInfo(path.name, "", "under way", created, str(path))
-    except GridMapError:
-        return RunInfo(path.name, "", "damaged", created, str(path))
-    total = sum(part.span.count for part in facts.parts)
-    completed = sum(fact.span.count for fact in facts.values)
-    failed = len(facts.failures)
-    failed += sum(end.span.count for end in facts.ends if end.state is JobState.FAILED)
-    state = "ended" if facts.ended else "interrupted"
-    header = facts.header
+        with Observer(path, ANSWER_S) as observer:
+            view = observer.run()
+    except GridMapError:  # it is not ours alone, or gone by now
+        return RunInfo(path.name, "", DAMAGED, created, str(path))
+    if view.error:
+        return RunInfo(path.name, "", view.state, created, str(path))
     return RunInfo(
-        path.name, header.name, state, header.created_s, str(path), total, completed, failed
-    )
+        view.id, view.name, view.state, view.created_s, str(path), view.total, view.completed,
+        view.failed,
+    )  # fmt: skip
 
 
 def _jobs(earlier: Resumption) -> list[Job]:

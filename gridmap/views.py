@@ -25,6 +25,8 @@ class PoolView(Struct, frozen=True):
     :param jobs: those that ended with a value or failed
     :param peak_rss_bytes: the most that a job's process had, 0 where nobody has looked
     :param longest_s: the longest that a job took
+    :param cpu_fraction: processor time of its jobs when hearts beat, in cores, on average
+    :param samples: number of those measurements
     """
 
     pool: int
@@ -36,6 +38,8 @@ class PoolView(Struct, frozen=True):
     jobs: int = 0
     peak_rss_bytes: int = 0
     longest_s: float = 0.0
+    cpu_fraction: float = 0.0
+    samples: int = 0
 
 
 class RunView(Struct, frozen=True):
@@ -49,6 +53,7 @@ class RunView(Struct, frozen=True):
     :param calls_per_s: jobs that ended a second, lately
     :param left_s: time until the last job ends, as it looks now; None where that is not known
     :param resubmitted: attempts that failed and were followed by another
+    :param lost_s: time that these took, as far as it is known
     :param host: where its client runs, "" where none does
     """
 
@@ -74,6 +79,7 @@ class RunView(Struct, frozen=True):
     left_s: float | None = None
     peak_rss_bytes: int = 0
     resubmitted: int = 0
+    lost_s: float = 0.0
     pools: list[PoolView] = field(default_factory=list)
     python: str = ""
     gridmap: str = ""
@@ -109,8 +115,10 @@ class JobsAsked(Struct, frozen=True):
     """Which jobs somebody wants to see.
 
     :param state: only these: one of JOB_STATES
-    :param search: only that of this number, or those whose name, host, worker or error has it
-    :param sort: one of SORTS
+    :param search: only that of this number, or those whose name is this (of jobs with names of
+        their own: has it), or, where there are none, those whose host, worker, error or cause has
+        it
+    :param sort: one of SORTS; jobs that have not ended come last in all but the order of numbers
     :param after: `JobPage.next` of the page before
     :param most: number of rows
     """
@@ -136,7 +144,9 @@ class JobPage(Struct, frozen=True):
 class TryView(Struct, frozen=True):
     """An attempt at a job.
 
+    :param attempt: its number, the first is 0
     :param cause: what it died of, "" where it is the last or went well
+    :param seconds: how long it took, 0 where that is not known
     """
 
     attempt: int
@@ -145,6 +155,7 @@ class TryView(Struct, frozen=True):
     cause: str = ""
     text: str = ""
     ended_s: float | None = None
+    seconds: float = 0.0
 
 
 class SampleView(Struct, frozen=True):

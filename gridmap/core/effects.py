@@ -108,6 +108,7 @@ class Charged(Struct, frozen=True):
     :param attempt: number of the try that failed
     :param spec: what it is given for the next one, where that is not what it had
     :param cause: what the try died of, on this worker; `text` may say more
+    :param seconds: how long it took, as far as can be known from here
     """
 
     job: int
@@ -117,6 +118,7 @@ class Charged(Struct, frozen=True):
     cause: Cause
     worker: str
     text: str
+    seconds: float = 0.0
 
 
 class Sampled(Struct, frozen=True):

@@ -320,7 +320,9 @@ class Leasing:
         self.jobs.move(Span(job, 1), _J.REQUEUED)
         if more is not None:
             self.change(job, spec, more)
-        self._emit(Charged(job, charged, lease.attempt, more, cause, worker.id, text))
+        begun = worker.up_since if lease.first and lease.since == math.inf else lease.since
+        lost_s = max(0.0, now - begun) if begun < math.inf else 0.0
+        self._emit(Charged(job, charged, lease.attempt, more, cause, worker.id, text, lost_s))
         self._again(job, more or spec, lease.attempt + 1, charged, worker.host, now)
         most = self._policy.resubmits(spec)
         say = f"job {job} ({cause}) on {worker.host}: resubmission {charged} of {most}"

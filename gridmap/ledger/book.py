@@ -49,7 +49,7 @@ from gridmap.pickling import Frame
 SqliteError = sqlite3.Error
 
 DATA_NAME = "ledger.data"
-FORMAT = 4
+FORMAT = 5
 
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL);
@@ -67,7 +67,8 @@ CREATE TABLE failures (job INTEGER PRIMARY KEY, cause TEXT, outcome INTEGER, att
 CREATE TABLE ends (first INTEGER, count INTEGER, state INTEGER, cause TEXT, text TEXT,
     refused INTEGER, ended_s REAL);
 CREATE TABLE charges (job INTEGER PRIMARY KEY, attempts INTEGER, attempt INTEGER, spec BLOB);
-CREATE TABLE tries (job INTEGER, attempt INTEGER, cause TEXT, worker TEXT, text TEXT, at_s REAL);
+CREATE TABLE tries (job INTEGER, attempt INTEGER, cause TEXT, worker TEXT, text TEXT, at_s REAL,
+    seconds REAL);
 CREATE TABLE lives (worker TEXT PRIMARY KEY, host TEXT, children INTEGER, up_s REAL, heard_s REAL,
     state TEXT, log_stdout TEXT, log_stderr TEXT);
 CREATE TABLE samples (job INTEGER, worker TEXT, at_s REAL, rss INTEGER, cpu REAL);
@@ -84,6 +85,8 @@ T = TypeVar("T")
 _CLOSE_DEADLINE_S = 10.0
 _LOCK_S = 0.2
 """Others hold the lock for a moment when they look whether somebody holds it."""
+_TAKE_S = 2.0
+"""Who wants to write waits so long for those who only look."""
 
 
 class _Row:
@@ -128,9 +131,11 @@ class Book:
         self.error = ""
         self._size = 0
         self._data = -1
-        self._connection = _connect(self._folder, header is None)
+        if header is not None:
+            _make(self._folder, header)
+        self._connection = _connect(self._folder, _TAKE_S)
         try:
-            self._open(header)
+            self._open()
         except BaseException:
             self._release()
             raise
@@ -139,19 +144,13 @@ class Book:
         )
         self._thread.start()
 
-    def _open(self, header: Header | None) -> None:
+    def _open(self) -> None:
         path = self._folder / DATA_NAME
         try:
-            if header is not None:
-                self._connection.executescript(_TABLES)
-                self._connection.execute(f"PRAGMA user_version = {FORMAT}")
-                row = "INSERT INTO facts VALUES ('header', ?)"
-                self._connection.execute(row, (msgspec.msgpack.encode(header),))
-                self._connection.commit()
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             self._data = os.open(path, flags, 0o600)
             self._size = os.lseek(self._data, 0, os.SEEK_END)
-        except (sqlite3.Error, OSError) as error:
+        except OSError as error:
             raise LedgerError(
                 f"cannot write the run's ledger in {self._folder}: {error}"
             ) from error
@@ -215,7 +214,7 @@ class Book:
     def tried(self, fact: TryFact) -> None:
         """A try of a job failed, and was not its last."""
         values = fact._replace(cause=str(fact.cause))  # type: ignore[arg-type]
-        self._add("INSERT INTO tries VALUES (?, ?, ?, ?, ?, ?)", values)
+        self._add("INSERT INTO tries VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
     def lived(self, fact: LifeFact) -> None:
         """A worker said Hello, or something else that matters to how long it was there."""
@@ -392,7 +391,7 @@ def lock(folder: str | os.PathLike[str]) -> contextlib.closing[sqlite3.Connectio
     :raises LedgerInUse: its monitor lives
     :raises LedgerError: it cannot be said whether it does
     """
-    return contextlib.closing(_connect(Path(folder), True))
+    return contextlib.closing(_connect(Path(folder)))
 
 
 def in_use(folder: str | os.PathLike[str]) -> bool:
@@ -413,7 +412,7 @@ def read(folder: str | os.PathLike[str]) -> Facts:
     :raises LedgerError: there is none, or it cannot be read
     """
     path = Path(folder)
-    connection = _connect(path, True)
+    connection = _connect(path)
     try:
         return _facts(connection, path)
     finally:
@@ -427,20 +426,52 @@ def _facts(connection: sqlite3.Connection, path: Path) -> Facts:
         raise LedgerError(f"the ledger in {path} is damaged: {error}") from error
 
 
-def _connect(folder: Path, exists: bool) -> sqlite3.Connection:
-    path = folder / LEDGER_NAME
-    if exists and not path.is_file():
-        raise LedgerError(f"there is no ledger in {folder}")
+def _make(folder: Path, header: Header) -> None:
+    """Makes an empty ledger; nobody sees it before it is one.
+
+    :raises LedgerError: it cannot be made, or there is one
+    """
+    path, scratch = folder / LEDGER_NAME, folder / f".{LEDGER_NAME}.new"
     try:
-        if not exists:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
-        connection = sqlite3.connect(path, timeout=_LOCK_S, check_same_thread=False)
+        if path.exists():
+            raise FileExistsError("there is one")
+        os.close(os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+        with contextlib.closing(sqlite3.connect(scratch)) as connection:
+            connection.execute("PRAGMA journal_mode = OFF")  # what is cut short is not the ledger
+            connection.executescript(_TABLES)
+            connection.execute(f"PRAGMA user_version = {FORMAT}")
+            row = "INSERT INTO facts VALUES ('header', ?)"
+            connection.execute(row, (msgspec.msgpack.encode(header),))
+            connection.commit()
+        os.rename(scratch, path)
     except (sqlite3.Error, OSError) as error:
         raise LedgerError(f"cannot open the ledger {path}: {error}") from error
+
+
+def _connect(folder: Path, wait_s: float = _LOCK_S) -> sqlite3.Connection:
+    """Takes the lock of a ledger, which others may have for a moment."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            return _try_to_connect(folder, wait_s)
+        except LedgerInUse:  # at once, where two want it at the same time
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _try_to_connect(folder: Path, wait_s: float) -> sqlite3.Connection:
+    path = folder / LEDGER_NAME
+    if not path.is_file():
+        raise LedgerError(f"there is no ledger in {folder}")
     try:
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection = sqlite3.connect(path, timeout=wait_s, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise LedgerError(f"cannot open the ledger {path}: {error}") from error
+    try:
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("BEGIN EXCLUSIVE")  # taken now, and kept until the end
+        connection.execute("BEGIN EXCLUSIVE")  # taken now
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # and kept until the end
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         connection.commit()
     except sqlite3.Error as error:
@@ -448,7 +479,7 @@ def _connect(folder: Path, exists: bool) -> sqlite3.Connection:
         if "locked" in str(error):
             raise LedgerInUse(f"the run in {folder} is under way: its client lives") from error
         raise LedgerError(f"cannot open the ledger {path}: {error}") from error
-    if exists and version != FORMAT:
+    if version != FORMAT:
         connection.close()
         raise LedgerError(f"the ledger {path} has format {version}; this gridmap reads {FORMAT}")
     return connection

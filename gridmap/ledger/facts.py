@@ -133,6 +133,7 @@ class TryFact(NamedTuple):
 
     :param attempt: its number, from 0
     :param at_s: when the monitor knew, seconds since 1970
+    :param seconds: how long it took, 0 where that is not known
     """
 
     job: int
@@ -141,6 +142,7 @@ class TryFact(NamedTuple):
     worker: str
     text: str
     at_s: float
+    seconds: float = 0.0
 
 
 class LifeFact(NamedTuple):

@@ -115,8 +115,9 @@ class Recorder:
         elif isinstance(effect, do.Charged):
             self._book.charged(effect.job, effect.attempts, effect.attempt, effect.spec)
             fact = TryFact(
-                effect.job, effect.attempt, effect.cause, effect.worker, effect.text, time.time()
-            )
+                effect.job, effect.attempt, effect.cause, effect.worker, effect.text, time.time(),
+                effect.seconds,
+            )  # fmt: skip
             self._book.tried(fact)
         elif isinstance(effect, do.Sampled):
             sample = SampleFact(

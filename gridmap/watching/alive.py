@@ -11,6 +11,7 @@ from gridmap.core.dispatcher import Dispatcher, Summary
 from gridmap.core.records import ENDED, LeaseRecord, WorkerRecord
 from gridmap.core.states import JobState
 from gridmap.views import UNDER_WAY, JobPage, JobRow, JobsAsked, RunView, WorkerView
+from gridmap.watching.pages import page_of
 
 RECENT_S = 30.0
 """How fast it goes is told of so long a time."""
@@ -128,9 +129,15 @@ def page_now(page: JobPage, alive: Alive, asked: JobsAsked, names: dict[int, str
     """
     running = {n: replace(row, name=names.get(n, "")) for n, row in alive.running.items()}
     if asked.state == "running":
-        rows = [row for n, row in sorted(running.items()) if asked.search in row.name]
-        return JobPage(rows[: asked.most])
+        return page_of((row for row in running.values() if _is_meant(row, asked.search)), asked)
     rows = [running.get(row.job, row) if row.state == "queued" else row for row in page.rows]
     if asked.state == "queued":
         rows = [row for row in rows if row.state == "queued"]
     return JobPage(rows, page.next)
+
+
+def _is_meant(row: JobRow, search: str) -> bool:
+    if search.isdecimal():
+        return row.job == int(search[:18])
+    wanted = search.lower()
+    return any(wanted in text.lower() for text in (row.name, row.host, row.worker))

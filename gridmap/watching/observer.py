@@ -5,11 +5,12 @@ Nothing is held between two questions, so whoever wants to go on with a run can 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,14 +33,17 @@ from gridmap.views import (
     Tick,
     WorkerView,
 )
+from gridmap.watching.pages import UnknownJob
 from gridmap.watching.questions import Questions
-from gridmap.watching.window import Answer, Question
+from gridmap.watching.window import CLOSED, UNKNOWN, Answer, Question
 from gridmap.wire.keys import ConnectionFileError, check_private, read_window
 
 ANSWER_S = 15.0
 """How long a window may take."""
 CONNECT_S = 3.0
-"""How long it may take to answer for the first time."""
+"""How long a client may live and have no window: it has just begun, or is about to end."""
+LOOK_S = 0.5
+"""After so long without an answer it is looked whether the client is still there."""
 
 _ANSWERS: dict[str, Any] = {
     "run": RunView,
@@ -53,23 +57,33 @@ _ANSWERS: dict[str, Any] = {
 }
 
 
+class NoAnswer(GridMapError):
+    """The client of a run lives, and has no answer to a question."""
+
+
 class NotAlive(GridMapError):
     """Only the client of a run could do this, and there is none."""
+
+
+class UnknownRun(LedgerError):
+    """There is no such run, or several begin so."""
 
 
 class Observer:
     """Looks at one run.
 
     :param path: its directory, or what is left of it in the history
+    :param answer_s: how long a client that lives may take to answer
     :raises LedgerError: there is no such run, or it is not ours
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], answer_s: float = ANSWER_S) -> None:
         self.path = Path(path)
+        self._answer_s = answer_s
         try:
             check_private(os.lstat(self.path), self.path, folder=True)
         except FileNotFoundError:
-            raise LedgerError(f"there is no run in {self.path}") from None
+            raise UnknownRun(f"there is no run in {self.path}") from None
         except ConnectionFileError as error:
             raise LedgerError(str(error)) from None
         self._window: _Caller | None = None
@@ -78,12 +92,15 @@ class Observer:
 
     def run(self) -> RunView:
         """Returns the run at a glance; never raises LedgerError, the view says what is wrong."""
+        wrong = ""
         try:
             view: RunView = self._ask(Question(0, "run"))
-        except LedgerInUse as error:  # alive, and it does not answer
-            return RunView(self.path.name, state=UNDER_WAY, error=str(error), path=str(self.path))
+        except (LedgerInUse, NoAnswer) as error:  # alive, and it cannot say
+            wrong, view = UNDER_WAY, RunView(self.path.name, error=str(error))
         except GridMapError as error:
-            return RunView(self.path.name, state=DAMAGED, error=str(error), path=str(self.path))
+            wrong, view = DAMAGED, RunView(self.path.name, error=str(error))
+        if wrong:
+            return msgspec.structs.replace(view, state=wrong, path=str(self.path))
         kept = self.path.parent.name != HISTORY
         return msgspec.structs.replace(view, path=str(self.path), kept=kept)
 
@@ -133,24 +150,54 @@ class Observer:
     def _ask(self, question: Question) -> Any:
         """Asks the client where it lives, else the ledger.
 
+        A client may die or end while it is asked, or another take its place.
+
         :raises LedgerInUse: it lives, and does not answer
+        :raises NoAnswer: it answers that it cannot say
         """
-        if self._window is None:
-            try:
-                return self._read(question)
-            except LedgerInUse:
-                self._window = self._open_window()
-        try:
-            return self._window.ask(question)
-        except TimeoutError as error:
-            self.close()
-            try:
-                return self._read(question)  # it may have ended meanwhile
-            except LedgerInUse:
-                raise LedgerInUse(f"run {self.path.name} is under way; {error}") from None
+        began = time.monotonic()
+        deadline, why, asked = began + self._answer_s, "", -1
+        while True:
+            if self._window is None or asked >= 0:
+                with contextlib.suppress(LedgerInUse):
+                    return self._read(question)
+            if self._window is not None and self._window.is_old():
+                self.close()
+            if self._window is None:
+                asked, why = -1, self._open_window()
+            if self._window is None:
+                if time.monotonic() - began > CONNECT_S:
+                    break
+                continue  # the look at the ledger took its time
+            if asked < 0:
+                asked = self._window.ask(question)
+            left_s = deadline - time.monotonic()
+            answer = self._window.answer(asked, min(LOOK_S, left_s))
+            if answer is not None and answer.kind != CLOSED:
+                return _value(question.name, answer)
+            why = f"its client on {self._window.host} did not answer within {self._answer_s:.0f} s"
+            why += ": it is stopped, or its host cannot be reached from here"
+            if answer is not None:
+                why = answer.error
+                self.close()  # its run is over, or about to be
+            if left_s <= 0:
+                break
+        self.close()
+        raise LedgerInUse(f"run {self.path.name} is under way; {why}")
 
     def _read(self, question: Question) -> Any:
-        with book.lock(self.path) as connection:
+        self._follow()
+        try:
+            return self._look(question)
+        except LedgerInUse:
+            raise
+        except LedgerError:
+            if not self._follow():  # it went there just now
+                raise
+            return self._look(question)
+
+    def _look(self, question: Question) -> Any:
+        with _unchanged(self.path), book.lock(self.path) as connection:
             if question.name == "cancel":
                 raise NotAlive(f"run {self.path.name} has no client that lives")
             try:
@@ -164,13 +211,21 @@ class Observer:
                 text = f"the ledger in {self.path} is damaged: {error}"
                 raise LedgerError(text) from error
 
-    def _open_window(self) -> _Caller:
+    def _follow(self) -> bool:
+        """Goes to the history after the run, when it is over; returns whether it did."""
+        later = self.path.parent / HISTORY / self.path.name
+        if not (self.path / LEDGER_NAME).exists() and (later / LEDGER_NAME).exists():
+            self.path = later
+            return True
+        return False
+
+    def _open_window(self) -> str:
+        """Calls the client; returns why that is not possible."""
         try:
-            return _Caller(self.path)
+            self._window = _Caller(self.path)
         except ConnectionFileError as error:
-            raise LedgerInUse(
-                f"run {self.path.name} is under way, and cannot be watched: {error}"
-            ) from None
+            return f"it cannot be watched: {error}"
+        return ""
 
     @property
     def live(self) -> bool:
@@ -199,8 +254,9 @@ class _Caller:
     """Asks a window, at each of its addresses until one of them has answered."""
 
     def __init__(self, folder: Path) -> None:
-        keys = read_window(folder)
-        self._host = keys.host
+        self._folder = folder
+        self._keys = keys = read_window(folder)
+        self.host = keys.host
         self._numbers = itertools.count(1)
         self._context = zmq.Context()
         self._sockets: list[zmq.Socket[bytes]] = []
@@ -215,30 +271,47 @@ class _Caller:
             self._sockets.append(sock)
         self._chosen = False
 
-    def ask(self, question: Question) -> Any:
-        """Returns the answer.
+    def is_old(self) -> bool:
+        """Returns whether another client drives the run by now."""
+        try:
+            return read_window(self._folder) != self._keys
+        except ConnectionFileError:
+            return False  # it ends, or the other one has just begun
 
-        :raises TimeoutError: there was none in time
-        :raises GridMapError: the window says what is wrong
-        """
+    def ask(self, question: Question) -> int:
+        """Asks; returns the number that the answer will have."""
         number = next(self._numbers)
         asked = msgspec.msgpack.encode(msgspec.structs.replace(question, number=number))
+        for sock in self._sockets:
+            with contextlib.suppress(zmq.Again):  # it has not taken the last thousand
+                sock.send(asked, zmq.NOBLOCK)
+        return number
+
+    def answer(self, number: int, wait_s: float) -> Answer | None:
+        """Returns the answer of this number, None where it does not come in time.
+
+        :raises NoAnswer: what comes cannot be understood
+        """
         poller = zmq.Poller()
         for sock in self._sockets:
-            sock.send(asked)
             poller.register(sock, zmq.POLLIN)
-        wait_s = ANSWER_S if self._chosen else CONNECT_S + ANSWER_S
         deadline = time.monotonic() + wait_s
         while (left_s := deadline - time.monotonic()) > 0:
             for sock, _ in poller.poll(math.ceil(left_s * 1000)):
-                answer = msgspec.msgpack.decode(sock.recv(), type=Answer)
+                answer = self._decoded(sock.recv())
                 if answer.number == number:
                     self._choose(sock)
-                    return _value(question.name, answer)
-        raise TimeoutError(
-            f"its client on {self._host} did not answer within {wait_s:.0f} s: it is stopped, or "
-            "its host cannot be reached from here"
-        )
+                    return answer
+        return None
+
+    def _decoded(self, answer: bytes) -> Answer:
+        try:
+            return msgspec.msgpack.decode(answer, type=Answer)
+        except msgspec.MsgspecError as error:
+            raise NoAnswer(
+                f"run {self._keys.run} is of gridmap {self._keys.gridmap}, whose answers this "
+                f"one does not understand: {error}"
+            ) from None
 
     def _choose(self, chosen: zmq.Socket[bytes]) -> None:
         self._chosen = True
@@ -253,8 +326,29 @@ class _Caller:
 
 def _value(name: str, answer: Answer) -> Any:
     if answer.error:
-        raise GridMapError(answer.error)
-    return msgspec.msgpack.decode(answer.value, type=_ANSWERS[name])
+        raise (UnknownJob if answer.kind == UNKNOWN else NoAnswer)(answer.error)
+    try:
+        return msgspec.msgpack.decode(answer.value, type=_ANSWERS[name])
+    except msgspec.MsgspecError as error:
+        raise NoAnswer(
+            f"its client has another gridmap, whose answer cannot be read: {error}"
+        ) from None
+
+
+@contextlib.contextmanager
+def _unchanged(folder: Path) -> Iterator[None]:
+    """Keeps the age of a run that is only looked at: by that it is removed one day."""
+    paths = (folder / LEDGER_NAME, folder)
+    before = []
+    with contextlib.suppress(OSError):
+        before = [os.stat(path) for path in paths]
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            for path, then in zip(paths, before, strict=False):
+                if os.stat(path).st_mtime_ns != then.st_mtime_ns:
+                    os.utime(path, ns=(then.st_atime_ns, then.st_mtime_ns))
 
 
 def folders(parent: str | os.PathLike[str]) -> Sequence[Path]:
@@ -262,23 +356,20 @@ def folders(parent: str | os.PathLike[str]) -> Sequence[Path]:
 
     :param parent: where runs are kept
     """
-    found: list[tuple[float, Path]] = []
+    found: list[Path] = []
     for folder in (Path(parent), Path(parent, HISTORY)):
-        for path in folder.iterdir() if folder.is_dir() else ():
-            try:
-                found.append((os.stat(path / LEDGER_NAME).st_mtime, path))
-            except OSError:
-                continue  # no run, gone by now, or not ours
-    return [path for _, path in sorted(found)]
+        with contextlib.suppress(OSError):  # there is none, or it is not ours
+            found += [path for path in folder.iterdir() if os.path.isfile(path / LEDGER_NAME)]
+    return sorted(found, key=lambda path: path.name)  # which begins with the time
 
 
 def find(run_id: str, parent: str | os.PathLike[str]) -> Path:
     """Returns the directory of a run, of which the beginning of its id is enough.
 
-    :raises LedgerError: there is none, or several
+    :raises UnknownRun: there is none, or several
     """
     if not run_id or "/" in run_id or run_id.startswith("."):
-        raise LedgerError(f"{run_id!r} is no id of a run")
+        raise UnknownRun(f"{run_id!r} is no id of a run")
     for folder in (Path(parent), Path(parent, HISTORY)):
         if (folder / run_id / LEDGER_NAME).is_file():
             return folder / run_id
@@ -288,6 +379,6 @@ def find(run_id: str, parent: str | os.PathLike[str]) -> Path:
         return matched[0]
     if matched:
         names = ", ".join(path.name for path in matched[-5:])
-        raise LedgerError(f"several runs begin with {run_id}: {names}")
+        raise UnknownRun(f"several runs begin with {run_id}: {names}")
     known = ", ".join(path.name for path in paths[-5:]) or "none"
-    raise LedgerError(f"there is no run {run_id} in {parent}; the last ones there are: {known}")
+    raise UnknownRun(f"there is no run {run_id} in {parent}; the last ones there are: {known}")

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import heapq
 import json
+import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from gridmap.core.states import JobState
 from gridmap.errors import GridMapError
@@ -86,7 +88,8 @@ _FAILURES = _Table(
 _ENDS = _Table(
     f"SELECT first, count, CASE state WHEN {int(JobState.FAILED)} THEN 'failed' ELSE 'canceled' "
     "END, 0, cause, text, 0.0, 0, ended_s, '', '' FROM ends",
-    {"job": "first", "seconds": "0.0", "memory": "0", "ended": "ended_s"},
+    # a mere number would name a column
+    {"job": "first", "seconds": "0.0 * first", "memory": "0 * first", "ended": "ended_s"},
     ("text", "cause"),
 )
 _TABLES_OF = {
@@ -98,8 +101,8 @@ _TABLES_OF = {
     "running": (),
 }
 
-Cursor = tuple[float, int]
-"""The last row of a page: the value by which it is sorted, and the job."""
+Cursor = tuple[float | None, int]
+"""The last row of a page: the value by which it is sorted, None where it has none, and the job."""
 
 
 class Pages:
@@ -146,21 +149,35 @@ class Pages:
             states = ", ".join(JOB_STATES)
             raise GridMapError(f"jobs can be sorted by {', '.join(SORTS)}, and are {states}")
         self._prepare()
-        most = max(1, min(asked.most, MOST_ROWS))
+        asked = self._plain(asked)
         cursor = _cursor(asked.after)
         numbers = self._named(asked.search) if asked.search else []
         if numbers:
-            rows = self._of_numbers(numbers, asked, cursor)
-        else:
-            ranges = self._ranges(asked, cursor)
-            rows = (row for one in ranges for row in self._apart(one, asked, cursor))
-            if asked.sort == "job" and not asked.search and asked.state in ("", "queued"):
-                rows = self._with_gaps(rows, asked, cursor)
-        found = list(islice(rows, most + 1))
-        following = ""
-        if len(found) > most:
-            following = json.dumps([_value(found[most - 1], asked.sort), found[most - 1].job])
-        return JobPage(found[:most], following)
+            return page_of((self.row(number) for number in numbers), asked)
+        if asked.state == "queued" and asked.search:
+            return JobPage([])  # nothing is told of them but their names
+        ended = self._ended(asked, cursor)
+        if asked.search or asked.state not in ("", "queued"):
+            return _page(ended, asked)
+        if asked.state == "queued" or asked.sort == "job":
+            return _page(self._with_gaps(ended, asked, cursor), asked)
+        rows = ended if cursor is None or cursor[0] is not None else iter(())
+        return _page(chain(rows, self._without_value(asked, cursor)), asked)
+
+    def _plain(self, asked: JobsAsked) -> JobsAsked:
+        """Returns the question without what makes no difference."""
+        names = self.header.names
+        number = asked.search.isdecimal()
+        if not (number or self.header.one_by_one) and asked.search in "".join(names[:1]):
+            asked = replace(asked, search="")  # all are called so
+        return replace(asked, sort="job") if asked.state == "queued" else asked
+
+    def _without_value(self, asked: JobsAsked, cursor: Cursor | None) -> Iterator[JobRow]:
+        """Yields the jobs that have not ended, which come after all others."""
+        queued = replace(asked, state="queued", sort="job", descending=False)
+        begin = cursor if cursor is not None and cursor[0] is None else None
+        begun = None if begin is None else (float(begin[1]), begin[1])
+        return self._with_gaps(self._ended(queued, begun), queued, begun)
 
     def row(self, job: int) -> JobRow:
         """Returns the line of one job.
@@ -171,6 +188,11 @@ class Pages:
         return self._waiting(job) if one is None else self._row(one, job)
 
     # --- in order ---------------------------------------------------------------------------------
+
+    def _ended(self, asked: JobsAsked, cursor: Cursor | None) -> Iterator[JobRow]:
+        """Yields the jobs that have ended, in order."""
+        ranges = self._ranges(asked, cursor)
+        return (row for one in ranges for row in self._apart(one, asked, cursor))
 
     def _ranges(self, asked: JobsAsked, cursor: Cursor | None) -> Iterable[_Range]:
         """Returns ranges of jobs in order; the first may begin before the page does."""
@@ -188,8 +210,9 @@ class Pages:
                     self._begin(table, cursor[1], asked) if asked.sort == "job" else cursor[0]
                 )
             if asked.search:
-                conditions.append(f"({' OR '.join(f'{c} LIKE ?' for c in table.matched)})")
-                values += [f"%{asked.search}%"] * len(table.matched)
+                likes = (f"{column} LIKE ? ESCAPE '\\'" for column in table.matched)
+                conditions.append(f"({' OR '.join(likes)})")
+                values += [_like(asked.search)] * len(table.matched)
             where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
             order = f"{key} {'DESC' if asked.descending else 'ASC'}"
             order += "" if asked.sort == "job" else f", {table.keys['job']}"
@@ -259,22 +282,6 @@ class Pages:
             found.add(int(search[len(names[0]) :][:18]))
         return sorted(number for number in found if number < total)
 
-    def _of_numbers(
-        self, numbers: list[int], asked: JobsAsked, cursor: Cursor | None
-    ) -> Iterator[JobRow]:
-        sign = -1 if asked.descending else 1
-
-        def place(row: JobRow) -> Cursor:
-            return sign * _value(row, asked.sort), row.job
-
-        rows = (self.row(number) for number in numbers)
-        for row in sorted(rows, key=place):
-            value, job = cursor if cursor is not None else (0, -1)
-            if cursor is not None and place(row) <= (sign * value, job):
-                continue
-            if asked.state in ("", row.state):
-                yield row
-
     def _range_of(self, job: int) -> _Range | None:
         """Returns what became of a job, None where it has not ended.
 
@@ -302,17 +309,56 @@ def _in_order(asked: JobsAsked) -> Callable[[_Range], Any]:
     return lambda one: (sign * getattr(one, asked.sort), one.first)
 
 
-def _value(row: JobRow, sort: str) -> float:
-    """Returns that by which a row is sorted."""
+def page_of(rows: Iterable[JobRow], asked: JobsAsked) -> JobPage:
+    """Returns a page of these jobs, which come in any order.
+
+    :raises GridMapError: it cannot be said where it begins
+    """
+    sign = -1 if asked.descending else 1
+
+    def place(row: JobRow) -> tuple[bool, float, int]:
+        value = _value(row, asked.sort)
+        return value is None, sign * (value or 0), row.job
+
+    cursor = _cursor(asked.after)
+    if cursor is not None:
+        value, job = cursor
+        begin = (value is None, sign * (value or 0), job)
+    found = (row for row in rows if asked.state in ("", row.state))
+    return _page((x for x in sorted(found, key=place) if cursor is None or place(x) > begin), asked)
+
+
+def _page(rows: Iterable[JobRow], asked: JobsAsked) -> JobPage:
+    """Returns the first of these jobs, which come in order."""
+    most = max(1, min(asked.most, MOST_ROWS))
+    found = list(islice(rows, most + 1))
+    if len(found) <= most:
+        return JobPage(found)
+    last = found[most - 1]
+    return JobPage(found[:most], json.dumps([_value(last, asked.sort), last.job]))
+
+
+def _value(row: JobRow, sort: str) -> float | None:
+    """Returns that by which a row is sorted; None where it has no such thing."""
+    if sort == "job":
+        return row.job
+    if row.state == "queued":
+        return None
     names = {"memory": "peak_rss_bytes", "ended": "ended_s"}
     return getattr(row, names.get(sort, sort)) or 0
+
+
+def _like(text: str) -> str:
+    """Returns a pattern for whatever has this text in it."""
+    escaped = re.sub(r"([%_\\])", r"\\\1", text)
+    return f"%{escaped}%"
 
 
 def _cursor(after: str) -> Cursor | None:
     if not after:
         return None
     try:
-        value, job = msgspec.json.decode(after, type=tuple[float, int])
+        value, job = msgspec.json.decode(after, type=Cursor)
     except msgspec.MsgspecError:
         raise GridMapError(f"{after[:80]!r} is not where a page begins") from None
     return value, job

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 
 from gridmap.backends.asked import asked
 from gridmap.backends.native import memory_bytes
-from gridmap.core.spec import JobSpec, PoolSpec, Span, for_worker
+from gridmap.core.spec import JobSpec, PoolSpec, for_worker
 from gridmap.core.states import JobState
 from gridmap.views import (
     FailureGroup,
@@ -30,6 +32,32 @@ MOST_SAMPLES = 2000
 _KIND = (
     "CASE cause WHEN 'exception' THEN substr(error, 1, instr(error || ':', ':') - 1) ELSE cause END"
 )
+
+
+_USES = (
+    ("vals", "first", "sum(count)", "max(peak_rss), max(seconds / count)"),
+    ("failures", "job", "count(*)", "max(peak_rss), max(seconds)"),
+    ("samples", "job", "0", "max(rss), 0, sum(cpu), count(*)"),
+)
+"""Where the ledger tells what jobs used: a table, the job, and the columns of _Used."""
+
+
+@dataclass
+class _Used:
+    """What the jobs of a pool used."""
+
+    jobs: int = 0
+    peak_rss_bytes: int = 0
+    longest_s: float = 0.0
+    cpu: float = 0.0
+    samples: int = 0
+
+    def add(self, other: _Used) -> None:
+        self.jobs += other.jobs
+        self.peak_rss_bytes = max(self.peak_rss_bytes, other.peak_rss_bytes)
+        self.longest_s = max(self.longest_s, other.longest_s)
+        self.cpu += other.cpu
+        self.samples += other.samples
 
 
 class Questions(Pages):
@@ -55,6 +83,7 @@ class Questions(Pages):
         failed += ends.pop(int(JobState.FAILED), 0)
         canceled = sum(ends.values())
         left = max(0, total - completed - failed - canceled)
+        lost = self._rows("SELECT count(*), coalesce(sum(seconds), 0.0) FROM tries")[0]
         latest = [at for at in (ended_s, failed_s, ends_s) if at is not None]
         return RunView(
             id=header.run,
@@ -72,7 +101,8 @@ class Questions(Pages):
             queued=left,
             busy_s=busy_s,
             peak_rss_bytes=max(peak, failed_peak, sampled),
-            resubmitted=self._number("SELECT count(*) FROM tries"),
+            resubmitted=lost[0],
+            lost_s=lost[1],
             pools=self.pools(),
             python=header.python,
             gridmap=header.gridmap,
@@ -87,27 +117,40 @@ class Questions(Pages):
 
     def pools(self) -> list[PoolView]:
         """Returns what was asked for, and what was used of it."""
-        return [self._pool(number, pool) for number, pool in enumerate(self.header.pools)]
+        specs, used = self.header.pools, self._used()
+        return [self._pool(number, spec, used[number]) for number, spec in enumerate(specs)]
 
-    def _pool(self, number: int, pool: PoolSpec) -> PoolView:
-        children = pool.children(int(self.header.options.get("children") or 1))
-        jobs, peak, longest_s = 0, 0, 0.0
+    def _used(self) -> list[_Used]:
+        """Returns what the jobs of each pool used; the last word on a job is what it ended in."""
         several = len(self.header.pools) > 1
-        for where in self._parts_of(number) if several else ("",):
-            for table, first, each in (
-                ("vals", "first", "seconds / count"),
-                ("failures", "job", "seconds"),
-            ):
-                count = "sum(count)" if table == "vals" else "count(*)"
-                row = self._rows(
-                    f"SELECT coalesce({count}, 0), coalesce(max(peak_rss), 0), "
-                    f"coalesce(max({each}), 0.0) FROM {table} {where.format(first)}"
-                )[0]
-                jobs, peak, longest_s = jobs + row[0], max(peak, row[1]), max(longest_s, row[2])
-            sampled = self._rows(
-                f"SELECT coalesce(max(rss), 0) FROM samples {where.format('job')}"
-            )[0][0]
-            peak = max(peak, sampled)
+        used = [_Used() for _ in self.header.pools]
+        if several:
+            self._connection.create_function("pool_of", 1, self._pools_of_jobs())
+        for table, first, jobs, each in _USES:
+            pool = f"pool_of({first})" if several else "0"
+            statement = f"SELECT {pool} AS pool, {jobs}, {each} FROM {table} GROUP BY pool"
+            for number, *found in self._rows(statement):
+                if 0 <= number < len(used):
+                    used[number].add(_Used(*found))
+        return used
+
+    def _pools_of_jobs(self) -> Callable[[int], int]:
+        """Returns what tells the pool of a job: that of its part, or what it was given later."""
+        firsts, pools, moved = [], [], {}
+        for first, spec in self._rows("SELECT first, spec FROM parts ORDER BY first"):
+            firsts.append(first)
+            pools.append(msgspec.msgpack.decode(spec, type=JobSpec).pool)
+        for job, spec in self._rows("SELECT job, spec FROM charges WHERE spec IS NOT NULL"):
+            moved[job] = msgspec.msgpack.decode(spec, type=JobSpec).pool
+
+        def pool_of(job: int) -> int:
+            at = bisect_right(firsts, job) - 1
+            return moved.get(job, pools[at] if at >= 0 else 0)
+
+        return pool_of
+
+    def _pool(self, number: int, pool: PoolSpec, used: _Used) -> PoolView:
+        children = pool.children(int(self.header.options.get("children") or 1))
         local = self.header.backend == "local"
         words = [] if local else list(asked(pool.resources, self._use_mem_free))
         return PoolView(
@@ -117,9 +160,11 @@ class Questions(Pages):
             None if local else pool.resources.walltime_s,
             for_worker(pool.resources, children).num_slots,
             children,
-            jobs,
-            peak,
-            longest_s,
+            used.jobs,
+            used.peak_rss_bytes,
+            used.longest_s,
+            used.cpu / used.samples if used.samples else 0.0,
+            used.samples,
         )
 
     @property
@@ -136,12 +181,6 @@ class Questions(Pages):
             if amount:
                 return memory_bytes(name, amount) * resources.num_slots
         return None
-
-    def _parts_of(self, pool: int) -> Iterator[str]:
-        """Yields a condition for each stretch of jobs of a pool."""
-        for first, count, spec in self._rows("SELECT first, count, spec FROM parts"):
-            if msgspec.msgpack.decode(spec, type=JobSpec).pool == pool:
-                yield f"WHERE {{0}} >= {first} AND {{0}} < {first + count}"
 
     def notes(self, most: int = 200) -> list[NoteView]:
         """Returns the latest things that a person was told, the oldest first."""
@@ -259,8 +298,8 @@ class Questions(Pages):
 
     def _tries(self, job: int, row: JobRow, hosts: dict[str, str]) -> list[TryView]:
         failed = {
-            attempt: TryView(attempt, worker, hosts.get(worker, ""), cause, text, at_s)
-            for _, attempt, cause, worker, text, at_s in self._rows(
+            attempt: TryView(attempt, worker, hosts.get(worker, ""), cause, text, at_s, s)
+            for _, attempt, cause, worker, text, at_s, s in self._rows(
                 "SELECT * FROM tries WHERE job = ? ORDER BY rowid", job
             )
         }
@@ -272,8 +311,9 @@ class Questions(Pages):
         tries = sorted(failed.values(), key=lambda one: one.attempt)
         if tries and row.worker and tries[-1].worker == row.worker and not tries[-1].cause:
             tries[-1] = TryView(
-                tries[-1].attempt, row.worker, row.host, row.cause, row.error, row.ended_s
-            )
+                tries[-1].attempt, row.worker, row.host, row.cause, row.error, row.ended_s,
+                row.seconds,
+            )  # fmt: skip
         return tries
 
     def _samples(self, job: int) -> list[SampleView]:
@@ -282,21 +322,6 @@ class Questions(Pages):
         return [SampleView(*row) for row in rows[::step]]
 
     def _pool_of(self, job: int) -> PoolView | None:
-        for first, count, spec in self._rows(
-            "SELECT first, count, spec FROM parts WHERE first <= ? ORDER BY first DESC LIMIT 1", job
-        ):
-            number = msgspec.msgpack.decode(spec, type=JobSpec).pool
-            if job < first + count and number < len(self.header.pools):
-                return self._pool(number, self.header.pools[number])
-        return None
-
-    def spans(self, jobs: Iterable[int]) -> tuple[Span, ...]:
-        """Returns spans of single jobs.
-
-        :raises UnknownJob: one of them does not exist
-        """
-        found = []
-        for job in jobs:
-            self._range_of(job)
-            found.append(Span(job, 1))
-        return tuple(found)
+        number = self._pools_of_jobs()(job)
+        pools = self.pools()
+        return pools[number] if number < len(pools) else None

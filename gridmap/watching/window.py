@@ -28,10 +28,11 @@ import zmq
 
 from gridmap._version import __version__
 from gridmap.core.spec import Span
-from gridmap.errors import GridMapError
+from gridmap.errors import GridMapError, LedgerError
 from gridmap.forks import Work
 from gridmap.views import JobPage, JobRow, JobsAsked, JobView, RunView, WorkerView
 from gridmap.watching.alive import RECENT_S, Alive, look, page_now, run_now, workers_now
+from gridmap.watching.pages import UnknownJob
 from gridmap.watching.questions import Questions
 from gridmap.wire.address import AddressError
 from gridmap.wire.codec import Limits
@@ -68,12 +69,17 @@ class Question(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+UNKNOWN, CLOSED = "unknown", "closed"
+"""Kinds of errors: there is no such job; the ledger is closed, for the run is over."""
+
+
 class Answer(msgspec.Struct, frozen=True):
     """What the window says; `error` where it has no answer."""
 
     number: int
     value: msgspec.Raw = msgspec.Raw(b"\xc0")
     error: str = ""
+    kind: str = ""
 
 
 class Room:
@@ -267,7 +273,9 @@ class Window:
         try:
             value = self._room.answer(question)
         except GridMapError as error:
-            return Answer(question.number, error=str(error))
+            closed = CLOSED if isinstance(error, LedgerError) else ""
+            kind = UNKNOWN if isinstance(error, UnknownJob) else closed
+            return Answer(question.number, error=str(error), kind=kind)
         except Exception as error:
             log.debug("a question of a watcher failed", exc_info=True)
             return Answer(question.number, error=f"{type(error).__name__}: {error}")

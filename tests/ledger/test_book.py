@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -9,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from gridmap.ledger.book import DATA_NAME, Book
 from gridmap.ledger.directory import LEDGER_NAME
 from gridmap.ledger.facts import EndFact, FailureFact, Header, LeaseFact, PartFact, ValuesFact
 from gridmap.ledger.facts import WorkerFact as Worker
+from tests.doors.clients import until
 
 DEADLINE_S = 10.0
 HEADER = Header(
@@ -206,3 +209,96 @@ def test_a_damaged_ledger_is_an_error(tmp_path: Path, name: str) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(LedgerError, match="damaged|cannot open"):
         book.read(tmp_path)
+
+
+# --- those who look -------------------------------------------------------------------------------
+
+
+def test_whoever_looks_keeps_nobody_from_writing(tmp_path: Path) -> None:
+    """A ledger that is looked at from the first moment on is made all the same, and taken over."""
+    looked_at: list[Path] = []
+    over = threading.Event()
+    looks = [0, 0]
+
+    def look(who: int) -> None:
+        while not over.is_set():
+            for folder in looked_at[-1:]:
+                with contextlib.suppress(LedgerError), book.lock(folder):
+                    looks[who] += 1
+
+    threads = [threading.Thread(target=look, args=(who,)) for who in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(40):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            looked_at.append(folder)
+            for header in (HEADER, None):
+                ledger = Book(folder, header)
+                assert ledger.close()
+                before = sum(looks)
+                until(lambda before=before: sum(looks) > before, "somebody looks")
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(DEADLINE_S)
+
+
+def test_an_answer_is_that_of_the_ledger(tmp_path: Path) -> None:
+    ledger = Book(tmp_path, HEADER)
+    ledger.noted(1.0, "info", "first")
+    written(ledger)
+    writer = ledger.ask(lambda connection: threading.current_thread().name)
+    assert writer == f"gridmap-ledger-{tmp_path.name}"
+    count = "SELECT count(*) FROM notes"
+    assert ledger.ask(lambda connection: connection.execute(count).fetchone()) == (1,)
+    with pytest.raises(ZeroDivisionError):
+        ledger.ask(lambda connection: 1 // 0)
+    assert ledger.ask(lambda connection: 1) == 1  # a question that fails ends nothing
+    ledger.close()
+    begun = time.monotonic()
+    with pytest.raises(LedgerError, match="is closed, or does not answer"):
+        ledger.ask(lambda connection: 1)
+    assert time.monotonic() - begun < 1
+
+
+def test_a_ledger_that_is_busy_is_not_waited_for_longer_than_asked(tmp_path: Path) -> None:
+    ledger = Book(tmp_path, HEADER)
+    go, busy = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        busy.set()
+        go.wait(DEADLINE_S)
+
+    ledger.flush(hold)
+    assert busy.wait(DEADLINE_S)
+    begun = time.monotonic()
+    with pytest.raises(LedgerError, match="does not answer"):
+        ledger.ask(lambda connection: 1, timeout_s=0.3)
+    assert time.monotonic() - begun < 5
+    go.set()
+    assert ledger.ask(lambda connection: 2) == 2
+    assert ledger.close()
+
+
+def test_many_ask_while_it_is_written(tmp_path: Path) -> None:
+    ledger = Book(tmp_path, HEADER)
+    answers: list[int] = []
+
+    def ask() -> None:
+        for _ in range(50):
+            found = ledger.ask(lambda c: c.execute("SELECT count(*) FROM notes").fetchone()[0])
+            answers.append(found)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for number in range(200):
+        ledger.noted(number, "info", "text")
+        ledger.flush()
+    for thread in threads:
+        thread.join(DEADLINE_S)
+    assert len(answers) == 200 and all(0 <= answer <= 200 for answer in answers)
+    assert ledger.ask(lambda c: c.execute("SELECT count(*) FROM notes").fetchone()) == (200,)
+    assert ledger.close()
