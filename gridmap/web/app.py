@@ -119,7 +119,7 @@ def regions(
     full = _common(request, environment) | context
     name = page.template.removesuffix(".html")
     return {
-        region: environment.get_template(f"parts/{name}_{region}.html").render(full)
+        region: environment.get_template(f"parts/{name}_{region}.html").render(full).strip()
         for region in page.regions
     }
 

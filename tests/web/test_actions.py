@@ -36,9 +36,7 @@ def test_a_run_can_be_canceled(tmp_path: Path) -> None:
         assert (reply.status, reply.headers["Location"]) == (303, f"{page}?done=cancel")
         assert "was told to cancel" in one.ask(f"{page}?done=cancel").text
         assert client.process.wait(DEADLINE_S) == 0
-        assert client.process.stdout is not None
-        assert "RunCanceled" in client.process.stdout.read()
-        wait(lambda: re.search("[1-9,0-9]+ canceled", words(one.ask(page).text)) is not None)
+        wait(lambda: re.search("[1-9][0-9,]* canceled", words(one.ask(page).text)) is not None)
         assert "under way" not in words(one.ask(page).text)
 
 

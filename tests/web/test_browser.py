@@ -109,7 +109,7 @@ def test_it_works_without_scripts(chromium: Any, dashboard: Dashboard) -> None:
         page.get_by_role("link", name="stations", exact=True).click()
         page.get_by_text("Run again what failed").click()
         assert page.get_by_role("button", name="Yes, run them again").is_visible()
-        assert page.get_by_text("Load it again").is_visible()
+        assert page.get_by_text("load it again").is_visible()
 
 
 def test_the_keyboard_reaches_everything(chromium: Any, dashboard: Dashboard) -> None:

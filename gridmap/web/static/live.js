@@ -4,13 +4,14 @@
 const main = document.querySelector("main[data-events]");
 const say = document.getElementById("say");
 const link = document.getElementById("link");
+const still = document.getElementById("still"); // for those without scripts
 const OWN = new Set(["open"]); // of <details>: what the reader has unfolded
 
 let source = null;
 let waiting = {}; // parts that have to wait until nothing is selected in them
 
 function sameKind(a, b) {
-  return a.nodeType === b.nodeType && a.nodeName === b.nodeName && (a.id || "") === (b.id || "");
+  return a && a.nodeType === b.nodeType && a.nodeName === b.nodeName && (a.id || "") === (b.id || "");
 }
 
 function morph(before, after) {
@@ -35,6 +36,13 @@ function children(before, after) {
       if (known) {
         before.insertBefore(known, at);
         at = known;
+      }
+    }
+    if (at && at.nodeType === Node.TEXT_NODE && !sameKind(at, wanted)) {
+      const next = at.nextSibling;
+      if (sameKind(next, wanted)) {
+        at.remove(); // a mere space
+        at = next;
       }
     }
     if (at && sameKind(at, wanted)) {
@@ -86,6 +94,7 @@ function tell(text) {
 
 function take(event) {
   tell("");
+  still.hidden = true;
   const { title, say: words, ...regions } = JSON.parse(event.data);
   if (title) document.title = `${title} \u00b7 GridMap`;
   for (const [name, html] of Object.entries(regions)) show(name, html);
