@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-BLOCK = 8192
+BLOCK = 32768
 """Jobs that are looked at together: those that have all ended are passed over by their number."""
 
 _TABLES = (("vals", "first", "count"), ("failures", "job", "1"), ("ends", "first", "count"))
@@ -43,13 +43,19 @@ def _ended(rows: Rows, low: int, high: int) -> int:
     """Returns how many jobs of a range have ended."""
     ended = 0
     for table, first, counted in _TABLES:
-        found = rows(
-            f"SELECT coalesce(sum(max(0, min({first} + {counted}, ?) - max({first}, ?))), 0) "
-            f"FROM {table} WHERE {first} >= ? AND {first} < ?",
-            high, low, _reach(rows, table, first, low), high,
-        )  # fmt: skip
-        ended += found[0][0]
+        told = f"FROM {table} WHERE {first} >= ? AND {first} < ?"
+        ended += rows(f"SELECT coalesce(sum({counted}), 0) {told}", low, high)[0][0]
+        if table != "failures":  # the others have ranges, which may reach into this one or out
+            ended += _over(rows, table, low) - _over(rows, table, high)
     return ended
+
+
+def _over(rows: Rows, table: str, at: int) -> int:
+    """Returns how far the range that begins before a job reaches beyond it."""
+    last = rows(
+        f"SELECT first + count FROM {table} WHERE first < ? ORDER BY first DESC LIMIT 1", at
+    )
+    return max(0, last[0][0] - at) if last else 0
 
 
 def _between(rows: Rows, low: int, high: int) -> list[range]:

@@ -141,12 +141,19 @@ class Pages(Told):
     def _waiting_ones(self, asked: JobsAsked, cursor: Cursor | None) -> Iterator[JobRow]:
         """Yields the jobs that have not ended, by their numbers."""
         begin, stop = 0, self.total
+        if self._all_ended(stop):
+            return
         if cursor is not None and asked.descending:
             stop = min(stop, cursor[1])
         elif cursor is not None:
             begin = cursor[1] + 1
         for jobs in waiting(self._rows, begin, stop, asked.descending):
             yield from map(self._waiting, jobs)
+
+    def _all_ended(self, total: int) -> bool:
+        failed = self._number("SELECT count(*) FROM failures")
+        others = self._number("SELECT coalesce(sum(count), 0) FROM ends")
+        return self.sums.completed + failed + others >= total
 
     def row(self, job: int) -> JobRow:
         """Returns the line of one job.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -20,12 +20,6 @@ MOST_STRETCHES = 512
 FIRST_STRETCH_S = 1 / 64
 RECENT_S = 60
 """So far back it is known how many jobs ended in each second."""
-_AT_ONCE = 20_000
-
-_VALS = (
-    "SELECT rowid, first, count, worker, host, seconds, peak_rss, ended_s FROM vals WHERE rowid > ?"
-)
-_SAMPLES = "SELECT rowid, job, worker, at_s, rss, cpu FROM samples WHERE rowid > ?"
 
 
 class Used(Struct):
@@ -92,24 +86,30 @@ class Counting:
         self._sums: Sums | None = None
         self._changed = False
 
-    def sums(self, pool_of: Callable[[], Callable[[int], int]]) -> Sums:
+    def sums(self, pool_of: Callable[[], Callable[[int], int]] | None) -> Sums:
         """Returns the sums over all that the ledger has now.
 
-        :param pool_of: called where there is something new, gives what tells the pool of a job
+        :param pool_of: called where there is something new, gives what tells the pool of a job;
+            None where there is one pool
         """
         sums = self._load() if self._sums is None else self._sums
         self._sums = sums
-        ends = [self._last(table) for table in ("vals", "samples", "leases")]
-        if ends != [sums.val, sums.sample, sums.lease]:
-            self._changed = True
-            tell = pool_of()
-            self._add_values(sums, tell)
-            self._add_samples(sums, tell)
-            widest, last = self._row(
-                "SELECT max(count), max(rowid) FROM leases WHERE rowid > ?", sums.lease
-            )
-            if last is not None:
-                sums.widest, sums.lease = max(sums.widest, widest), last
+        last = [self._last(table) for table in ("vals", "samples", "leases")]
+        if last == [sums.val, sums.sample, sums.lease]:
+            return sums
+        self._changed = True
+        pool = "0"
+        if pool_of is not None:
+            self._connection.create_function("pool_of", 1, pool_of())
+            pool = "pool_of({})"
+        if last[0] > sums.val:
+            self._add_values(sums, last[0], pool)
+        if last[1] > sums.sample:
+            self._add_samples(sums, last[1], pool)
+        if last[2] > sums.lease:
+            new = "FROM leases WHERE rowid > ? AND rowid <= ?"
+            widest = self._row(f"SELECT max(count) {new}", sums.lease, last[2])[0]
+            sums.widest, sums.lease = max(sums.widest, widest), last[2]
         return sums
 
     def keep(self) -> None:
@@ -140,56 +140,63 @@ class Counting:
     def _last(self, table: str) -> int:
         return int(self._row(f"SELECT coalesce(max(rowid), 0) FROM {table}")[0])
 
-    def _rows(self, statement: str, after: int) -> Iterable[tuple[Any, ...]]:
-        """Yields all rows; nothing is left open where they are not taken to the end."""
-        while rows := self._connection.execute(f"{statement} ORDER BY rowid LIMIT {_AT_ONCE}",
-                                               (after,)).fetchall():  # fmt: skip
-            yield from rows
-            after = rows[-1][0]
+    def _rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        return self._connection.execute(statement, values).fetchall()
 
-    def _add_values(self, sums: Sums, pool_of: Callable[[int], int]) -> None:
+    def _add_values(self, sums: Sums, last: int, pool: str) -> None:
+        """Adds values; the database groups them, and keeps no other thread from working."""
+        new = "FROM vals WHERE rowid > ? AND rowid <= ?"
+        span = sums.val, last
         places = {(worker, host): count for worker, host, count in sums.places}
-        stretches, latest = sums.stretches, sums.ended_s or 0.0
-        seconds: dict[int, int] = sums.seconds
-        for row, first, count, worker, host, took_s, peak, ended_s in self._rows(_VALS, sums.val):
-            sums.val = row
+        for worker, host, number, count, took_s, peak, longest_s, ended_s in self._rows(
+            f"SELECT worker, host, {pool.format('first')} AS pool, sum(count), sum(seconds), "
+            f"max(peak_rss), max(seconds / count), max(ended_s) {new} GROUP BY worker, host, pool",
+            *span,
+        ):
             sums.completed += count
             sums.busy_s += took_s
-            pool = pool_of(first)
-            used = sums.pools.get(pool)
-            if used is None:
-                used = sums.pools[pool] = Used()
+            sums.ended_s = max(sums.ended_s or 0.0, ended_s)
+            places[worker, host] = places.get((worker, host), 0) + count
+            used = sums.pools.setdefault(number, Used())
             used.jobs += count
-            if peak > used.peak_rss_bytes:
-                used.peak_rss_bytes = peak
-            if took_s > used.longest_s * count:
-                used.longest_s = took_s / count
-            place = (worker, host)
-            places[place] = places.get(place, 0) + count
-            stretch = max(0, int((ended_s - self._begun_s) / sums.stretch_s))
-            while stretch >= MOST_STRETCHES:
-                stretches = _halved(stretches)
-                sums.stretch_s *= 2
-                stretch = int((ended_s - self._begun_s) / sums.stretch_s)
-            stretches[stretch] = stretches.get(stretch, 0) + count
-            second = int(ended_s)
-            if ended_s > latest:
-                latest = ended_s
-            if second > latest - RECENT_S:
-                seconds[second] = seconds.get(second, 0) + count
-            sums.ended_s = latest
-        sums.stretches = stretches
-        sums.seconds = {at: jobs for at, jobs in seconds.items() if at > latest - RECENT_S}
+            used.peak_rss_bytes = max(used.peak_rss_bytes, peak)
+            used.longest_s = max(used.longest_s, longest_s)
         sums.places = [(*place, count) for place, count in places.items()]
+        latest = sums.ended_s or 0.0
+        while (latest - self._begun_s) / sums.stretch_s >= MOST_STRETCHES:
+            sums.stretches = _halved(sums.stretches)
+            sums.stretch_s *= 2
+        for stretch, count in self._rows(
+            f"SELECT cast((ended_s - {self._begun_s!r}) / {sums.stretch_s!r} AS INTEGER) AS s, "
+            f"sum(count) {new} GROUP BY s",
+            *span,
+        ):
+            sums.stretches[stretch] = sums.stretches.get(stretch, 0) + count
+        recent = latest - RECENT_S
+        sums.seconds = {second: count for second, count in sums.seconds.items() if second > recent}
+        for second, count in self._rows(
+            f"SELECT cast(ended_s AS INTEGER) AS s, sum(count) {new} AND ended_s > ? GROUP BY s",
+            *span, recent,
+        ):  # fmt: skip
+            sums.seconds[second] = sums.seconds.get(second, 0) + count
+        sums.val = last
 
-    def _add_samples(self, sums: Sums, pool_of: Callable[[int], int]) -> None:
-        for row, job, worker, at_s, rss, cpu in self._rows(_SAMPLES, sums.sample):
-            sums.sample = row
-            used = sums.pools.setdefault(pool_of(job), Used())
-            used.peak_rss_bytes = max(used.peak_rss_bytes, rss)
+    def _add_samples(self, sums: Sums, last: int, pool: str) -> None:
+        new = "FROM samples WHERE rowid > ? AND rowid <= ?"
+        span = sums.sample, last
+        for number, peak, cpu, count in self._rows(
+            f"SELECT {pool.format('job')} AS pool, max(rss), sum(cpu), count(*) {new} "
+            "GROUP BY pool", *span,
+        ):  # fmt: skip
+            used = sums.pools.setdefault(number, Used())
+            used.peak_rss_bytes = max(used.peak_rss_bytes, peak)
             used.cpu += cpu
-            used.samples += 1
-            sums.lately[worker] = (at_s, rss, cpu)
+            used.samples += count
+        for worker, _, *told in self._rows(
+            f"SELECT worker, max(rowid), at_s, rss, cpu {new} GROUP BY worker", *span
+        ):
+            sums.lately[worker] = (told[0], told[1], told[2])
+        sums.sample = last
 
 
 def _halved(stretches: dict[int, int]) -> dict[int, int]:

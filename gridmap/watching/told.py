@@ -72,7 +72,7 @@ class Told:
     def sums(self) -> Sums:
         """What all rows come to."""
         several = len(self.header.pools) > 1
-        return self._counting.sums(self._pools_of_jobs if several else lambda: lambda job: 0)
+        return self._counting.sums(self._pools_of_jobs if several else None)
 
     def keep(self) -> None:
         """Keeps in the ledger what was counted."""
