@@ -122,9 +122,9 @@ class Watch:
             done.exception()  # whoever waited has it
 
     def _is_good(self, known: _Answer) -> bool:
-        if time.monotonic() - known.at < FRESH_S:
-            return True
-        return known.finger_print is not None and known.finger_print == self._finger_print()
+        if known.finger_print is None:
+            return time.monotonic() - known.at < FRESH_S
+        return bool(known.finger_print == self._finger_print())
 
     def _finger_print(self) -> Any:
         """Returns what changes when somebody writes to the run."""

@@ -26,7 +26,7 @@ JOBS = 3000
 def add(ledger: Book, first: int, stop: int, chance: random.Random) -> None:
     """Adds what became of these jobs, and what was seen of them."""
     while first < stop:
-        count = min(chance.randint(1, 9), stop - first)
+        count = min(chance.randint(1, 9), stop - first, 1000 - first % 1000)
         worker = f"w{chance.randint(0, 3)}"
         ended_s = 1000.0 + first / 7 + chance.random()
         ledger.leased(LeaseFact(worker, "i", Span(first, count), 0))
