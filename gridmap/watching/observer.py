@@ -202,11 +202,9 @@ class Observer:
                 raise NotAlive(f"run {self.path.name} has no client that lives")
             try:
                 told = Questions(connection)
-                if question.name == "jobs":
-                    return told.jobs(question.jobs)
-                if question.name == "job":
-                    return told.job(question.job)
-                return getattr(told, question.name)()
+                value = _told(told, question)
+                told.keep()
+                return value
             except (book.SqliteError, KeyError, msgspec.MsgspecError, ValueError) as error:
                 text = f"the ledger in {self.path} is damaged: {error}"
                 raise LedgerError(text) from error
@@ -226,6 +224,11 @@ class Observer:
         except ConnectionFileError as error:
             return f"it cannot be watched: {error}"
         return ""
+
+    @property
+    def live(self) -> bool:
+        """True when the last answer came from a client that lives."""
+        return self._window is not None
 
     def close(self) -> None:
         """Hangs up."""
@@ -317,6 +320,14 @@ class _Caller:
 
     def close(self) -> None:
         self._context.destroy(linger=0)
+
+
+def _told(told: Questions, question: Question) -> Any:
+    if question.name == "jobs":
+        return told.jobs(question.jobs)
+    if question.name == "job":
+        return told.job(question.job)
+    return getattr(told, question.name)()
 
 
 def _value(name: str, answer: Answer) -> Any:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import heapq
 import json
-import re
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any, NamedTuple
@@ -19,25 +17,17 @@ from msgspec.structs import replace
 
 from gridmap.core.states import JobState
 from gridmap.errors import GridMapError
-from gridmap.ledger.facts import Header
 from gridmap.views import JOB_STATES, SORTS, JobPage, JobRow, JobsAsked
+from gridmap.watching.gaps import waiting
+from gridmap.watching.places import condition, like, places
+from gridmap.watching.told import Told
 
 MOST_ROWS = 1000
 """Of a page."""
 MOST_FOUND = 10_000
 """Jobs whose names match what somebody looks for."""
-
-_INDEXES = (
-    "CREATE INDEX IF NOT EXISTS vals_first ON vals (first)",
-    "CREATE INDEX IF NOT EXISTS vals_seconds ON vals (seconds / count, first)",
-    "CREATE INDEX IF NOT EXISTS vals_memory ON vals (peak_rss, first)",
-    "CREATE INDEX IF NOT EXISTS vals_ended ON vals (ended_s, first, count)",
-    "CREATE INDEX IF NOT EXISTS vals_worker ON vals (worker, count)",
-    "CREATE INDEX IF NOT EXISTS samples_job ON samples (job)",
-    "CREATE INDEX IF NOT EXISTS samples_worker ON samples (worker, at_s)",
-    "CREATE INDEX IF NOT EXISTS leases_first ON leases (first)",
-    "CREATE INDEX IF NOT EXISTS tries_job ON tries (job)",
-)
+FEW = 0.02
+"""Values of a smaller part of all are found by their workers, others in the order of the page."""
 
 
 class UnknownJob(GridMapError):
@@ -97,7 +87,7 @@ _TABLES_OF = {
     "completed": (_VALS,),
     "failed": (_FAILURES, _ENDS),
     "canceled": (_ENDS,),
-    "queued": (_VALS, _FAILURES, _ENDS),  # what lies between them
+    "queued": (),  # what lies between all of these
     "running": (),
 }
 
@@ -105,40 +95,8 @@ Cursor = tuple[float | None, int]
 """The last row of a page: the value by which it is sorted, None where it has none, and the job."""
 
 
-class Pages:
+class Pages(Told):
     """Answers from a ledger's connection, in the thread that owns it."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self._prepared = False
-        told = dict(self._rows("SELECT name, value FROM facts"))
-        self.header = msgspec.msgpack.decode(told["header"], type=Header)
-
-    def _rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        return self._connection.execute(statement, values).fetchall()
-
-    def _number(self, statement: str, *values: Any) -> int:
-        return int(self._rows(statement, *values)[0][0])
-
-    def _prepare(self) -> None:
-        """Makes indexes: nobody who does not watch pays for them."""
-        if not self._prepared:
-            for statement in _INDEXES:
-                self._connection.execute(statement)
-            self._connection.commit()
-            self._prepared = True
-
-    @property
-    def total(self) -> int:
-        """How many jobs the ledger knows."""
-        return self._number("SELECT coalesce(sum(count), 0) FROM parts")
-
-    def name(self, job: int) -> str:
-        """Returns what a job is called."""
-        names = self.header.names
-        if self.header.one_by_one:
-            return names[job] if job < len(names) else ""
-        return f"{names[0] if names else ''}{job}"
 
     def jobs(self, asked: JobsAsked) -> JobPage:
         """Returns a page of the jobs; those that run count as queued here.
@@ -148,8 +106,8 @@ class Pages:
         if asked.sort not in SORTS or asked.state not in ("", *JOB_STATES):
             states = ", ".join(JOB_STATES)
             raise GridMapError(f"jobs can be sorted by {', '.join(SORTS)}, and are {states}")
-        self._prepare()
         asked = self._plain(asked)
+        self._prepare("job", asked.sort)
         cursor = _cursor(asked.after)
         numbers = self._named(asked.search) if asked.search else []
         if numbers:
@@ -159,8 +117,10 @@ class Pages:
         ended = self._ended(asked, cursor)
         if asked.search or asked.state not in ("", "queued"):
             return _page(ended, asked)
-        if asked.state == "queued" or asked.sort == "job":
-            return _page(self._with_gaps(ended, asked, cursor), asked)
+        if asked.state == "queued":
+            return _page(self._waiting_ones(asked, cursor), asked)
+        if asked.sort == "job":
+            return _page(self._with_gaps(ended, cursor, asked.descending), asked)
         rows = ended if cursor is None or cursor[0] is not None else iter(())
         return _page(chain(rows, self._without_value(asked, cursor)), asked)
 
@@ -174,10 +134,26 @@ class Pages:
 
     def _without_value(self, asked: JobsAsked, cursor: Cursor | None) -> Iterator[JobRow]:
         """Yields the jobs that have not ended, which come after all others."""
-        queued = replace(asked, state="queued", sort="job", descending=False)
+        queued = replace(asked, sort="job", descending=False)
         begin = cursor if cursor is not None and cursor[0] is None else None
-        begun = None if begin is None else (float(begin[1]), begin[1])
-        return self._with_gaps(self._ended(queued, begun), queued, begun)
+        return self._waiting_ones(queued, begin)
+
+    def _waiting_ones(self, asked: JobsAsked, cursor: Cursor | None) -> Iterator[JobRow]:
+        """Yields the jobs that have not ended, by their numbers."""
+        begin, stop = 0, self.total
+        if self._all_ended(stop):
+            return
+        if cursor is not None and asked.descending:
+            stop = min(stop, cursor[1])
+        elif cursor is not None:
+            begin = cursor[1] + 1
+        for jobs in waiting(self._rows, begin, stop, asked.descending):
+            yield from map(self._waiting, jobs)
+
+    def _all_ended(self, total: int) -> bool:
+        failed = self._number("SELECT count(*) FROM failures")
+        others = self._number("SELECT coalesce(sum(count), 0) FROM ends")
+        return self.sums.completed + failed + others >= total
 
     def row(self, job: int) -> JobRow:
         """Returns the line of one job.
@@ -209,10 +185,19 @@ class Pages:
                 values.append(
                     self._begin(table, cursor[1], asked) if asked.sort == "job" else cursor[0]
                 )
-            if asked.search:
+            if asked.search and table is _VALS:
+                sums = self.sums
+                where_from = places(asked.search, sums.places)
+                if not where_from:
+                    continue
+                few = sum(count for *_, count in where_from) < sums.completed * FEW
+                if few:
+                    self._prepare("workers")
+                conditions.append(condition(asked.search, where_from, few))
+            elif asked.search:
                 likes = (f"{column} LIKE ? ESCAPE '\\'" for column in table.matched)
                 conditions.append(f"({' OR '.join(likes)})")
-                values += [_like(asked.search)] * len(table.matched)
+                values += [like(asked.search)] * len(table.matched)
             where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
             order = f"{key} {'DESC' if asked.descending else 'ASC'}"
             order += "" if asked.sort == "job" else f", {table.keys['job']}"
@@ -252,19 +237,17 @@ class Pages:
         )  # fmt: skip
 
     def _with_gaps(
-        self, rows: Iterable[JobRow], asked: JobsAsked, cursor: Cursor | None
+        self, rows: Iterable[JobRow], cursor: Cursor | None, descending: bool
     ) -> Iterator[JobRow]:
-        """Yields the jobs that have not ended in their places, and the others unless only those are
-        asked for."""
+        """Yields all jobs, those that have not ended in their places."""
         total = self.total
-        step = -1 if asked.descending else 1
-        at = (total - 1 if asked.descending else 0) if cursor is None else cursor[1] + step
+        step = -1 if descending else 1
+        at = (total - 1 if descending else 0) if cursor is None else cursor[1] + step
         for row in rows:
             yield from map(self._waiting, range(at, row.job, step))
-            if not asked.state:
-                yield row
+            yield row
             at = row.job + step
-        yield from map(self._waiting, range(at, -1 if asked.descending else total, step))
+        yield from map(self._waiting, range(at, -1 if descending else total, step))
 
     def _waiting(self, job: int) -> JobRow:
         return JobRow(job, self.name(job), "queued")
@@ -287,7 +270,7 @@ class Pages:
 
         :raises UnknownJob: there is none
         """
-        self._prepare()
+        self._prepare("job")
         total = self.total
         if not 0 <= job < total:
             has = f"its jobs are 0 to {total - 1}" if total else "it has none"
@@ -346,12 +329,6 @@ def _value(row: JobRow, sort: str) -> float | None:
         return None
     names = {"memory": "peak_rss_bytes", "ended": "ended_s"}
     return getattr(row, names.get(sort, sort)) or 0
-
-
-def _like(text: str) -> str:
-    """Returns a pattern for whatever has this text in it."""
-    escaped = re.sub(r"([%_\\])", r"\\\1", text)
-    return f"%{escaped}%"
 
 
 def _cursor(after: str) -> Cursor | None:

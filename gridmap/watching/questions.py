@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable
-from dataclasses import dataclass
-
-import msgspec
+from msgspec.structs import replace
 
 from gridmap.backends.asked import asked
 from gridmap.backends.native import memory_bytes
-from gridmap.core.spec import JobSpec, PoolSpec, for_worker
+from gridmap.core.spec import PoolSpec, for_worker
 from gridmap.core.states import JobState
 from gridmap.views import (
     FailureGroup,
@@ -25,39 +21,11 @@ from gridmap.views import (
     WorkerView,
 )
 from gridmap.watching.pages import Pages
+from gridmap.watching.sums import Used
+from gridmap.watching.told import KIND
 
 MOST_SAMPLES = 2000
 """Points of a curve."""
-
-_KIND = (
-    "CASE cause WHEN 'exception' THEN substr(error, 1, instr(error || ':', ':') - 1) ELSE cause END"
-)
-
-
-_USES = (
-    ("vals", "first", "sum(count)", "max(peak_rss), max(seconds / count)"),
-    ("failures", "job", "count(*)", "max(peak_rss), max(seconds)"),
-    ("samples", "job", "0", "max(rss), 0, sum(cpu), count(*)"),
-)
-"""Where the ledger tells what jobs used: a table, the job, and the columns of _Used."""
-
-
-@dataclass
-class _Used:
-    """What the jobs of a pool used."""
-
-    jobs: int = 0
-    peak_rss_bytes: int = 0
-    longest_s: float = 0.0
-    cpu: float = 0.0
-    samples: int = 0
-
-    def add(self, other: _Used) -> None:
-        self.jobs += other.jobs
-        self.peak_rss_bytes = max(self.peak_rss_bytes, other.peak_rss_bytes)
-        self.longest_s = max(self.longest_s, other.longest_s)
-        self.cpu += other.cpu
-        self.samples += other.samples
 
 
 class Questions(Pages):
@@ -70,21 +38,18 @@ class Questions(Pages):
         header = self.header
         facts = {name for (name,) in self._rows("SELECT name FROM facts")}
         total = self.total
-        completed, busy_s, peak, ended_s = self._rows(
-            "SELECT coalesce(sum(count), 0), coalesce(sum(seconds), 0.0), "
-            "coalesce(max(peak_rss), 0), max(ended_s) FROM vals"
-        )[0]
+        sums = self.sums
         (failed, failed_peak, failed_s) = self._rows(
             "SELECT count(*), coalesce(max(peak_rss), 0), max(ended_s) FROM failures"
         )[0]
         ends = dict(self._rows("SELECT state, sum(count) FROM ends GROUP BY state"))
         ends_s = self._rows("SELECT max(ended_s) FROM ends")[0][0]
-        sampled = self._number("SELECT coalesce(max(rss), 0) FROM samples")
+        peak = max((used.peak_rss_bytes for used in sums.pools.values()), default=0)
         failed += ends.pop(int(JobState.FAILED), 0)
         canceled = sum(ends.values())
-        left = max(0, total - completed - failed - canceled)
+        left = max(0, total - sums.completed - failed - canceled)
         lost = self._rows("SELECT count(*), coalesce(sum(seconds), 0.0) FROM tries")[0]
-        latest = [at for at in (ended_s, failed_s, ends_s) if at is not None]
+        latest = [at for at in (sums.ended_s, failed_s, ends_s) if at is not None]
         return RunView(
             id=header.run,
             name=header.name,
@@ -95,12 +60,12 @@ class Questions(Pages):
             ended_s=max(latest) if latest and "ended" in facts else None,
             input_ended="input_ended" in facts,
             total=total,
-            completed=completed,
+            completed=sums.completed,
             failed=failed,
             canceled=canceled,
             queued=left,
-            busy_s=busy_s,
-            peak_rss_bytes=max(peak, failed_peak, sampled),
+            busy_s=sums.busy_s,
+            peak_rss_bytes=max(peak, failed_peak),
             resubmitted=lost[0],
             lost_s=lost[1],
             pools=self.pools(),
@@ -109,47 +74,36 @@ class Questions(Pages):
         )
 
     def ended_since(self, at_s: float) -> int:
-        """Returns how many jobs have ended with a value or failed since then."""
-        self._prepare()
-        values = "SELECT coalesce(sum(count), 0) FROM vals WHERE ended_s >= ?"
+        """Returns how many jobs have ended with a value or failed since then: a moment ago."""
+        self._prepare("failures")
         failed = "SELECT count(*) FROM failures WHERE ended_s >= ?"
-        return self._number(values, at_s) + self._number(failed, at_s)
+        return self.sums.since(at_s) + self._number(failed, at_s)
 
     def pools(self) -> list[PoolView]:
         """Returns what was asked for, and what was used of it."""
         specs, used = self.header.pools, self._used()
         return [self._pool(number, spec, used[number]) for number, spec in enumerate(specs)]
 
-    def _used(self) -> list[_Used]:
+    def _used(self) -> list[Used]:
         """Returns what the jobs of each pool used; the last word on a job is what it ended in."""
         several = len(self.header.pools) > 1
-        used = [_Used() for _ in self.header.pools]
+        told = self.sums.pools
+        used = [replace(told.get(number, Used())) for number in range(len(self.header.pools))]
         if several:
             self._connection.create_function("pool_of", 1, self._pools_of_jobs())
-        for table, first, jobs, each in _USES:
-            pool = f"pool_of({first})" if several else "0"
-            statement = f"SELECT {pool} AS pool, {jobs}, {each} FROM {table} GROUP BY pool"
-            for number, *found in self._rows(statement):
-                if 0 <= number < len(used):
-                    used[number].add(_Used(*found))
+        pool = "pool_of(job)" if several else "0"
+        for number, jobs, peak, longest_s in self._rows(
+            f"SELECT {pool} AS pool, count(*), max(peak_rss), max(seconds) FROM failures "
+            "GROUP BY pool"
+        ):
+            if 0 <= number < len(used):
+                one = used[number]
+                one.jobs += jobs
+                one.peak_rss_bytes = max(one.peak_rss_bytes, peak)
+                one.longest_s = max(one.longest_s, longest_s)
         return used
 
-    def _pools_of_jobs(self) -> Callable[[int], int]:
-        """Returns what tells the pool of a job: that of its part, or what it was given later."""
-        firsts, pools, moved = [], [], {}
-        for first, spec in self._rows("SELECT first, spec FROM parts ORDER BY first"):
-            firsts.append(first)
-            pools.append(msgspec.msgpack.decode(spec, type=JobSpec).pool)
-        for job, spec in self._rows("SELECT job, spec FROM charges WHERE spec IS NOT NULL"):
-            moved[job] = msgspec.msgpack.decode(spec, type=JobSpec).pool
-
-        def pool_of(job: int) -> int:
-            at = bisect_right(firsts, job) - 1
-            return moved.get(job, pools[at] if at >= 0 else 0)
-
-        return pool_of
-
-    def _pool(self, number: int, pool: PoolSpec, used: _Used) -> PoolView:
+    def _pool(self, number: int, pool: PoolSpec, used: Used) -> PoolView:
         children = pool.children(int(self.header.options.get("children") or 1))
         local = self.header.backend == "local"
         words = [] if local else list(asked(pool.resources, self._use_mem_free))
@@ -187,34 +141,36 @@ class Questions(Pages):
         rows = self._rows("SELECT at_s, level, text FROM notes ORDER BY rowid DESC LIMIT ?", most)
         return [NoteView(*row) for row in reversed(rows)]
 
-    def timeline(self, stretches: int = 100) -> list[Tick]:
-        """Returns how many jobs ended when, in so many stretches of equal length."""
-        self._prepare()
-        begun_s = self.header.created_s
-        latest = self._rows(
-            "SELECT max(max, 0) FROM (SELECT max(coalesce((SELECT max(ended_s) FROM vals), 0), "
-            "coalesce((SELECT max(ended_s) FROM failures), 0)) AS max)"
-        )[0][0]
-        width = max(latest - begun_s, 1e-3) / stretches
+    def timeline(self, most: int = 100) -> list[Tick]:
+        """Returns how many jobs ended when, in stretches of equal length, at most so many."""
+        self._prepare("failures")
+        sums, begun_s = self.sums, self.header.created_s
+        failed_s = self._rows("SELECT max(ended_s) FROM failures")[0][0]
+        latest = max(sums.ended_s or begun_s, failed_s or begun_s)
+        width = sums.stretch_s
+        while int((latest - begun_s) / width) >= most:
+            width *= 2
         ticks: dict[int, list[int]] = {}
-        for column, table, count in ((0, "vals", "sum(count)"), (1, "failures", "count(*)")):
-            for stretch, jobs in self._rows(
-                f"SELECT min(cast((ended_s - ?) / ? AS INTEGER), ?) AS s, {count} FROM {table} "
-                "GROUP BY s", begun_s, width, stretches - 1,
-            ):  # fmt: skip
-                ticks.setdefault(max(0, stretch), [0, 0])[column] = jobs
+        for stretch, jobs in sums.stretches.items():
+            ticks.setdefault(int(stretch * sums.stretch_s / width), [0, 0])[0] += jobs
+        for stretch, jobs in self._rows(
+            "SELECT cast((ended_s - ?) / ? AS INTEGER) AS s, count(*) FROM failures GROUP BY s",
+            begun_s, width,
+        ):  # fmt: skip
+            ticks.setdefault(max(0, stretch), [0, 0])[1] += jobs
         last = max(ticks, default=-1)
         return [Tick(begun_s + n * width, *ticks.get(n, (0, 0))) for n in range(last + 1)]
 
     def failures(self) -> list[FailureGroup]:
         """Returns the failures, those alike together, the most frequent first."""
-        groups = [
-            FailureGroup(cause, kind, error, count, self._some(cause, kind))
-            for cause, kind, count, error, _ in self._rows(
-                f"SELECT cause, {_KIND} AS kind, count(*) AS n, error, min(job) FROM failures "
-                "GROUP BY cause, kind"
-            )
-        ]
+        self._prepare("kinds")
+        groups = []
+        for cause, kind, count in self._rows(
+            f"SELECT cause, {KIND} AS kind, count(*) FROM failures GROUP BY cause, kind"
+        ):
+            some = self._some(cause, kind)
+            error = self._rows("SELECT error FROM failures WHERE job = ?", some[0])[0][0]
+            groups.append(FailureGroup(cause, kind, error, count, some))
         for cause, text, count, first in self._rows(
             "SELECT cause, text, sum(count), min(first) FROM ends WHERE state = ? "
             "GROUP BY cause, text",
@@ -225,28 +181,23 @@ class Questions(Pages):
 
     def _some(self, cause: str, kind: str, most: int = 10) -> list[int]:
         rows = self._rows(
-            f"SELECT job FROM failures WHERE cause = ? AND {_KIND} = ? ORDER BY job LIMIT ?",
+            f"SELECT job FROM failures WHERE cause = ? AND {KIND} = ? ORDER BY job LIMIT ?",
             cause, kind, most,
         )  # fmt: skip
         return [job for (job,) in rows]
 
     def workers(self) -> list[WorkerView]:
         """Returns the workers that said Hello, in the order in which they came."""
-        self._prepare()
-        jobs = dict(self._rows("SELECT worker, sum(count) FROM vals GROUP BY worker"))
+        self._prepare("failures")
+        sums = self.sums
+        jobs = sums.jobs_of_workers()
         for worker, count in self._rows("SELECT worker, count(*) FROM failures GROUP BY worker"):
             jobs[worker] = jobs.get(worker, 0) + count
-        used = {
-            worker: (at_s, rss, cpu)
-            for worker, at_s, rss, cpu in self._rows(
-                "SELECT worker, max(at_s), rss, cpu FROM samples GROUP BY worker"
-            )
-        }
         found = []
         for worker, host, children, up_s, heard_s, state, out, err in self._rows(
             "SELECT * FROM lives ORDER BY up_s, worker"
         ):
-            at_s, rss, cpu = used.get(worker, (0.0, 0, 0.0))
+            at_s, rss, cpu = sums.lately.get(worker, (0.0, 0, 0.0))
             found.append(
                 WorkerView(
                     worker,
@@ -273,6 +224,7 @@ class Questions(Pages):
         :raises UnknownJob: there is none
         """
         one = self._range_of(job)
+        self._prepare("tries", "samples", "leases")
         hosts = dict(self._rows("SELECT worker, host FROM lives"))
         row = self._waiting(job) if one is None else self._row(one, job)
         error = one.error if one is not None else ""
@@ -304,8 +256,8 @@ class Questions(Pages):
             )
         }
         for attempt, worker in self._rows(
-            "SELECT attempt, worker FROM leases WHERE first <= ? AND first + count > ? "
-            "ORDER BY rowid", job, job,
+            "SELECT attempt, worker FROM leases WHERE first > ? AND first <= ? AND "
+            "first + count > ? ORDER BY rowid", job - self.sums.widest, job, job,
         ):  # fmt: skip
             failed.setdefault(attempt, TryView(attempt, worker, hosts.get(worker, "")))
         tries = sorted(failed.values(), key=lambda one: one.attempt)
@@ -322,6 +274,6 @@ class Questions(Pages):
         return [SampleView(*row) for row in rows[::step]]
 
     def _pool_of(self, job: int) -> PoolView | None:
-        number = self._pools_of_jobs()(job)
+        number = self._pools_of_jobs()(job) if len(self.header.pools) > 1 else 0
         pools = self.pools()
         return pools[number] if number < len(pools) else None

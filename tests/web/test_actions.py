@@ -1,0 +1,85 @@
+"""Runs can be canceled, and gone on with."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from gridmap.watching.observer import Observer, find
+from tests.web.conftest import DEADLINE_S, Client, Dashboard, client_of, dashboard_of
+from tests.web.ledgers import make
+from tests.web.test_pages import words
+
+
+def wait(until: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not until():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def wait_for_run(one: Dashboard, client: Client) -> str:
+    page = f"/runs/{client.run}"
+    wait(lambda: re.search("[1-9][0-9]* completed", words(one.ask(page).text)) is not None)
+    return page
+
+
+def test_a_run_can_be_canceled(tmp_path: Path) -> None:
+    with client_of(tmp_path, 5000, 0.02) as client, dashboard_of(tmp_path) as one:
+        page = wait_for_run(one, client)
+        reply = one.post(f"{page}/cancel", one.ask(page).form_token)
+        assert (reply.status, reply.headers["Location"]) == (303, f"{page}?done=cancel")
+        assert "was told to cancel" in one.ask(f"{page}?done=cancel").text
+        assert client.process.wait(DEADLINE_S) == 0
+        wait(lambda: re.search("[1-9][0-9,]* canceled", words(one.ask(page).text)) is not None)
+        assert "under way" not in words(one.ask(page).text)
+
+
+def test_one_job_can_be_canceled(tmp_path: Path) -> None:
+    with client_of(tmp_path, 100, 0.05) as client, dashboard_of(tmp_path) as one:
+        page = wait_for_run(one, client)
+        reply = one.post(f"{page}/jobs/99/cancel", one.ask(f"{page}/jobs/99").form_token)
+        assert reply.headers["Location"] == f"{page}/jobs/99?done=cancel-job"
+        wait(lambda: "Job 99 piece99 ⊘ canceled" in words(one.ask(f"{page}/jobs/99").text))
+        assert "canceled in the dashboard" in words(one.ask(f"{page}/jobs/99").text)
+        assert client.process.wait(DEADLINE_S) == 0
+    with Observer(find(client.run, tmp_path)) as observer:
+        assert observer.run().canceled == 1
+
+
+def test_going_on_with_a_run_is_a_process_whose_output_is_shown(tmp_path: Path) -> None:
+    folder = make(tmp_path, "run-1", 20, failed_of=2)
+    with dashboard_of(tmp_path) as one:
+        page = one.ask("/runs/run-1")
+        assert "Run again what failed" in page.text and "Cancel this run" not in page.text
+        reply = one.post("/runs/run-1/retry", page.form_token)
+        assert (reply.status, reply.headers["Location"]) == (303, "/runs/run-1?done=retry")
+        # the ledger was made for its pages, and has no functions: nothing can be run
+        wait(lambda: "ended with status" in words(one.ask("/runs/run-1").text))
+        assert "gridmap retry run-1 --failed" in words(one.ask("/runs/run-1").text)
+        (log,) = folder.glob("retry-*.log")
+        assert stat.S_IMODE(log.stat().st_mode) == 0o600
+        assert log.read_text().split()[:1][0] in one.ask("/runs/run-1").text
+    with dashboard_of(tmp_path) as other:
+        assert "was started by another dashboard" in words(other.ask("/runs/run-1").text)
+
+
+def test_a_run_whose_client_died_can_be_gone_on_with(tmp_path: Path) -> None:
+    with client_of(tmp_path, 5000, 0.02) as client, dashboard_of(tmp_path) as one:
+        page = wait_for_run(one, client)
+        os.kill(client.process.pid, signal.SIGKILL)
+        wait(lambda: "interrupted" in words(one.ask(page).text))
+        text = one.ask(page).text
+        assert "Go on with this run" in text and f'action="{page}/attach"' in text
+
+
+def test_nothing_can_be_run_again_of_a_run_in_the_history(tmp_path: Path) -> None:
+    make(tmp_path / "history", "run-2", 20, failed_of=2)
+    with dashboard_of(tmp_path) as one:
+        page = one.ask("/runs/run-2").text
+        assert "ended, 10 failed" in words(page) and "form_token" not in page
