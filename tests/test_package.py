@@ -188,7 +188,8 @@ def test_the_wheel_has_the_package_and_nothing_else(distributions: Path) -> None
         (info,) = {name.partition("/")[0] for name in names if ".dist-info/" in name}
         metadata = wheel.read(f"{info}/METADATA").decode()
     tree = distributions.parent / "tree"
-    files = [p for kind in ("*.py", "*.toml") for p in (tree / "gridmap").rglob(kind)]
+    kinds = ("*.py", "*.toml", "*.html", "*.css", "*.js", "*.svg")
+    files = [p for kind in kinds for p in (tree / "gridmap").rglob(kind)]
     package = {str(p.relative_to(tree)) for p in files}
     assert {name for name in names if not name.startswith(info)} == package | {"gridmap/py.typed"}
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -111,8 +111,7 @@ class Retries:
                         begun_s = log.stat().st_mtime
                         found.append(Retry(f"gridmap {kind} {path.name}", begun_s, None, log))
         for one in found:
-            with contextlib.suppress(OSError):  # the run is over, and its directory gone
-                one.output = tail(one.log, SHOWN_BYTES)
+            one.output = tail(one.log, SHOWN_BYTES)
         return sorted(found, key=lambda one: -one.begun_s)
 
 

@@ -25,7 +25,7 @@ from gridmap.views import (
     RunView,
     WorkerView,
 )
-from gridmap.watching.logs import tail
+from gridmap.watching.logs import MOST_BYTES, read
 from gridmap.web import charts
 from gridmap.web.hosts import by_host
 from gridmap.web.text import count, percent
@@ -271,10 +271,8 @@ def _logs(view: JobView) -> list[tuple[str, str]]:
     found = []
     for path in dict.fromkeys((view.log_stdout, view.log_stderr)):
         if path:
-            try:
-                found.append((path, tail(path)))
-            except OSError as error:
-                found.append((path, f"(cannot be read: {error.strerror or error})"))
+            piece = read(path, -MOST_BYTES)
+            found.append((path, "(it cannot be read here)" if piece is None else piece.text))
     return found
 
 

@@ -219,7 +219,7 @@ def test_the_hostile_run_in_the_list(hostile: Dashboard) -> None:
 def test_the_end_of_the_log_is_shown_and_a_pipe_holds_up_nobody(hostile: Dashboard) -> None:
     page = hostile.ask(f"/runs/{HOSTILE_RUN}/jobs/0").text
     assert "evil&lt;b&gt;.log" in page
-    assert "red" in page and "it is no file" in page
+    assert "red" in page and "cannot be read here" in page
 
 
 def test_a_client_that_does_not_answer_is_said_and_holds_up_nobody(tmp_path: Path) -> None:
