@@ -26,6 +26,7 @@ from gridmap.watching.pages import MOST_ROWS
 
 HEADINGS = ("JOB", "STATE", "TRIES", "TOOK", "MEMORY", "ENDED", "HOST", "NAME", "ERROR")
 NUMBERS = ("JOB", "TRIES", "TOOK", "MEMORY")
+LESS = ("ENDED", "TRIES", "MEMORY", "HOST", "TOOK")
 
 
 def main(options: argparse.Namespace) -> int:
@@ -48,7 +49,7 @@ def main(options: argparse.Namespace) -> int:
                 put_table(out, headings, [_cells(row) for row in page.rows])
                 rows, headings = [], ()
     if out.is_terminal:
-        put_table(out, HEADINGS, [_cells(row) for row in rows], NUMBERS)
+        put_table(out, HEADINGS, [_cells(row) for row in rows], NUMBERS, LESS)
         if page.next:
             put_line(out, f"... the first {len(rows)}; --limit 0 shows all")
     return OK

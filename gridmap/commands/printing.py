@@ -125,32 +125,71 @@ def bar(done: int, total: int, width: int = 30) -> str:
 # --- tables ---------------------------------------------------------------------------------------
 
 
+_GAP = 2
+_FLEXIBLE = ("NAME", "ERROR", "WHAT HAPPENED")
+_LEAST = 12
+"""Characters that a flexible column should have."""
+
+Row = Sequence[Text | str]
+
+
 def table(
-    headings: Sequence[str], rows: Iterable[Sequence[Text | str]], right: Iterable[str] = ()
+    headings: Sequence[str],
+    rows: Iterable[Row],
+    width: int,
+    right: Iterable[str] = (),
+    less: Iterable[str] = (),
 ) -> Table:
-    """Returns a table for a terminal.
+    """Returns a table for a terminal: names and errors are cut where it is narrow.
 
     :param right: headings of columns of numbers
+    :param less: headings of columns that are left out first where it is narrower still
     """
-    made = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    columns = {
+        heading: [cell if isinstance(cell, Text) else text(cell) for cell in cells]
+        for heading, *cells in zip(headings, *rows, strict=True)
+    }
+    widths = {h: max(len(h), *(c.cell_len for c in cells), 0) for h, cells in columns.items()}
+    for heading in less:
+        if _needed(widths) <= width:
+            break
+        del widths[heading]
+    _share(widths, width)
+    made = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
     numbers = set(right)
-    for heading in headings:
+    for heading, wide in widths.items():
         justify: Literal["left", "right"] = "right" if heading in numbers else "left"
-        made.add_column(heading, justify=justify, no_wrap=True, overflow="ellipsis")
-    for row in rows:
-        made.add_row(*(cell if isinstance(cell, Text) else text(cell) for cell in row))
+        made.add_column(heading, justify=justify, width=wide, no_wrap=True, overflow="ellipsis")
+    for cells in zip(*(columns[heading] for heading in widths), strict=True):
+        made.add_row(*cells)
     return made
+
+
+def _needed(widths: dict[str, int]) -> int:
+    wide = sum(min(w, _LEAST) if h in _FLEXIBLE else w for h, w in widths.items())
+    return wide + _GAP * (len(widths) - 1)
+
+
+def _share(widths: dict[str, int], width: int) -> None:
+    """Gives flexible columns what is left, those that need less first."""
+    flexible = sorted((h for h in widths if h in _FLEXIBLE), key=lambda h: widths[h])
+    left = width - _GAP * (len(widths) - 1)
+    left -= sum(wide for h, wide in widths.items() if h not in _FLEXIBLE)
+    for number, heading in enumerate(flexible):
+        widths[heading] = max(1, min(widths[heading], left // (len(flexible) - number)))
+        left -= widths[heading]
 
 
 def put_table(
     out: Console,
     headings: Sequence[str],
-    rows: Sequence[Sequence[Text | str]],
+    rows: Sequence[Row],
     right: Iterable[str] = (),
+    less: Iterable[str] = (),
 ) -> None:
     """Prints a table; in a pipe, whole values between tabs, after the headings if there are any."""
     if out.is_terminal:
-        out.print(table(headings, rows, right))
+        out.print(table(headings, rows, out.width, right, less))
         return
     for row in (headings, *rows) if headings else rows:
         cells = (cell.plain if isinstance(cell, Text) else safe(cell) for cell in row)

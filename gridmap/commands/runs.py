@@ -24,6 +24,7 @@ from gridmap.watching.observer import folders
 
 HEADINGS = ("RUN", "STATE", "JOBS", "DONE", "FAILED", "BEGAN", "TOOK", "NAME")
 NUMBERS = ("JOBS", "DONE", "FAILED", "TOOK")
+LESS = ("TOOK", "BEGAN", "DONE")
 
 
 def main(options: argparse.Namespace) -> int:
@@ -39,7 +40,7 @@ def main(options: argparse.Namespace) -> int:
     if options.json:
         put_json({"runs": found})
         return OK
-    put_table(console(), HEADINGS, [row_of(view) for view in found], NUMBERS)
+    put_table(console(), HEADINGS, [row_of(view) for view in found], NUMBERS, LESS)
     return OK
 
 

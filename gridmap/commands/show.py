@@ -62,7 +62,9 @@ def _print(out: Console, run: str, view: JobView, logs: dict[str, str]) -> None:
     if len(view.tries) > 1:
         _headline(out, "tries")
         headings = ("TRY", "WORKER", "HOST", "TOOK", "ENDED", "CAUSE", "WHAT HAPPENED")
-        put_table(out, headings, [_cells(one) for one in view.tries], ("TRY", "TOOK"))
+        put_table(
+            out, headings, [_cells(one) for one in view.tries], ("TRY", "TOOK"), ("ENDED", "TOOK")
+        )
     if view.samples:
         _headline(out, "resources used")
         put_facts(out, list(_used(view, view.samples)))

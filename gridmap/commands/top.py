@@ -21,6 +21,7 @@ from gridmap.commands.printing import (
     bar,
     console,
     duration,
+    many,
     memory,
     put_json,
     put_table,
@@ -37,6 +38,7 @@ from gridmap.watching.observer import Observer, folders
 HEADINGS = ("RUN", "STATE", "ENDED", "JOBS", "FAILED", "RUNNING", "WORKERS", "JOBS/S", "LEFT",
             "MEMORY", "FOR", "NAME")  # fmt: skip
 NUMBERS = ("JOBS", "FAILED", "RUNNING", "WORKERS", "JOBS/S", "LEFT", "MEMORY", "FOR")
+LESS = ("MEMORY", "FOR", "JOBS/S", "RUNNING", "WORKERS", "LEFT")
 FIRST_S = 10.0
 """How long the first answers are waited for."""
 SHOWN_S = 10.0
@@ -129,7 +131,7 @@ def main(options: argparse.Namespace) -> int:
         if options.json:
             put_json({"runs": watchers.views()})
         elif not out.is_terminal:
-            put_table(out, HEADINGS, [_cells(view) for view in watchers.views()], NUMBERS)
+            put_table(out, HEADINGS, [_cells(view) for view in watchers.views()], NUMBERS, LESS)
         else:
             _live(watchers, options.interval, out)
     except KeyboardInterrupt:  # that is how one leaves
@@ -142,21 +144,23 @@ def main(options: argparse.Namespace) -> int:
 def _live(watchers: Watchers, interval_s: float, out: Console) -> None:
     with Live(console=out, auto_refresh=False, screen=True) as live:
         while True:
-            live.update(_screen(watchers.views(), out.height), refresh=True)
+            live.update(_screen(watchers.views(), out.width, out.height), refresh=True)
             time.sleep(interval_s)
             watchers.ask()
             watchers.wait(0.2)
 
 
-def _screen(views: Sequence[RunView], height: int) -> Group:
+def _screen(views: Sequence[RunView], width: int, height: int) -> Group:
     room = max(1, height - 4)
     running, jobs = sum(v.running for v in views), sum(v.total for v in views)
-    headline = f"{len(views)} runs, {jobs} jobs, {running} running   {time.strftime('%H:%M:%S')}"
+    headline = (
+        f"{many(len(views), 'run')}, {jobs} jobs, {running} running   {time.strftime('%H:%M:%S')}"
+    )
     more = len(views) - room
     last = f"... and {more} more; " if more > 0 else ""
     return Group(
         Text(headline, "bold"),
-        table(HEADINGS, [_cells(view) for view in views[-room:]], NUMBERS),
+        table(HEADINGS, [_cells(view) for view in views[-room:]], width, NUMBERS, LESS),
         Text(f"{last}Ctrl-C leaves", "dim"),
     )
 

@@ -109,6 +109,8 @@ class Charged(Struct, frozen=True):
     :param spec: what it is given for the next one, where that is not what it had
     :param cause: what the try died of, on this worker; `text` may say more
     :param seconds: how long it took, as far as can be known from here
+    :param item: number of the result that says so in its message, -1 where none does
+    :param pool: the pool of workers that this was in
     """
 
     job: int
@@ -119,6 +121,8 @@ class Charged(Struct, frozen=True):
     worker: str
     text: str
     seconds: float = 0.0
+    item: int = -1
+    pool: int = 0
 
 
 class Sampled(Struct, frozen=True):

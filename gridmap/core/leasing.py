@@ -334,7 +334,10 @@ class Leasing:
             self.change(job, spec, more)
         begun = worker.up_since if lease.first and lease.since == math.inf else lease.since
         lost_s = max(0.0, now - begun) if begun < math.inf else 0.0
-        self._emit(Charged(job, charged, lease.attempt, more, cause, worker.id, text, lost_s))
+        charge = Charged(
+            job, charged, lease.attempt, more, cause, worker.id, text, lost_s, index, spec.pool
+        )
+        self._emit(charge)
         self._again(job, more or spec, lease.attempt + 1, charged, worker.host, now)
         most = self._policy.resubmits(spec)
         say = f"job {job} ({cause}) on {worker.host}: resubmission {charged} of {most}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from gridmap.core import effects as do
 from gridmap.core.dispatcher import Dispatcher
 from gridmap.core.events import DispatcherEvent, MessageReceived
-from gridmap.core.messages import Outcome, Result, Results, Work
+from gridmap.core.messages import Held, Outcome, Result, Results, Work
 from gridmap.core.spec import Span
 from gridmap.data import Frame
 from gridmap.errors import Cause
@@ -111,9 +111,6 @@ class Performer:
     def _send(self, effect: do.SendMessage) -> None:
         self._transport.send(effect.worker, effect.message, [], self._now)
 
-    def _charged(self, effect: do.Charged) -> None:
-        self.tally.resubmitted += 1
-
     def _deliver(self, effect: do.Deliver) -> None:
         result = self._result(effect.item)
         self.tally.finished(result, effect.span.count, self._now)
@@ -136,31 +133,43 @@ class Performer:
     def _failure(self, effect: do.DeliverFailure) -> None:
         self.payloads.ended(Span(effect.job, 1))
         self.tally.died += effect.cause is not Cause.EXCEPTION
+        if effect.item >= 0:
+            self.tally.finished(self._result(effect.item), 1, self._now)
+        failure = self._failed(effect, effect.last)
+        if self._recorder is not None:
+            self._recorder.failure(failure)
+        self._sink.put(failure)
+
+    def _charged(self, effect: do.Charged) -> None:
+        self.tally.resubmitted += 1
+        if self._recorder is not None:
+            self._recorder.tried(effect, self._failed(effect, None))
+
+    def _failed(self, effect: do.DeliverFailure | do.Charged, last: Held | None) -> Failure:
+        """Returns what is known of a failure.
+
+        :param last: what its worker last said of the job while it ran
+        """
         outcome, frames, seconds = None, [], 0.0
-        peak_rss_bytes = effect.last.rss_bytes if effect.last is not None else 0
+        peak_rss_bytes = last.rss_bytes if last is not None else 0
         if effect.item >= 0:
             result = self._result(effect.item)
-            self.tally.finished(result, 1, self._now)
             outcome, frames = Outcome(result.outcome), self._frames[effect.item]
             seconds, peak_rss_bytes = result.seconds, max(peak_rss_bytes, result.peak_rss_bytes)
-        place = self._place(effect.worker)
-        failure = Failure(
+        return Failure(
             effect.job,
             effect.cause,
             outcome,
             frames,
             effect.attempts,
             effect.text,
-            place,
+            self._place(effect.worker),
             effect.pool,
-            effect.last,
+            last,
             seconds,
             peak_rss_bytes,
             time.time(),
         )
-        if self._recorder is not None:
-            self._recorder.failure(failure)
-        self._sink.put(failure)
 
     def _end(self, effect: do.DeliverEnd) -> None:
         self.payloads.ended(effect.span)

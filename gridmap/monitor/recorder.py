@@ -114,11 +114,6 @@ class Recorder:
             self._held.append(effect)
         elif isinstance(effect, do.Charged):
             self._book.charged(effect.job, effect.attempts, effect.attempt, effect.spec)
-            fact = TryFact(
-                effect.job, effect.attempt, effect.cause, effect.worker, effect.text, time.time(),
-                effect.seconds,
-            )  # fmt: skip
-            self._book.tried(fact)
         elif isinstance(effect, do.Sampled):
             sample = SampleFact(
                 effect.job, effect.worker, time.time(), effect.rss_bytes, effect.cpu_fraction
@@ -147,6 +142,15 @@ class Recorder:
     def failure(self, item: Failure) -> None:
         """A job failed for good."""
         self._book.failed(fact_of_failure(item, *self._describe(item)))
+
+    def tried(self, effect: do.Charged, item: Failure) -> None:
+        """A try of a job failed; it will run again."""
+        error, _ = self._describe(item)
+        at_s, seconds = item.ended_s, item.seconds or effect.seconds
+        fact = TryFact(
+            effect.job, effect.attempt, effect.cause, effect.worker, error, at_s, seconds
+        )
+        self._book.tried(fact)
 
     def end(self, item: End) -> None:
         """Jobs ended together."""

@@ -43,16 +43,16 @@ def read(path: str | os.PathLike[str], begin: int, most_bytes: int = MOST_BYTES)
         handle = os.open(Path(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except (OSError, ValueError):
         return None
-    with open(handle, "rb") as file:
-        try:
-            status = os.fstat(handle)
-            if not stat.S_ISREG(status.st_mode):
-                return None
-            at = max(0, status.st_size + begin) if begin < 0 else begin
-            file.seek(at)
-            content = file.read(max(0, most_bytes))
-        except OSError:
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
             return None
+        at = max(0, status.st_size + begin) if begin < 0 else begin
+        content = os.pread(handle, max(0, most_bytes), at)
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
     end = at + len(content)
     if begin < 0 < at and b"\n" in content[:-1]:
         content = content.split(b"\n", 1)[1]
