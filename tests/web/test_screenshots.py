@@ -81,7 +81,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Dashboard,
         ended=False,
         missing=31,
     )
-    with client_of(folder, 3000, 0.3) as client, dashboard_of(folder) as one:
+    with client_of(folder, 400, 2.0) as client, dashboard_of(folder) as one:
         wait_for_run(one, client)
         yield one, client
 
