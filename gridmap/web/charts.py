@@ -59,13 +59,16 @@ class Chart:
     legend: list[tuple[str, str]] = field(default_factory=list)
 
 
-def progress(ticks: Sequence[Tick], total: int) -> Chart | None:
-    """Returns how many jobs had ended when."""
+def progress(ticks: Sequence[Tick], total: int, until_s: float) -> Chart | None:
+    """Returns how many jobs had ended when.
+
+    :param until_s: now, or when the last job ended; the last stretch may be over later
+    """
     if not ticks:
         return None
     done: list[Point] = [(ticks[0].at_s, 0.0)]
     failed: list[Point] = [(ticks[0].at_s, 0.0)]
-    for tick, end_s in zip(ticks, _ends(ticks), strict=True):
+    for tick, end_s in zip(ticks, _ends(ticks, until_s), strict=True):
         done.append((end_s, done[-1][1] + tick.completed + tick.failed))
         failed.append((end_s, failed[-1][1] + tick.failed))
     ended, bad = int(done[-1][1]), int(failed[-1][1])
@@ -77,20 +80,23 @@ def progress(ticks: Sequence[Tick], total: int) -> Chart | None:
     return _chart("Jobs ended over time", summary, series, text.count, total or ended)
 
 
-def throughput(ticks: Sequence[Tick]) -> Chart | None:
+def throughput(ticks: Sequence[Tick], until_s: float) -> Chart | None:
     """Returns how many jobs ended a second."""
     if not ticks:
         return None
-    width = _width(ticks)
+    ends = _ends(ticks, until_s)
     together = max(1, math.ceil(len(ticks) / MOST_BARS))
-    points = []
-    for first in range(0, len(ticks), together):
-        these = ticks[first : first + together]
-        jobs = sum(tick.completed + tick.failed for tick in these)
-        points.append((these[0].at_s, jobs / width / len(these)))
+    firsts = list(range(0, len(ticks), together))
+    if len(firsts) > 1 and ends[-1] - ticks[firsts[-1]].at_s < together * _width(ticks) / 2:
+        firsts.pop()  # what has just begun says little
+    points: list[Point] = []
+    for first, stop in zip(firsts, [*firsts[1:], len(ticks)], strict=True):
+        jobs = sum(tick.completed + tick.failed for tick in ticks[first:stop])
+        points.append((ticks[first].at_s, jobs / (ends[stop - 1] - ticks[first].at_s)))
     most = max(y for _, y in points)
-    mean = sum(tick.completed + tick.failed for tick in ticks) / width / len(ticks)
-    points.append((ticks[-1].at_s + width, points[-1][1]))
+    jobs = sum(tick.completed + tick.failed for tick in ticks)
+    mean = jobs / (ends[-1] - ticks[0].at_s)
+    points.append((ends[-1], points[-1][1]))
     series = [Series("jobs ended", "rate", points)]
     summary = f"At most {text.rate(most)}, {text.rate(mean)} on average."
     return _chart("Throughput", summary, series, text.rate, steps=True)
@@ -127,8 +133,11 @@ def _width(ticks: Sequence[Tick]) -> float:
     return (ticks[1].at_s - ticks[0].at_s) if len(ticks) > 1 else 1.0
 
 
-def _ends(ticks: Sequence[Tick]) -> list[float]:
-    return [*(tick.at_s for tick in ticks[1:]), ticks[-1].at_s + _width(ticks)]
+def _ends(ticks: Sequence[Tick], until_s: float) -> list[float]:
+    """Returns when each stretch ends."""
+    at_s, width = ticks[-1].at_s, _width(ticks)
+    last = min(max(until_s, at_s + width / 100), at_s + width) if until_s else at_s + width
+    return [*(tick.at_s for tick in ticks[1:]), last]
 
 
 # --- drawing --------------------------------------------------------------------------------------

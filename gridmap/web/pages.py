@@ -125,12 +125,16 @@ async def run(request: Request) -> Context:
     view: RunView = context["run"]
     workers: list[WorkerView] = context["workers"] or []
     ticks = context["timeline"] or []
+    until_s = view.ended_s or (time.time() if view.state == UNDER_WAY else 0.0)
     return {
         **context,
         **_of_run(request, watch, view, trouble),
         "charts": [
             chart
-            for chart in (charts.progress(ticks, view.total), charts.throughput(ticks))
+            for chart in (
+                charts.progress(ticks, view.total, until_s),
+                charts.throughput(ticks, until_s),
+            )
             if chart is not None
         ],
         "hosts": by_host(workers, view.state == UNDER_WAY),

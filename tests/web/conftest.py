@@ -44,8 +44,9 @@ class Reply:
 class Dashboard:
     """A dashboard that runs, and a session with it."""
 
-    def __init__(self, process: subprocess.Popen[str], address: str) -> None:
+    def __init__(self, process: subprocess.Popen[str], address: str, run_dir: Path) -> None:
         self.process = process
+        self.run_dir = run_dir
         self.address = address
         found = re.fullmatch(r"http://(\S+):(\d+)/\?token=(\S+)", address)
         assert found is not None, address
@@ -97,7 +98,7 @@ def dashboard_of(run_dir: Path, *options: str) -> Iterator[Dashboard]:
             assert process.stdout is not None
             line = process.stdout.readline()
             assert "http" in line, process.stderr.read() if process.stderr else ""
-            yield Dashboard(process, line.split()[-1])
+            yield Dashboard(process, line.split()[-1], run_dir)
         finally:
             process.send_signal(signal.SIGINT)
             try:
@@ -158,7 +159,8 @@ except Exception as error:
 @contextlib.contextmanager
 def client_of(run_dir: Path, jobs: int, seconds: float) -> Iterator[Client]:
     """Starts a program that makes a run of so many jobs, each of which takes so long."""
-    environ = {**os.environ, "GRIDMAP_RUN_DIR": str(run_dir), "GRIDMAP_LEDGER": "always"}
+    environ = {**os.environ, "GRIDMAP_RUN_DIR": str(run_dir), "GRIDMAP_LEDGER": "always",
+               "HEARTBEAT_FREQUENCY": "1"}  # fmt: skip
     command = [sys.executable, "-c", PROGRAM, str(jobs), str(seconds)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env=environ, start_new_session=True

@@ -14,6 +14,7 @@ from gridmap.ledger.book import Book
 from gridmap.ledger.facts import (
     FailureFact,
     Header,
+    LeaseFact,
     LifeFact,
     SampleFact,
     TryFact,
@@ -47,12 +48,14 @@ def make(
     seed: int = 1,
     begun_s: float | None = None,
     ended: bool = True,
+    missing: int = 0,
     asked: Resources | None = None,
 ) -> Path:
     """Writes a ledger in which each job has a row of its own, and returns its directory.
 
     :param names: those of jobs that were made by hand
     :param failed_of: one of so many fails
+    :param missing: so many have not ended
     """
     chance = random.Random(seed)
     begun_s = time.time() - 7200 if begun_s is None else begun_s
@@ -66,7 +69,7 @@ def make(
     )  # fmt: skip
     book = Book(folder, header)
     try:
-        _fill(book, jobs, chance, begun_s, errors, failed_of, hosts, logs, details)
+        _fill(book, jobs, missing, chance, begun_s, errors, failed_of, hosts, logs, details)
         for number, text in enumerate(notes):
             book.noted(begun_s + number, "warning", text)
         if ended:
@@ -80,6 +83,7 @@ def make(
 def _fill(
     book: Book,
     jobs: int,
+    missing: int,
     chance: random.Random,
     begun_s: float,
     errors: Sequence[str],
@@ -94,8 +98,8 @@ def _fill(
         book.lived(LifeFact(worker, host, 1, begun_s + 5, begun_s + 3600, "GONE", out, err))
     book.part(Span(0, jobs), SPEC, [b""])
     book.input_ended()
-    order = list(range(jobs))
-    for at in range(0, jobs, 500):  # as they end: not quite in order
+    order = list(range(jobs - missing))
+    for at in range(0, len(order), 500):  # as they end: not quite in order
         piece = order[at : at + 500]
         chance.shuffle(piece)
         order[at : at + 500] = piece
@@ -105,16 +109,17 @@ def _fill(
         seconds, memory = chance.lognormvariate(0, 1), int(chance.uniform(0.2, 1.5) * GB)
         if failed_of and job % failed_of == failed_of // 2:
             error = errors[job // failed_of % len(errors)]
-            if job % (4 * failed_of) < failed_of:
-                book.tried(
-                    TryFact(job, 0, Cause.DIED, worker, "it died: SIGSEGV (11)", ended_s - 9)
-                )
+            tried = job % (4 * failed_of) < failed_of
+            if tried:
+                died = "it died: SIGSEGV (11)"
+                book.tried(TryFact(job, 0, Cause.DIED, workers[0][0], died, ended_s - 9))
+                book.leased(LeaseFact(worker, "i", Span(job, 1), 1))
             book.failed(
                 FailureFact(
                     job,
                     Cause.EXCEPTION,
                     1,
-                    1,
+                    1 + tried,
                     error,
                     worker,
                     host,

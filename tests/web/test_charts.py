@@ -23,7 +23,7 @@ def points_of(drawing: Markup, look: str) -> list[tuple[float, float]]:
 
 def test_progress_ends_where_all_have_ended() -> None:
     total = sum(tick.completed + tick.failed for tick in TICKS)
-    chart = charts.progress(TICKS, total)
+    chart = charts.progress(TICKS, total, 1600.0)
     assert chart is not None
     points = points_of(chart.drawing, "ended")
     assert points[0] == (0.0, 199.0) and points[-1] == (1000.0, 1.0)
@@ -35,16 +35,28 @@ def test_progress_ends_where_all_have_ended() -> None:
 
 
 def test_progress_does_not_reach_the_top_before_the_end() -> None:
-    chart = charts.progress(TICKS, 3600)
+    chart = charts.progress(TICKS, 3600, 1600.0)
     assert chart is not None
     assert abs(points_of(chart.drawing, "ended")[-1][1] - 100) < 1
 
 
 def test_throughput_keeps_the_number_of_jobs() -> None:
-    chart = charts.throughput([Tick(0.0, 10), Tick(5.0, 0, 20), Tick(10.0)])
+    chart = charts.throughput([Tick(0.0, 10), Tick(5.0, 0, 20), Tick(10.0)], 15.0)
     assert chart is not None
     assert chart.summary == "At most 4/s, 2/s on average."
     assert points_of(chart.drawing, "rate")[0] == (0.0, 100.0)
+
+
+def test_a_stretch_that_has_just_begun_is_no_break_down() -> None:
+    ticks = [Tick(10.0 * n, 100) for n in range(5)] + [Tick(50.0, 10)]
+    chart = charts.throughput(ticks, 51.0)
+    assert chart is not None
+    assert chart.summary == "At most 10/s, 10/s on average."
+    assert {y for _, y in points_of(chart.drawing, "rate")} == {1.0}
+    shown = charts.progress(ticks, 510, 51.0)
+    assert shown is not None
+    (before, _), (last, _) = points_of(shown.drawing, "ended")[-2:]
+    assert (round(before), last) == (980, 1000.0)
 
 
 def test_memory_shows_what_was_asked_for() -> None:
@@ -59,9 +71,9 @@ def test_memory_shows_what_was_asked_for() -> None:
 
 
 def test_nothing_and_a_single_number() -> None:
-    assert charts.progress([], 0) is charts.throughput([]) is charts.memory([], 1) is None
+    assert charts.progress([], 0, 0.0) is charts.throughput([], 0.0) is charts.memory([], 1) is None
     assert charts.cpu([]) is None
-    for chart in (charts.cpu([SampleView(1.0, 1, 0.0)]), charts.progress([Tick(1.0)], 0)):
+    for chart in (charts.cpu([SampleView(1.0, 1, 0.0)]), charts.progress([Tick(1.0)], 0, 1.0)):
         assert chart is not None
         ElementTree.fromstring(chart.drawing)
         assert "nan" not in chart.drawing and "inf" not in chart.drawing

