@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gridmap.conf import settings
-from gridmap.core.states import JobState
-from gridmap.earlier import folder_of
-from gridmap.ledger import book
-from gridmap.ledger.facts import Facts
+from gridmap.errors import LedgerError
 from gridmap.report import plots
-from gridmap.report.story import CANCELED, COMPLETED, FAILED, JobStory, Story
+from gridmap.report.story import JobStory, Story, Usage, WorkerStory
 from gridmap.run import Run
 from gridmap.stories import story_of
+from gridmap.views import JobsAsked, WorkerView
+from gridmap.watching.observer import Observer, find
+
+ROWS = 1000
+"""Jobs that are asked for at a time."""
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,30 +46,49 @@ def plot(
         run = story_of(run)
     elif isinstance(run, str):
         parent = Path(os.fspath(run_dir) if run_dir else settings(profile).run_dir)
-        run = _story_of_ledger(book.read(folder_of(run, parent)))
+        run = _story_of(find(run, parent))
     if not isinstance(run, Story):
         raise TypeError(f"plot takes a Run or the id of one, not {run!r:.100}")
     return plots.plot(run, width)
 
 
-def _story_of_ledger(facts: Facts) -> Story:
-    """Returns what a ledger tells of each job."""
-    header = facts.header
-    total = sum(part.span.count for part in facts.parts)
-    jobs = [JobStory(number) for number in range(total)]
-    for job in jobs:
-        number = job.number
-        job.name = header.names[number] if header.one_by_one else f"{header.name}{number}"
-    for end in facts.ends:
-        for job in jobs[end.span.first : end.span.stop]:
-            job.state = FAILED if end.state is JobState.FAILED else CANCELED
-            job.cause = str(end.cause)
-    for failure in facts.failures:
-        job = jobs[failure.job]
-        job.state, job.cause, job.attempts = FAILED, str(failure.cause), failure.attempts
-        job.worker, job.host = failure.worker, failure.host
-    for fact in facts.values:
-        for job in jobs[fact.span.first : fact.span.stop]:
-            job.state, job.cause, job.attempts = COMPLETED, "", fact.attempts
-            job.worker, job.host = fact.worker, fact.host
-    return Story(header.run, header.name, jobs)
+def _story_of(path: Path) -> Story:
+    """Returns what can be seen of a run."""
+    with Observer(path) as observer:
+        run = observer.run()
+        if run.error:
+            raise LedgerError(run.error)
+        rows, after = [], ""
+        while True:
+            page = observer.jobs(JobsAsked(after=after, most=ROWS))
+            rows += page.rows
+            after = page.next
+            if not after:
+                break
+        samples: dict[int, list[Usage]] = {}
+        for one in observer.usage():
+            usage = Usage(one.at_s, one.rss_bytes, one.cpu_fraction)
+            samples.setdefault(one.job, []).append(usage)
+        workers = observer.workers()
+    jobs = [
+        JobStory(
+            row.job,
+            row.name,
+            row.state,
+            row.cause,
+            row.host,
+            row.worker,
+            row.attempts,
+            row.ended_s,
+            row.seconds if row.ended_s is not None else None,
+            row.peak_rss_bytes or None,
+            samples.get(row.job, ()),
+        )
+        for row in rows
+    ]
+    return Story(run.id, run.name, jobs, [_worker(worker) for worker in workers])
+
+
+def _worker(worker: WorkerView) -> WorkerStory:
+    gone_s = worker.heard_s if worker.state in ("gone", "lost") else None
+    return WorkerStory(worker.id, worker.host, worker.up_s, gone_s, worker.children)

@@ -169,6 +169,15 @@ class SampleView(Struct, frozen=True):
     cpu_fraction: float
 
 
+class UsageView(Struct, frozen=True):
+    """What one of a run's jobs used when its worker's heart beat."""
+
+    job: int
+    at_s: float
+    rss_bytes: int
+    cpu_fraction: float
+
+
 class JobView(Struct, frozen=True):
     """All that is known of a job.
 

@@ -31,6 +31,7 @@ from gridmap.views import (
     NoteView,
     RunView,
     Tick,
+    UsageView,
     WorkerView,
 )
 from gridmap.watching.pages import UnknownJob
@@ -53,6 +54,7 @@ _ANSWERS: dict[str, Any] = {
     "failures": list[FailureGroup],
     "timeline": list[Tick],
     "notes": list[NoteView],
+    "usage": list[UsageView],
     "cancel": None,
 }
 
@@ -135,6 +137,11 @@ class Observer:
     def notes(self) -> list[NoteView]:
         """Returns what people were told of late."""
         found: list[NoteView] = self._ask(Question(0, "notes"))
+        return found
+
+    def usage(self) -> list[UsageView]:
+        """Returns what its jobs used, as hearts beat; of many heartbeats some."""
+        found: list[UsageView] = self._ask(Question(0, "usage"))
         return found
 
     def cancel(self, jobs: Iterable[int] | None = None, reason: str = "") -> None:

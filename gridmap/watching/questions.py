@@ -18,6 +18,7 @@ from gridmap.views import (
     SampleView,
     Tick,
     TryView,
+    UsageView,
     WorkerView,
 )
 from gridmap.watching.pages import Pages
@@ -26,6 +27,8 @@ from gridmap.watching.told import KIND
 
 MOST_SAMPLES = 2000
 """Points of a curve."""
+MOST_USAGE = 20_000
+"""Of all jobs together."""
 
 
 class Questions(Pages):
@@ -135,6 +138,15 @@ class Questions(Pages):
             if amount:
                 return memory_bytes(name, amount) * resources.num_slots
         return None
+
+    def usage(self, most: int = MOST_USAGE) -> list[UsageView]:
+        """Returns what jobs used, in the order of time: about so many of the measurements."""
+        number = self._number("SELECT coalesce(max(rowid), 0) FROM samples")
+        every = max(1, -(-number // most))
+        rows = self._rows(
+            "SELECT job, at_s, rss, cpu FROM samples WHERE rowid % ? = 0 ORDER BY rowid", every
+        )
+        return [UsageView(*row) for row in rows]
 
     def notes(self, most: int = 200) -> list[NoteView]:
         """Returns the latest things that a person was told, the oldest first."""

@@ -98,7 +98,7 @@ class Room:
         :raises GridMapError: there is none
         """
         name = question.name
-        if name in ("failures", "timeline", "notes"):
+        if name in ("failures", "timeline", "notes", "usage"):
             return self._tell(lambda told: getattr(told, name)())
         if name == "jobs":
             return self.jobs(question.jobs)
