@@ -181,7 +181,10 @@ def test_the_wheel_has_the_package_and_nothing_else(distributions: Path) -> None
     assert {name for name in names if not name.startswith(info)} == package | {"gridmap/py.typed"}
     assert any(name.endswith("licenses/LICENSE") for name in names)
     needed = set(re.findall(r"^Requires-Dist: ([a-z]+)[^;\n]*$", metadata, re.MULTILINE))
-    assert needed == {"cloudpickle", "drmaa", "msgspec", "psutil", "pyzmq", "threadpoolctl"}
+    assert needed == {
+        *("argcomplete", "cloudpickle", "drmaa", "msgspec", "psutil", "pyzmq", "rich"),
+        "threadpoolctl",
+    }
     assert f"Version: {gridmap.__version__}\n" in metadata
 
 
