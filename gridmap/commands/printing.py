@@ -62,7 +62,7 @@ def _shown(char: str) -> str:
 
 def text(value: object, style: str = "") -> Text:
     """Returns a cell that shows a value as it is."""
-    return Text(safe(value), style, no_wrap=True, overflow="ellipsis")
+    return Text(no_wrap=True, overflow="ellipsis").append(safe(value), style)
 
 
 # --- numbers --------------------------------------------------------------------------------------

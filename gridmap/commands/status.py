@@ -116,7 +116,9 @@ def lines_of(
     for group in failures[:FEW]:
         first = ", ".join(map(str, group.first[:3]))
         line = safe(group.error.strip().partition("\n")[0])
-        yield "failed", text(f"{group.count} x {line} (jobs {first}{', ...' * (group.count > 3)})")
+        jobs = "job" if group.count == 1 else "jobs"
+        more = ", ..." if group.count > len(group.first[:3]) else ""
+        yield "failed", text(f"{group.count} x {line} ({jobs} {first}{more})")
     for note in notes[-FEW:]:
         yield note.level, f"{moment(note.at_s)} {note.text}"
     yield from _advice(view)

@@ -46,9 +46,9 @@ def look(dispatcher: Dispatcher) -> Alive:
         for lease in in_work:
             assert lease.last is not None
             job = lease.last.current
-            since = now - lease.since if lease.since <= now else 0.0
+            begun = min(lease.since, worker.up_since if lease.first else now)
             running[job] = JobRow(
-                job, "", "running", lease.attempt + 1, seconds=since,
+                job, "", "running", lease.attempt + 1, seconds=max(0.0, now - begun),
                 peak_rss_bytes=lease.last.rss_bytes, worker=worker.id, host=worker.host,
             )  # fmt: skip
     return Alive(dispatcher.summary(), workers, running, dispatcher.input_ended)
