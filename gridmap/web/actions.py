@@ -25,8 +25,12 @@ CANCEL_S = 5.0
 """How long a page waits until a run says that it cancels."""
 SHOWN_BYTES = 16384
 
-COMMANDS = {"retry": ("retry", "--failed"), "attach": ("attach",)}
-"""What goes on with a run: the subcommand of `gridmap`, and what comes after the run's id."""
+FOLDER = ".web"
+"""Beside the runs: what the processes printed. In a run's directory it would be removed with it."""
+KEEP_S = 30 * 86400.0
+
+COMMANDS = {"retry": ("--failed",), "attach": ()}
+"""Subcommands of `gridmap` that go on with a run, and what comes after the run's id."""
 
 NOTICES = {
     "cancel": "The run was told to cancel all jobs that have not ended.",
@@ -41,10 +45,11 @@ NOTICES = {
 class Retry:
     """A process that goes on with a run, and what it prints.
 
+    :param kind: one of COMMANDS
     :param process: None where another dashboard has started it
     """
 
-    command: str
+    kind: str
     begun_s: float
     process: subprocess.Popen[bytes] | None
     log: Path
@@ -79,37 +84,47 @@ class Retries:
         """
         if any(one.working for one in self._begun.get(path.name, ())):
             raise GridMapError(f"a process that goes on with run {path.name} works already")
-        name, *more = COMMANDS[kind]
-        command = [sys.executable, "-m", "gridmap", name, path.name, *more]
+        values = Path.cwd() / f"gridmap-{path.name}.pkl"
+        words = [kind, path.name, *COMMANDS[kind], "--output", str(values), "--force"]
         environ = {**os.environ, "GRIDMAP_RUN_DIR": str(self._run_dir), "PYTHONUNBUFFERED": "1"}
         if self._profile:
             environ["GRIDMAP_PROFILE"] = self._profile
-        now_s = time.time()
-        log = path / f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}.log"
+        log = self._new_log(path.name, kind)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with open(os.open(log, flags, 0o600), "wb") as file:
             process = subprocess.Popen(
-                command,
+                [sys.executable, "-m", "gridmap", *words],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env=environ,
                 start_new_session=True,
             )
-        retry = Retry(f"gridmap {' '.join(command[3:])}", now_s, process, log)
+        retry = Retry(kind, time.time(), process, log)
         self._begun.setdefault(path.name, []).append(retry)
         return retry
+
+    def _new_log(self, run: str, kind: str) -> Path:
+        """Returns where a process may print, and removes what others printed long ago."""
+        folder = self._run_dir / FOLDER
+        folder.mkdir(mode=0o700, exist_ok=True)
+        for old in folder.iterdir():
+            with contextlib.suppress(OSError):
+                if old.stat().st_mtime < time.time() - KEEP_S:
+                    old.unlink()
+        now = time.strftime("%Y%m%d-%H%M%S")
+        return folder / f"{run}.{kind}.{now}-{os.urandom(2).hex()}.log"
 
     def of(self, path: Path) -> list[Retry]:
         """Returns what was started for a run, the latest first, with what it printed last."""
         found = list(self._begun.get(path.name, ()))
         known = {one.log.name for one in found}
-        for kind in COMMANDS:
-            for log in path.glob(f"{kind}-*.log"):
-                if log.name not in known:
-                    with contextlib.suppress(OSError):
-                        begun_s = log.stat().st_mtime
-                        found.append(Retry(f"gridmap {kind} {path.name}", begun_s, None, log))
+        with contextlib.suppress(OSError):  # none was ever started
+            for log in (self._run_dir / FOLDER).iterdir():
+                run, _, rest = log.name.partition(".")
+                kind = rest.partition(".")[0]
+                if run == path.name and kind in COMMANDS and log.name not in known:
+                    found.append(Retry(kind, log.stat().st_mtime, None, log))
         for one in found:
             one.output = tail(one.log, SHOWN_BYTES)
         return sorted(found, key=lambda one: -one.begun_s)

@@ -139,6 +139,7 @@ async def run(request: Request) -> Context:
         ],
         "hosts": by_host(workers, view.state == UNDER_WAY),
         "most_workers": MOST_WORKERS,
+        "values": f"gridmap-{view.id}.pkl in {os.getcwd()}",
         "retries": await in_thread(lambda: request.app.state.retries.of(watch.path)),
         "title": _title(view),
     }

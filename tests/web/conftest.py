@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 
 import pytest
 
+import gridmap
 from tests.web.ledgers import make
 
 DEADLINE_S = 60.0
@@ -88,11 +89,20 @@ class Dashboard:
 
 
 @contextlib.contextmanager
-def dashboard_of(run_dir: Path, *options: str) -> Iterator[Dashboard]:
+def dashboard_of(run_dir: Path, *options: str, cwd: Path | None = None) -> Iterator[Dashboard]:
     """Starts `gridmap_web`, and ends it."""
+    environ = dict(os.environ)
+    if cwd is not None:
+        environ["PYTHONPATH"] = str(Path(gridmap.__file__).parents[1])
     command = [*COMMAND, "--port", "0", "--run-dir", str(run_dir), *options]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        cwd=cwd,
+        env=environ,
     ) as process:
         try:
             assert process.stdout is not None
