@@ -53,17 +53,6 @@ pygments_style = "friendly"
 pygments_dark_style = "monokai"
 
 
-# Left out of the contents while nobody has written them.
-PAGES_TO_COME = ("progress", "command_line", "dashboard", "mail", "plots")
-
-
-def leave_out(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Leaves pages out of the contents that are not there."""
-    for page in PAGES_TO_COME:
-        if docname == "index" and not (HERE / f"{page}.rst").exists():
-            source[0] = re.sub(rf"(?m)^(   {page}|.*<{page}\.rst>.*)\n", "", source[0])
-
-
 def link_files(app: Sphinx, doctree: nodes.document) -> None:
     """Makes a link to a page's file a link to the page, and that to another file one to a copy.
 
@@ -97,6 +86,5 @@ def inline_diagrams(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    app.connect("source-read", leave_out)
     app.connect("doctree-read", link_files, priority=400)  # before copies are made
     app.connect("doctree-resolved", inline_diagrams)
