@@ -24,11 +24,13 @@ from gridmap.doctor.findings import Finding, failed, ok, warning
 OLDEST = (3, 10)
 
 DEPENDENCIES = {
+    "argcomplete": "argcomplete",
     "cloudpickle": "cloudpickle",
     "drmaa": "drmaa",
     "msgspec": "msgspec",
     "psutil": "psutil",
     "pyzmq": "zmq",
+    "rich": "rich",
     "threadpoolctl": "threadpoolctl",
     **({} if sys.version_info >= (3, 11) else {"tomli": "tomli"}),
 }
