@@ -9,19 +9,18 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
-from msgspec import Struct
 from msgspec.structs import replace
 
-from gridmap import _html, data, interrupts
+from gridmap import interrupts
 from gridmap.core.dispatcher import Dispatcher
 from gridmap.core.jobs import UNFINISHED
 from gridmap.core.policy import Limits
 from gridmap.core.spec import Resources
 from gridmap.core.states import JobState
-from gridmap.errors import Cause, GridMapError, JobException, JobUnpicklable
-from gridmap.failures import exception_of_end, exception_of_failure, words_of_failure
+from gridmap.errors import Cause, GridMapError
+from gridmap.failures import exception_of_end, words_of_failure
 from gridmap.kinds import NO_PROFILE
 from gridmap.launch import (
     LOCAL,
@@ -37,7 +36,9 @@ from gridmap.monitor.tally import Note
 from gridmap.monitor.transport import Transport
 from gridmap.monitor.watcher import Ended, Watcher
 from gridmap.options import KEPT_OPTIONS, Options, policy_of
+from gridmap.outcomes import Batch, Failed, error_of, how_of, values_of
 from gridmap.plan import Part, Plan, new_run_id, parts
+from gridmap.run_status import RunStatus
 
 if TYPE_CHECKING:
     from gridmap.ledger.book import Book
@@ -51,66 +52,6 @@ CLOSE_DEADLINE_S = 15.0
 
 class MonitorFailed(GridMapError):
     """The loop that runs everything has a fault."""
-
-
-class RunStatus(Struct, frozen=True):
-    """A run at a glance: numbers of jobs by how they are, and of workers.
-
-    :param total: jobs, as far as the input has been read
-    :param running: jobs that workers hold, also where they have yet to begin
-    :param queued: jobs that no worker has
-    :param workers_up: workers that have said hello
-    :param workers_pending: workers that the scheduler has not started yet
-    :param ended: whether every job has ended
-    :param children_up: jobs that the workers that are up can run at once
-    :param resubmitted: attempts that failed and were followed by another
-    :param died: of the jobs that failed, those that did not end by an exception of their own
-    :param busy_s: seconds that the jobs that ended took, all of them together
-    :param calls_per_s: jobs that ended lately, per second
-    :param left_s: seconds until all jobs have ended, by the seconds that jobs took lately and the
-        processes that there are; None while nothing is known
-    :param peak_rss_bytes: largest resident memory of a process for jobs
-    :param queues: workers that wait in the scheduler's queues, by queue; "" is the one that the
-        scheduler chooses
-    :param input_ended: no more jobs will be read
-    """
-
-    total: int
-    completed: int
-    failed: int
-    canceled: int
-    running: int
-    queued: int
-    workers_up: int
-    workers_pending: int
-    ended: bool
-    children_up: int = 0
-    resubmitted: int = 0
-    died: int = 0
-    busy_s: float = 0.0
-    calls_per_s: float = 0.0
-    left_s: float | None = None
-    peak_rss_bytes: int = 0
-    queues: dict[str, int] = {}
-    input_ended: bool = True
-
-    def html(self, title: str) -> str:
-        """Returns a small table."""
-        workers = f"{self.workers_up} up, {self.workers_pending} pending"
-        rows = [
-            ("state", "ended" if self.ended else "under way"),
-            ("jobs", f"{self.total:,}"),
-            *(
-                (name, f"{count:,}")
-                for name in ("completed", "failed", "canceled", "running", "queued")
-                if (count := getattr(self, name))
-            ),
-            ("workers", "" if self.ended else workers),
-        ]
-        return _html.table(title, [row for row in rows if row[1]])
-
-    def _repr_html_(self) -> str:
-        return self.html("Status of a run")
 
 
 class Engine:
@@ -350,7 +291,7 @@ class Engine:
         watcher.told_before = self._old > 0
         self._old -= watcher.told_before
         if isinstance(item, Values):
-            batch, how = _values(item), _how(item)
+            batch, how = values_of(item), how_of(item)
             if batch.failures:
                 for job, value in enumerate(batch.values, batch.first):
                     if isinstance(value, Failed):
@@ -359,8 +300,8 @@ class Engine:
             watcher.ended(batch.first, batch.values, how)
             return batch
         if isinstance(item, Failure):
-            error = _error(item, watcher.name(item.job), self._asked(item.pool))
-            watcher.failed(item.job, error, item.cause, _how(item))
+            error = error_of(item, watcher.name(item.job), self._asked(item.pool))
+            watcher.failed(item.job, error, item.cause, how_of(item))
             return Batch(item.job, [Failed(error)], True)
         if isinstance(item, End):
             consequence = item.state is JobState.SKIPPED
@@ -495,27 +436,6 @@ class Engine:
         return self._monitor
 
 
-class Batch(NamedTuple):
-    """Consecutive jobs that have ended: a value or a Failed for each.
-
-    :param failures: there may be a Failed among them
-    """
-
-    first: int
-    values: Sequence[Any]
-    failures: bool
-
-
-class Failed(Struct, frozen=True):
-    """A job without a value.
-
-    :param consequence: it only ended because another failed
-    """
-
-    error: BaseException
-    consequence: bool = False
-
-
 def _at_end(
     monitor: Monitor,
     directory: RunDirectory | None,
@@ -547,42 +467,3 @@ def _at_end(
                 )  # fmt: skip
     finally:
         interrupts.unregister(monitor)
-
-
-def _how(item: Values | Failure) -> Ended:
-    return Ended(item.attempts, item.place, item.seconds, item.peak_rss_bytes, item.ended_s)
-
-
-def _error(item: Failure, name: str, asked: Resources) -> BaseException:
-    """Returns what became of a job; a payload that nobody can read makes it no secret."""
-    try:
-        return exception_of_failure(item, name, asked)
-    except (Exception, SystemExit) as error:
-        message = f"job {item.job} ({name}) failed on {item.place.host}; why cannot be read here: "
-        return JobException(
-            f"{message}{type(error).__name__}: {error}", cause=item.cause, job=item.job, name=name,
-            attempts=item.attempts, host=item.place.host,
-        )  # fmt: skip
-
-
-def _values(item: Values) -> Batch:
-    """Unpickles values; one that cannot be read here does no harm to the others."""
-    first, count = item.span
-    try:
-        values = data.unpack_values(item.frames, item.skip, count)
-        if type(values) is not list or len(values) != count:
-            raise ValueError(f"a packet without values for {count} jobs")
-        return Batch(first, values, False)
-    except (Exception, SystemExit):  # a value may do anything when it is made again
-        return Batch(first, [_value(item, index) for index in range(count)], True)
-
-
-def _value(item: Values, index: int) -> Any:
-    try:
-        return data.unpack_values(item.frames, item.skip + index, 1)[0]
-    except (Exception, SystemExit) as error:
-        job = item.span.first + index
-        message = f"the value of job {job} cannot be read here: {type(error).__name__}: {error}"
-        failed = JobUnpicklable(message, job=job, attempts=item.attempts, host=item.place.host)
-        failed.__cause__ = error
-        return Failed(failed)

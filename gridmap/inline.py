@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from gridmap.engine import RunStatus
 from gridmap.errors import Cause
 from gridmap.plan import new_run_id
 from gridmap.report.endings import Endings
 from gridmap.report.progress import Progress
+from gridmap.run_status import RunStatus
 from gridmap.work import Job
 
 

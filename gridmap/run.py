@@ -11,12 +11,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from gridmap import _html
-from gridmap.engine import Batch, Engine, Failed, MonitorFailed, RunStatus
+from gridmap.engine import Engine, MonitorFailed
 from gridmap.errors import GridMapError, JobCanceled
 from gridmap.failures import advice
 from gridmap.launch import LOCAL
+from gridmap.outcomes import Batch, Failed
 from gridmap.plan import EAGER_BYTES, EAGER_LOCAL_S
 from gridmap.report.progress import Progress
+from gridmap.run_status import RunStatus
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -12,10 +12,10 @@ from msgspec.structs import replace
 
 from gridmap.backends.native import memory_bytes, memory_text
 from gridmap.conf import Settings
-from gridmap.engine import Failed
 from gridmap.errors import Cause
 from gridmap.monitor.sink import Sample
 from gridmap.monitor.watcher import Ended, Watcher
+from gridmap.outcomes import Failed
 from gridmap.report.endings import Endings
 from gridmap.report.story import JobStory, Story, Usage
 from gridmap.work import Job

@@ -10,12 +10,13 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from gridmap.engine import Batch, Engine, Failed
+from gridmap.engine import Engine
 from gridmap.errors import PicklingError
 from gridmap.failures import advice
 from gridmap.launch import LOCAL
 from gridmap.monitor.watcher import Watcher
 from gridmap.options import Options
+from gridmap.outcomes import Batch, Failed
 from gridmap.plan import Plan
 from gridmap.report.progress import Progress
 

@@ -6,10 +6,11 @@ import pytest
 
 from gridmap.conf import Settings
 from gridmap.core.spec import PoolSpec, Resources
-from gridmap.engine import Engine, RunStatus
+from gridmap.engine import Engine
 from gridmap.monitor.watcher import Watcher
 from gridmap.options import Options
 from gridmap.plan import Plan
+from gridmap.run_status import RunStatus
 
 
 def engine_of(backend: str, *queues: str) -> Engine:

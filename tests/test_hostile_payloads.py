@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from gridmap import data
+from gridmap import data, outcomes
 from gridmap.core.messages import Outcome
 from gridmap.core.spec import Resources, Span
-from gridmap.engine import Failed, _error, _values
 from gridmap.errors import Cause, JobException, JobUnpicklable
 from gridmap.ledger.directory import RunDirectory
 from gridmap.monitor.sink import Failure, Place, Values
+from gridmap.outcomes import Failed, error_of
 
 
 def values_of(frames: list[Any], count: int = 3, skip: int = 0) -> list[Any]:
-    batch = _values(Values(Span(0, count), frames, skip, 1, Place("1.1", "node")))
+    batch = outcomes.values_of(Values(Span(0, count), frames, skip, 1, Place("1.1", "node")))
     assert len(batch.values) == count
     return list(batch.values)
 
@@ -50,14 +50,14 @@ def test_a_good_packet_is_read() -> None:
 @pytest.mark.parametrize("frames", [[b""], [b"x"], [b"x", b"y"], [b"\xc1", b"", b"garbage"], []])
 def test_a_failure_that_cannot_be_read_is_still_told(outcome: Outcome, frames: list[Any]) -> None:
     failure = Failure(3, Cause.DIED, outcome, frames, 1, "", Place("1.1", "node"))
-    error = _error(failure, "name", Resources())
+    error = error_of(failure, "name", Resources())
     assert isinstance(error, JobException)
 
 
 def test_an_exception_is_still_itself() -> None:
     frames = data.pack_exception(ValueError("mine"))
     failure = Failure(3, Cause.EXCEPTION, Outcome.EXCEPTION, frames, 1, "", Place())
-    assert isinstance(_error(failure, "name", Resources()), ValueError)
+    assert isinstance(error_of(failure, "name", Resources()), ValueError)
 
 
 def test_names_of_logs_remove_nothing_but_logs(tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ from gridmap.report.wording import SEPARATOR, Field, Flow
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from gridmap.engine import RunStatus
     from gridmap.monitor.tally import Note
+    from gridmap.run_status import RunStatus
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from gridmap.forks import Work
 from gridmap.report import display
 
 if TYPE_CHECKING:
-    from gridmap.engine import RunStatus
     from gridmap.monitor.tally import Note
+    from gridmap.run_status import RunStatus
 
 log = logging.getLogger(__name__)
 

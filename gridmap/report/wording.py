@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from gridmap.core.memory import human
 
 if TYPE_CHECKING:
-    from gridmap.engine import RunStatus
     from gridmap.monitor.tally import Note
+    from gridmap.run_status import RunStatus
 
 SEPARATOR = " · "
 NOTE_LINES = 12

@@ -18,7 +18,7 @@ import pytest
 
 import gridmap
 from gridmap import Job, grid_imap, grid_map, process_jobs, submit
-from gridmap.engine import RunStatus
+from gridmap.run_status import RunStatus
 from tests.doors.clients import client, until
 from tests.doors.functions import identity, inverse
 from tests.doors.terminals import CONTROL, terminal

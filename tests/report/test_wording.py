@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from gridmap.engine import RunStatus
 from gridmap.monitor.tally import Note
 from gridmap.report import wording
 from gridmap.report.wording import Field, Flow
+from gridmap.run_status import RunStatus
 
 
 def status(**fields: Any) -> RunStatus:

@@ -1,0 +1,75 @@
+"""Turns what comes back from a run into values and exceptions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from msgspec import Struct
+
+from gridmap import data
+from gridmap.core.spec import Resources
+from gridmap.errors import JobException, JobUnpicklable
+from gridmap.failures import exception_of_failure
+from gridmap.monitor.sink import Failure, Values
+from gridmap.monitor.watcher import Ended
+
+
+class Batch(NamedTuple):
+    """Consecutive jobs that have ended: a value or a Failed for each.
+
+    :param failures: there may be a Failed among them
+    """
+
+    first: int
+    values: Sequence[Any]
+    failures: bool
+
+
+class Failed(Struct, frozen=True):
+    """A job without a value.
+
+    :param consequence: it only ended because another failed
+    """
+
+    error: BaseException
+    consequence: bool = False
+
+
+def how_of(item: Values | Failure) -> Ended:
+    return Ended(item.attempts, item.place, item.seconds, item.peak_rss_bytes, item.ended_s)
+
+
+def error_of(item: Failure, name: str, asked: Resources) -> BaseException:
+    """Returns what became of a job; a payload that nobody can read makes it no secret."""
+    try:
+        return exception_of_failure(item, name, asked)
+    except (Exception, SystemExit) as error:
+        message = f"job {item.job} ({name}) failed on {item.place.host}; why cannot be read here: "
+        return JobException(
+            f"{message}{type(error).__name__}: {error}", cause=item.cause, job=item.job, name=name,
+            attempts=item.attempts, host=item.place.host,
+        )  # fmt: skip
+
+
+def values_of(item: Values) -> Batch:
+    """Unpickles values; one that cannot be read here does no harm to the others."""
+    first, count = item.span
+    try:
+        values = data.unpack_values(item.frames, item.skip, count)
+        if type(values) is not list or len(values) != count:
+            raise ValueError(f"a packet without values for {count} jobs")
+        return Batch(first, values, False)
+    except (Exception, SystemExit):  # a value may do anything when it is made again
+        return Batch(first, [_value(item, index) for index in range(count)], True)
+
+
+def _value(item: Values, index: int) -> Any:
+    try:
+        return data.unpack_values(item.frames, item.skip + index, 1)[0]
+    except (Exception, SystemExit) as error:
+        job = item.span.first + index
+        message = f"the value of job {job} cannot be read here: {type(error).__name__}: {error}"
+        failed = JobUnpicklable(message, job=job, attempts=item.attempts, host=item.place.host)
+        failed.__cause__ = error
+        return Failed(failed)
