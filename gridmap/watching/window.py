@@ -223,7 +223,7 @@ class Window:
         server, watcher = KeyPair.generate(), KeyPair.generate()
 
         def door(**where: Any) -> Door:
-            opened = Door(server, watcher.public, limits=LIMITS, **where)
+            opened = Door(server, watcher.public, limits=LIMITS, visitors=True, **where)
             undo.callback(opened.close)
             return opened
 

@@ -65,6 +65,7 @@ class Door:
     :param interface: name or address of the only interface to listen on; None: all of them
     :param port: a port, or the first and last of a range; None: any free one
     :param local: listens at this endpoint of the host itself, and at no port
+    :param visitors: those who have the key come and go as they like, also before they have shown it
     :raises AddressError: the interface does not exist, or no port of the range is free
 
     `strangers` counts attempts to connect that ended without the key (all that ZeroMQ tells of).
@@ -79,8 +80,10 @@ class Door:
         limits: Limits = LIMITS,
         ping_timeout_ms: int = PING_TIMEOUT_MS,
         local: str = "",
+        visitors: bool = False,
     ) -> None:
         self.strangers = 0
+        self._visitors = visitors
         self.limits = limits
         self._allowed = (z85.decode(guests),)
         self._closed = False
@@ -197,7 +200,8 @@ class Door:
             seen = True
             self._gate.saw(event, value, now)
             if event & _FAILED:
-                self._stranger("a connection that ended before it had shown a key of this run")
+                ended = "a connection that ended before it had shown a key of this run"
+                self._stranger(ended, logging.DEBUG if self._visitors else logging.WARNING)
         if seen or self._gate.shut:
             self._gate.look(now)
         while readable(self._zap):
@@ -216,10 +220,10 @@ class Door:
         with contextlib.suppress(zmq.ZMQError):  # who asked has gone
             self._zap.send_multipart([b"1.0", number, *status, b""], zmq.NOBLOCK)
 
-    def _stranger(self, who: str) -> None:
+    def _stranger(self, who: str, level: int = logging.WARNING) -> None:
         self.strangers += 1
         if self.strangers & (self.strangers - 1) == 0:  # 1, 2, 4, 8, ...: no flood of the log
-            logger.warning("refused %s (number %d)", who, self.strangers)
+            logger.log(level, "refused %s (number %d)", who, self.strangers)
 
 
 def _no_port(host: str, port: int | tuple[int, int] | None) -> str:
