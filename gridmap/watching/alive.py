@@ -87,8 +87,9 @@ def run_now(told: RunView, alive: Alive, recently: int, host: str, pid: int) -> 
     """
     jobs, summary = alive.summary.jobs, alive.summary
     completed, failed = jobs[_J.COMPLETED], jobs[_J.FAILED]
-    running = jobs[_J.LEASED] + jobs[_J.RUNNING]
-    queued = jobs[_J.HELD] + jobs[_J.QUEUED] + jobs[_J.REQUEUED]
+    held = jobs[_J.LEASED] + jobs[_J.RUNNING]
+    running = min(held, summary.children)  # workers hold more than they can run at once
+    queued = held - running + jobs[_J.HELD] + jobs[_J.QUEUED] + jobs[_J.REQUEUED]
     lately_s = min(RECENT_S, max(1e-3, time.time() - told.created_s))
     left_s = None
     if told.completed and summary.children:
