@@ -29,10 +29,7 @@ def gridmap() -> Map:
     from gridmap import grid_imap_unordered
 
     def run(function: Function, arguments: list[Any]) -> Iterator[Any]:
-        # whole nodes, as docs/fast.rst has them
-        yield from grid_imap_unordered(
-            function, arguments, max_workers=NODES, children=PROCESSORS, require_cluster=True
-        )
+        yield from grid_imap_unordered(function, arguments, max_workers=SLOTS, require_cluster=True)
 
     return run
 
