@@ -6,9 +6,9 @@ import argparse
 import sys
 
 from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 
+from gridmap.commands.live import View
 from gridmap.commands.places import FAILED, GOES_ON, OK, path_of, run_dir
 from gridmap.commands.printing import bar, console, many, put_json, put_line, safe
 from gridmap.commands.writing import Target
@@ -50,9 +50,9 @@ def _watched(run: Run, out: Console) -> None:
     if not out.is_terminal:
         run.wait()
         return
-    with Live(console=out, auto_refresh=False, transient=True) as live:
+    with View(out, leaves=False) as view:
         while not run.wait(LOOK_S):
-            live.update(Text(_progress(run)), refresh=True)
+            view.draw(Text(_progress(run)))
 
 
 def _progress(run: Run) -> str:

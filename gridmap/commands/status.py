@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 
+from gridmap.commands.live import View
 from gridmap.commands.places import observed, status_of
 from gridmap.commands.printing import (
     bar,
@@ -65,10 +65,10 @@ def _watch(observer: Observer, interval_s: float) -> int:
     out = console()
     if not out.is_terminal:
         return _watch_in_pipe(observer, interval_s, out)
-    with Live(console=out, auto_refresh=False, transient=False) as live:
+    with View(out) as drawn:
         while True:
             view = observer.run()
-            live.update(facts(lines_of(view, *_more(observer, view))), refresh=True)
+            drawn.draw(facts(lines_of(view, *_more(observer, view))))
             if view.state != UNDER_WAY:
                 return status_of(view)
             time.sleep(interval_s)

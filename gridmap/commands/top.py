@@ -13,9 +13,9 @@ from pathlib import Path
 
 from msgspec.structs import replace
 from rich.console import Console, Group
-from rich.live import Live
 from rich.text import Text
 
+from gridmap.commands.live import View
 from gridmap.commands.places import AT_ONCE, OK, run_dir
 from gridmap.commands.printing import (
     bar,
@@ -142,9 +142,9 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _live(watchers: Watchers, interval_s: float, out: Console) -> None:
-    with Live(console=out, auto_refresh=False, screen=True) as live:
+    with View(out, screen=True) as view:
         while True:
-            live.update(_screen(watchers.views(), out.width, out.height), refresh=True)
+            view.draw(_screen(watchers.views(), out.width, out.height))
             time.sleep(interval_s)
             watchers.ask()
             watchers.wait(0.2)

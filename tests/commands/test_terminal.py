@@ -43,6 +43,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [*COMMAND, *words], stdin=self.theirs, stdout=self.theirs, stderr=self.theirs,
             env={**plain, "TERM": "xterm-256color", **environment}, start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so Ctrl-C reaches it
         )  # fmt: skip
         self.shown = b""
 
@@ -130,7 +131,6 @@ def test_an_interrupt_leaves_the_terminal_as_it_was(
             time.sleep(1)  # it is being waited for by now
         begun = time.monotonic()
         os.write(screen.ours, b"\x03")
-        os.killpg(screen.process.pid, signal.SIGINT)
         assert screen.ended() == status
         assert time.monotonic() - begun < 5
         settled.signal(signal.SIGCONT)
@@ -193,3 +193,15 @@ def test_what_is_seen_of_top(settled: Client, runs: Path, tmp_path: Path) -> Non
         until(lambda: not seen(), "it has left", DEADLINE_S)
     finally:
         subprocess.run([*tmux, "kill-server"], capture_output=True, timeout=30)
+
+
+def test_an_interrupt_never_comes_into_a_drawing(settled: Client, runs: Path) -> None:
+    """Views that are drawn without a pause are interrupted at moments of all kinds."""
+    for number in range(5):
+        with terminal("top", "--interval", "0.1") as screen:
+            screen.until(SCREEN)
+            time.sleep(0.037 * number)  # somewhere, not after something
+            os.kill(screen.process.pid, signal.SIGINT)
+            assert screen.ended() == 0
+            assert screen.shown.count(SCREEN) == screen.shown.count(NO_SCREEN) == 1
+            assert screen.shown.rfind(CURSOR) > screen.shown.rfind(NO_CURSOR)
