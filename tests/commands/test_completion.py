@@ -13,6 +13,8 @@ import pytest
 
 from gridmap.ledger.directory import HISTORY, LEDGER_NAME
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # a process for each command
+
 RUNS = ("20260101-000000-aa", "20260102-000000-bb")
 BASH = """
 eval "$(gridmap completion bash)"

@@ -17,6 +17,8 @@ from tests.commands.conftest import gridmap
 from tests.doors.clients import Client, client, until
 from tests.watching.conftest import ENDS, calls, in_history, only, opened
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # a process for each command
+
 VALUES = [x * x for x in range(20)]
 
 

@@ -10,10 +10,14 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from gridmap.watching.observer import folders
 from tests.commands.conftest import gridmap
 from tests.doors.clients import Client, client, until
 from tests.watching.conftest import ENDS, MAP, PROGRAM, only, opened
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # a process for each command
 
 HOSTILE = "ValueError: [red]7[/] \\x1b[31mred\\x1b[0m"
 

@@ -24,6 +24,8 @@ from tests.commands.conftest import COMMAND, gridmap
 from tests.doors.clients import Client, until
 from tests.watching.conftest import only, opened
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # a process for each command
+
 DEADLINE_S = 60.0
 SCREEN, NO_SCREEN = b"\x1b[?1049h", b"\x1b[?1049l"
 NO_CURSOR, CURSOR = b"\x1b[?25l", b"\x1b[?25h"

@@ -19,6 +19,8 @@ from tests.doors.clients import until
 from tests.watching.conftest import only
 from tests.wire.scheduler import ProcessBackend, cluster
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # a process for each command
+
 RUNNING = JobsAsked(state="running")
 
 
