@@ -60,11 +60,11 @@ def grow_to(megabytes: int) -> None:
 
 
 def test_a_job_over_max_rss_is_ended_and_says_so() -> None:
-    limit = 400 * MB
+    limit = own_rss_bytes() + 200 * MB
     with Driver(max_rss_bytes=limit) as node:
         values = node.run(lambda n: len(fill(n)), [1, 2])
         assert [outcome for outcome, _ in values] == [Outcome.VALUE] * 2
-        outcome, death = node.run(grow_to, [550], first=2)[0]
+        outcome, death = node.run(grow_to, [limit // MB + 150], first=2)[0]
         assert outcome is Outcome.MEMORY
         assert death.text.endswith(f"of the {human(limit)} that max_rss allows")
         assert (death.limit, death.limit_bytes) == (MAX_RSS, limit)
@@ -73,19 +73,19 @@ def test_a_job_over_max_rss_is_ended_and_says_so() -> None:
 
 
 def test_what_a_jobs_processes_use_counts_and_they_end_with_it(tmp_path: Path) -> None:
-    place = tmp_path / "pid"
+    place, limit = tmp_path / "pid", own_rss_bytes() + 200 * MB
 
     def job(_: int) -> None:
         pid = os.fork()
         if pid == 0:
             os.setsid()
-            grow_to(600)
+            grow_to(limit // MB + 200)
         place.write_text(str(pid))
         os.waitpid(pid, 0)
         time.sleep(60)
 
     # the fork has all of its parent's memory, and shares it
-    with Driver(max_rss_bytes=400 * MB) as node:
+    with Driver(max_rss_bytes=limit) as node:
         assert node.run(job, [0])[0][0] is Outcome.MEMORY
         wait_for(lambda: not alive(int(place.read_text())))
 
@@ -105,14 +105,15 @@ def test_memory_that_processes_share_counts_once() -> None:
             os.waitpid(pid, 0)
         return len(block) // MB
 
-    with Driver(max_rss_bytes=450 * MB) as node:
+    own = own_rss_bytes()  # five times that and five times the block, if each counted all it has
+    with Driver(max_rss_bytes=2 * own + 400 * MB) as node:
         assert node.run(job, [0]) == [(Outcome.VALUE, 100)]
 
 
 def test_a_job_near_its_limit_is_told_of_before_a_heartbeat_is_due() -> None:
-    limit = 500 * MB
+    limit = own_rss_bytes() + 300 * MB
     with Driver(heartbeat_s=60.0, max_rss_bytes=limit) as node:
-        node.lease(grow_to, [475])
+        node.lease(grow_to, [limit // MB * 95 // 100])
         node.until(lambda: node.beats())
         (held,) = node.beats()
         assert 0.9 * limit <= held.rss_bytes <= limit == held.limit_bytes
