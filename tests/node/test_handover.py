@@ -76,7 +76,7 @@ def test_what_is_received_can_be_written_and_is_nobody_elses(ends: tuple[Channel
 def test_a_thousand_frames_held_need_no_descriptor(ends: tuple[Channel, Channel]) -> None:
     before = descriptors()
     held = [passed(ends, [bytes(LARGE)])[0] for _ in range(1000)]
-    assert descriptors() == before and len(held) == 1000
+    assert descriptors() <= before and len(held) == 1000  # what others had may go meanwhile
 
 
 def test_without_such_memory_frames_are_copied(
