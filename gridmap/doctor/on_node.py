@@ -229,8 +229,8 @@ def hello(questions: dict) -> dict:
         import zmq
 
         from gridmap.node.serve import make_hello
+        from gridmap.wire.caller import AgentLink
         from gridmap.wire.keys import read_connection
-        from gridmap.wire.link import AgentLink
         from gridmap.wire.reach import explain
 
         connection = read_connection(questions["folder"])

@@ -38,8 +38,8 @@ from gridmap.node.memory import Limits, parts_of_address_space
 from gridmap.node.tree import age_s, read_process
 
 if TYPE_CHECKING:
+    from gridmap.wire.caller import AgentLink
     from gridmap.wire.keys import Connection
-    from gridmap.wire.link import AgentLink
 
 logger = logging.getLogger(__name__)
 
@@ -149,8 +149,8 @@ def serve(
 
     forkserver = Forkserver.make()  # before there is a thread of ZeroMQ's
     try:
+        from gridmap.wire.caller import AgentLink
         from gridmap.wire.keys import read_connection
-        from gridmap.wire.link import AgentLink
 
         connection = read_connection(run_dir)
         hello = make_hello(pool, children)

@@ -11,6 +11,7 @@ who has not shown a key yet can make the other end take no more than one of them
 
 from __future__ import annotations
 
+import functools
 import typing
 from collections.abc import Callable, Sequence
 from operator import attrgetter
@@ -135,13 +136,14 @@ _SHAPES: dict[type[Any], _Shape] = {
     for table in KINDS.values()
     for kind, cls in table.items()
 }
-_READERS: dict[Direction, dict[int, _Reader]] = {
-    direction: {
+
+
+@functools.cache  # made when it is first needed: each end reads one direction only
+def _readers(direction: Direction) -> dict[int, _Reader]:
+    return {
         kind: _Reader(cls, msgspec.msgpack.Decoder(_body_type(cls)), CHECKS[cls])
-        for kind, cls in table.items()
+        for kind, cls in KINDS[direction].items()
     }
-    for direction, table in KINDS.items()
-}
 
 
 def size_of(frame: Payload) -> int:
@@ -211,7 +213,7 @@ def decode(
             payload, kind = _join(told, payload), -kind
         else:
             _check_sizes(0, sizes, limits)
-        reader = _READERS[direction].get(kind)
+        reader = _readers(direction).get(kind)
         if reader is None:
             raise WireError(f"kind {kind} is no message {direction.value}")
         message: Message = reader.make(*reader.body.decode(body))
@@ -223,16 +225,16 @@ def decode(
 
 def _check_text(message: Message) -> None:
     """Refuses strings that the decoder of the other end would refuse."""
-    for name in _TEXTS[type(message)]:
+    for name in _texts(type(message)):
         longest = MAX_PROSE_CHARS if name in PROSE_FIELDS else MAX_NAME_CHARS
         if len(getattr(message, name)) > longest:
             raise WireError(f"{type(message).__name__}.{name} is longer than {longest} characters")
 
 
-_TEXTS: dict[type[Any], tuple[str, ...]] = {
-    cls: tuple(name for name, hint in typing.get_type_hints(cls).items() if hint is str)
-    for cls in _SHAPES
-}
+@functools.cache
+def _texts(cls: type[Any]) -> tuple[str, ...]:
+    """Returns which fields of a message are strings."""
+    return tuple(name for name, hint in typing.get_type_hints(cls).items() if hint is str)
 
 
 def _cut(frame: Payload) -> Sequence[Part]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import zmq
+from msgspec import Struct
 
 from gridmap.errors import GridMapError
 from gridmap.wire.address import ANY_PORT, split_endpoint
@@ -24,12 +24,23 @@ class ConnectionFileError(GridMapError):
     """The connection file is missing, not private, or not readable as one."""
 
 
-@dataclass(frozen=True)
-class KeyPair:
+class _Keeper(Struct, frozen=True):
+    """A value that keeps its secrets when it is printed."""
+
+    def __repr__(self) -> str:
+        fields = (
+            f"{name}={getattr(self, name)!r}"
+            for name in self.__struct_fields__
+            if not name.endswith("secret")
+        )
+        return f"{type(self).__name__}({', '.join(fields)})"
+
+
+class KeyPair(_Keeper, frozen=True):
     """A CurveZMQ key pair; both halves in Z85."""
 
     public: bytes
-    secret: bytes = field(repr=False)
+    secret: bytes
 
     @classmethod
     def generate(cls) -> KeyPair:
@@ -38,8 +49,7 @@ class KeyPair:
         return cls(public, secret)
 
 
-@dataclass(frozen=True)
-class RunKeys:
+class RunKeys(_Keeper, frozen=True):
     """The two pairs of a run: the monitor's own, and the one that all its workers share."""
 
     server: KeyPair
@@ -51,8 +61,7 @@ class RunKeys:
         return cls(KeyPair.generate(), KeyPair.generate())
 
 
-@dataclass(frozen=True)
-class Connection:
+class Connection(_Keeper, frozen=True):
     """All that a worker needs to join a run. Not the server's secret.
 
     :param addresses: ZeroMQ endpoints, to be tried in this order
@@ -69,7 +78,7 @@ class Connection:
     addresses: list[str]
     server_public: str
     worker_public: str
-    worker_secret: str = field(repr=False)
+    worker_secret: str
     gridmap: str
     protocol: int
     python: str
@@ -88,8 +97,7 @@ class Connection:
         return Limits(frame_bytes=self.max_frame_bytes, payload_bytes=self.max_payload_bytes)
 
 
-@dataclass(frozen=True)
-class WindowKeys:
+class WindowKeys(_Keeper, frozen=True):
     """All that one needs to watch a run.
 
     :param addresses: ZeroMQ endpoints, to be tried together
@@ -102,7 +110,7 @@ class WindowKeys:
     addresses: list[str]
     server_public: str
     watcher_public: str
-    watcher_secret: str = field(repr=False)
+    watcher_secret: str
     gridmap: str
     host: str
     pid: int

@@ -20,14 +20,13 @@ import zmq
 
 from gridmap.core.messages import FromAgent, Pulse, ToAgent
 from gridmap.errors import WireError
-from gridmap.wire.caller import AgentLink
 from gridmap.wire.codec import LIMITS, Buffer, Limits, Payload, decode, encode
 from gridmap.wire.door import Door
 from gridmap.wire.keys import RunKeys
 from gridmap.wire.messages import Direction
 from gridmap.wire.sockets import PING_TIMEOUT_MS, put, share, take
 
-__all__ = ["AgentLink", "MonitorLink", "share"]
+__all__ = ["MonitorLink", "share"]
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,9 @@ from gridmap.core.spec import Resources
 from gridmap.monitor import cluster
 from gridmap.monitor.cluster import ClusterTransport
 from gridmap.monitor.transport import Received
+from gridmap.wire.caller import AgentLink
 from gridmap.wire.keys import Connection, RunKeys
-from gridmap.wire.link import AgentLink, MonitorLink
+from gridmap.wire.link import MonitorLink
 from tests.wire.scheduler import ProcessBackend, until
 from tests.wire.scheduler import cluster as a_cluster
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import signal
@@ -16,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import gridmap
@@ -451,7 +451,7 @@ def relayed(
     monitor = Monitor(tmp_path / "run", **changes)
     relay = Relay(int(monitor.link.addresses[0].rpartition(":")[2]))
     connection = read_connection(tmp_path / "run")
-    there = dataclasses.replace(connection, addresses=[f"tcp://127.0.0.1:{relay.port}"])
+    there = msgspec.structs.replace(connection, addresses=[f"tcp://127.0.0.1:{relay.port}"])
     write_connection(tmp_path / "run", there)
     worker = start(tmp_path / "run", tmp_path / "log")
     try:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import asdict, replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gridmap.errors import GridMapError
@@ -63,7 +63,7 @@ def test_the_file_is_0600_whatever_the_umask(run_dir: Path, umask: int) -> None:
 def test_writing_again_replaces_the_file_in_one_step(run_dir: Path) -> None:
     path = write_connection(run_dir, CONNECTION)
     with path.open("rb") as old:
-        write_connection(run_dir, replace(CONNECTION, pid=43))
+        write_connection(run_dir, msgspec.structs.replace(CONNECTION, pid=43))
         assert b'"pid": 42' in old.read()  # who had opened the old one still reads all of it
     assert read_connection(run_dir).pid == 43
 
@@ -95,7 +95,12 @@ def test_no_secret_in_a_repr() -> None:
 
 def test_two_runs_have_nothing_in_common() -> None:
     one, other = RunKeys.generate(), RunKeys.generate()
-    parts = {k for run in (one, other) for p in (run.server, run.workers) for k in vars(p).values()}
+    parts = {
+        k
+        for run in (one, other)
+        for p in (run.server, run.workers)
+        for k in msgspec.structs.astuple(p)
+    }
     assert len(parts) == 8
 
 
@@ -169,7 +174,7 @@ def test_a_damaged_file_is_told_and_its_secrets_are_not(
     import json
 
     path = write_connection(run_dir, CONNECTION)
-    path.write_text(json.dumps({**asdict(CONNECTION), **change}))
+    path.write_text(json.dumps({**msgspec.structs.asdict(CONNECTION), **change}))
     with pytest.raises(ConnectionFileError, match=str(path)) as caught:
         read_connection(run_dir)
     assert CONNECTION.worker_secret not in str(caught.value)
@@ -184,10 +189,12 @@ def test_a_file_that_is_something_else(run_dir: Path, content: bytes) -> None:
 
 def test_a_path_that_is_no_text_is_told(run_dir: Path) -> None:
     with pytest.raises(ConnectionFileError, match="not UTF-8"):
-        write_connection(run_dir, replace(CONNECTION, sys_path=["/x/\udcff"]))
+        write_connection(run_dir, msgspec.structs.replace(CONNECTION, sys_path=["/x/\udcff"]))
 
 
 def test_limits_travel(run_dir: Path) -> None:
-    write_connection(run_dir, replace(CONNECTION, max_frame_bytes=5, max_payload_bytes=6))
+    write_connection(
+        run_dir, msgspec.structs.replace(CONNECTION, max_frame_bytes=5, max_payload_bytes=6)
+    )
     limits = read_connection(run_dir).limits
     assert (limits.frame_bytes, limits.payload_bytes) == (5, 6)

@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,10 @@ import zmq
 from gridmap.core import messages as m
 from gridmap.errors import GridMapError, WireError
 from gridmap.wire.address import AddressError
-from gridmap.wire.caller import STAGGER_S
+from gridmap.wire.caller import STAGGER_S, AgentLink
 from gridmap.wire.codec import Buffer, Limits
 from gridmap.wire.keys import Connection, KeyPair, RunKeys
-from gridmap.wire.link import AgentLink, MonitorLink, share
+from gridmap.wire.link import MonitorLink, share
 
 DEADLINE_S = 10.0
 DIGEST = "ab" * 32
@@ -53,7 +52,7 @@ def connection_to(addresses: list[str], keys: RunKeys = KEYS, **changes: Any) ->
         host="client",
         pid=1,
     )
-    return replace(connection, **changes)
+    return msgspec.structs.replace(connection, **changes)
 
 
 class Hub:
