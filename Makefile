@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# What tools/install installs with; pip, where there is none.
+export UV ?= $(shell command -v uv)
 # The benchmarks' peers need many packages, and have a Python of their own for them.
 PEERS  ?= $(VENV)-bench
 # How many tests run at once. Most of their time they wait for processes that they started.
@@ -140,32 +141,32 @@ $(MADE):
 
 $(VENV)/.installed: $(MADE) pyproject.toml
 	$(SAY) 'installing gridmap in $(VENV)'
-	$(PIP) install -e .
+	tools/install $(BIN)/python -e .
 	touch $@
 
 $(VENV)/.installed-test: $(MADE) pyproject.toml
 	$(SAY) 'installing gridmap and what its tests need in $(VENV)'
-	$(PIP) install -e '.[test]'
+	tools/install $(BIN)/python -e '.[test]'
 	touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-lint: $(VENV)/.installed-test
-	$(PIP) install -e '.[lint,docs]'
+	tools/install $(BIN)/python -e '.[lint,docs]'
 	touch $@
 
 # GridMap as users have it: what is installed in editable mode takes longer to import.
 $(PEERS)/.installed: $(PEERS)/.peers $(shell find gridmap -name '*.py') pyproject.toml
 	$(SAY) 'installing gridmap in $(PEERS)'
 	rm -rf build
-	$(PEERS)/bin/python -m pip --disable-pip-version-check --quiet install --force-reinstall --no-deps .
+	tools/install $(PEERS)/bin/python --force-reinstall --no-deps .
 	touch $@
 
 # A peer that cannot be installed is one that the tables say so of.
 $(PEERS)/.peers: benchmarks/peers.txt pyproject.toml
 	$(SAY) 'installing the peers in $(PEERS)'
 	$(PYTHON) -m venv --clear $(PEERS)
-	$(PEERS)/bin/python -m pip --disable-pip-version-check --quiet install .
+	tools/install $(PEERS)/bin/python .
 	grep -v '^#' $< | while read -r peer; do \
-	    $(PEERS)/bin/python -m pip --disable-pip-version-check --quiet install "$$peer" || true; \
+	    tools/install $(PEERS)/bin/python "$$peer" || true; \
 	done
 	touch $@
 
