@@ -80,6 +80,7 @@ class MapWatcher(Watcher):
 
     def begins(self, run: str, durable: bool) -> None:
         self._run, self._durable = run, durable
+        self.endings.run, self.endings.durable = run, durable
 
     def name(self, job: int) -> str:
         return f"{self._job.name}{job}"

@@ -13,6 +13,7 @@ from gridmap.commands.printing import (
     STYLES,
     console,
     duration,
+    in_short,
     memory,
     moment,
     put_json,
@@ -79,5 +80,5 @@ def _cells(row: JobRow) -> Sequence[Text | str]:
         moment(row.ended_s),
         row.host or "-",
         row.name,
-        f"{row.cause}: {row.error}" if row.error and row.cause != "exception" else row.error,
+        in_short(row.cause, row.error),
     )

@@ -7,6 +7,7 @@ and not done.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 import unicodedata
@@ -31,6 +32,7 @@ STYLES = {
     INTERRUPTED: "yellow",
     DAMAGED: "bold red",
 }
+_WHICH = re.compile(r"job \d+ \([^\n]*?\) [^\n]*? after \d+ attempts?: (?=\S)")
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 """Categories of characters that are not seen or do something: control, direction, surrogates."""
@@ -65,6 +67,14 @@ def text(value: object, style: str = "") -> Text:
     return Text(no_wrap=True, overflow="ellipsis").append(safe(value), style)
 
 
+def in_short(cause: str, error: str) -> str:
+    """Returns what a job ended by, without what is said beside it: which job, where, how often."""
+    line = error.strip().partition("\n")[0]
+    if not line or cause == "exception":
+        return line
+    return f"{cause}: {_WHICH.sub('', line, count=1)}" if cause else line
+
+
 # --- numbers --------------------------------------------------------------------------------------
 
 
@@ -72,6 +82,8 @@ def duration(seconds: float | None) -> str:
     """Returns a length of time for people."""
     if seconds is None:
         return "-"
+    if 1e-6 <= seconds < 0.0995:
+        return f"{seconds * 1000:.2g} ms"
     if seconds < 59.95:
         return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -81,6 +93,14 @@ def duration(seconds: float | None) -> str:
     if hours < 48:
         return f"{hours} h {minutes:02} min"
     return f"{hours // 24} d {hours % 24} h"
+
+
+def lost(view: RunView) -> str:
+    """Returns what the attempts cost that failed and were followed by another."""
+    cost = (
+        f"which cost {duration(view.lost_s)}" if view.lost_s else "how long they took is not known"
+    )
+    return f"{many(view.resubmitted, 'attempt')} that failed, {cost}"
 
 
 def moment(at_s: float | None) -> str:

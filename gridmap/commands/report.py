@@ -13,6 +13,8 @@ from gridmap.commands.places import OK, observed
 from gridmap.commands.printing import (
     console,
     duration,
+    in_short,
+    lost,
     many,
     put_facts,
     put_json,
@@ -73,14 +75,10 @@ def _times(view: RunView) -> Iterator[tuple[str, str | Text]]:
 
 def _losses(view: RunView, failures: list[FailureGroup]) -> Iterator[tuple[str, str | Text]]:
     for group in failures:
-        error = safe(group.error.strip().partition("\n")[0])
-        yield "failed", text(f"{many(group.count, 'job')}, {group.cause}: {error}")
+        error = safe(in_short(group.cause, group.error))
+        told = f"{group.cause}: {error}" if group.cause == "exception" else error
+        yield "failed", text(f"{many(group.count, 'job')}, {told}")
     if view.canceled:
         yield "canceled", many(view.canceled, "job")
     if view.resubmitted:
-        lost = (
-            f"which cost {duration(view.lost_s)}"
-            if view.lost_s
-            else "how long they took is not known"
-        )
-        yield "tried again", f"{many(view.resubmitted, 'attempt')} that failed, {lost}"
+        yield "tried again", lost(view)

@@ -22,9 +22,9 @@ from gridmap.ledger.directory import HISTORY
 from gridmap.views import UNDER_WAY, RunView
 from gridmap.watching.observer import folders
 
-HEADINGS = ("RUN", "STATE", "JOBS", "DONE", "FAILED", "BEGAN", "TOOK", "NAME")
-NUMBERS = ("JOBS", "DONE", "FAILED", "TOOK")
-LESS = ("TOOK", "BEGAN", "DONE")
+HEADINGS = ("RUN", "STATE", "JOBS", "DONE", "FAILED", "CANCELED", "BEGAN", "TOOK", "NAME")
+NUMBERS = ("JOBS", "DONE", "FAILED", "CANCELED", "TOOK")
+LESS = ("TOOK", "CANCELED", "BEGAN", "DONE")
 
 
 def main(options: argparse.Namespace) -> int:
@@ -47,14 +47,14 @@ def main(options: argparse.Namespace) -> int:
 def row_of(view: RunView) -> Sequence[Text | str]:
     """Returns the cells of a run."""
     if view.error:
-        return view.id, state_of(view), "-", "-", "-", "-", "-", text(view.error)
-    failed = view.failed + view.canceled
+        return view.id, state_of(view), *["-"] * 6, text(view.error)
     return (
         view.id,
         state_of(view),
         f"{view.total}" if view.input_ended or view.state != UNDER_WAY else f"{view.total}+",
         str(view.completed),
-        text(str(failed), "bold red" if failed else ""),
+        text(str(view.failed), "bold red" if view.failed else ""),
+        str(view.canceled),
         moment(view.created_s),
         duration(took(view)),
         view.name,

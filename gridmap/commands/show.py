@@ -30,7 +30,6 @@ LOG_BYTES = 4096
 
 _ADVICE = {
     "exception": "its own exception, in the traceback below",
-    "died": "its process ended by itself: see the end of its log",
     "preempted": "the scheduler took its place away; it is no fault of the job",
     "canceled": "somebody ended it",
     "unpicklable": "what it was given, or gave back, cannot travel",
@@ -108,14 +107,27 @@ def _lines(run: str, view: JobView) -> Iterator[tuple[str, Text | str]]:
         yield "cause", row.cause
     if view.error:
         yield "error", view.error
-    if row.cause in _ADVICE:
-        yield "advice", _ADVICE[row.cause]
+    if advice := _ADVICE.get(row.cause) or _advice_on_death(view):
+        yield "advice", advice
     pool = view.pool
     if pool is not None and pool.asked:
         yield "asked for", " ".join(f"{name}={value}" for name, value in pool.asked)
     if row.peak_rss_bytes:
         asked = f" of {memory(pool.memory_bytes)}" if pool and pool.memory_bytes else ""
         yield "memory", f"at most {memory(row.peak_rss_bytes)}{asked}"
+
+
+def _advice_on_death(view: JobView) -> str:
+    if view.row.cause != "died":
+        return ""
+    has_log = bool(view.details or view.log_stdout or view.log_stderr)
+    log = "the end of its log" if has_log else "what it wrote, which is where its program writes"
+    if "SIGKILL" in view.error:
+        return (
+            "it was killed from outside: by the kernel where memory was short (dmesg), or by "
+            f"somebody; see {log}"
+        )
+    return f"its process ended by itself: see {log}"
 
 
 def _used(view: JobView, samples: Sequence[SampleView]) -> Iterator[tuple[str, str]]:

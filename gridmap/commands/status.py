@@ -16,6 +16,8 @@ from gridmap.commands.printing import (
     console,
     duration,
     facts,
+    in_short,
+    lost,
     many,
     memory,
     moment,
@@ -112,10 +114,10 @@ def lines_of(
         yield "asked for", asked
     yield "used", f"{duration(view.busy_s)} by jobs; memory of the largest: {_peak(view)}"
     if view.resubmitted:
-        yield "tried again", f"{many(view.resubmitted, 'job')}, after {duration(view.lost_s)}"
+        yield "tried again", lost(view)
     for group in failures[:FEW]:
         first = ", ".join(map(str, group.first[:3]))
-        line = safe(group.error.strip().partition("\n")[0])
+        line = safe(in_short(group.cause, group.error))
         jobs = "job" if group.count == 1 else "jobs"
         more = ", ..." if group.count > len(group.first[:3]) else ""
         yield "failed", text(f"{group.count} x {line} ({jobs} {first}{more})")

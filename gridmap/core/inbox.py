@@ -7,6 +7,7 @@ for jobs of a lease that this worker has, or had, and that have had no answer fr
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from gridmap.core.effects import Deliver, Emit, Note, Sampled, SendMessage
 from gridmap.core.jobs import IN_FLIGHT, UNFINISHED
@@ -37,6 +38,35 @@ from gridmap.errors import Cause
 _OUTCOMES = frozenset(int(outcome) for outcome in Outcome)
 
 
+def _together(items: Sequence[Result], index: int, span: Span) -> tuple[int, float]:
+    """Returns how many calls the values up to this item are of, and how long they took together.
+
+    A worker tells of a long call apart from the short ones before it. The pace is that of all of
+    them: taken by itself, one long call would count as much as the thousands before it. So the last
+    of such items speaks for all; (0, 0.0) for one that another follows.
+    """
+    item = items[index]
+    if index + 1 < len(items) and _follows(items[index + 1], item, span):
+        return 0, 0.0
+    count, seconds = item.count, item.seconds
+    while index and _follows(items[index], items[index - 1], span):
+        index -= 1
+        count, seconds = count + items[index].count, seconds + items[index].seconds
+    return count, seconds
+
+
+def _follows(item: Result, before: Result, span: Span) -> bool:
+    """Returns whether both are values, and of consecutive jobs of a lease with this span."""
+    return (
+        item.outcome == before.outcome == Outcome.VALUE
+        and item.attempt == before.attempt
+        and before.count > 0 < item.count
+        and span.first <= before.first
+        and before.first + before.count == item.first
+        and item.first + item.count <= span.stop
+    )
+
+
 class Inbox:
     """Takes in results and inventories.
 
@@ -64,13 +94,16 @@ class Inbox:
 
     def results(self, worker: WorkerRecord, message: Results, now: float) -> None:
         """Takes results in; whatever they say, the worker may forget them afterwards."""
-        for index, item in enumerate(message.items):
-            self._result(worker, item, index, now)
+        for index in range(len(message.items)):
+            self._result(worker, message.items, index, now)
         self._emit(SendMessage(worker.id, Ack([item.key for item in message.items])))
         if worker.state is WorkerState.UP:
             self._pools[worker.pool].hungry[worker.id] = None
 
-    def _result(self, worker: WorkerRecord, item: Result, index: int, now: float) -> None:
+    def _result(
+        self, worker: WorkerRecord, items: Sequence[Result], index: int, now: float
+    ) -> None:
+        item = items[index]
         lease = worker.lease_of(item.first, item.attempt)
         late = lease is None
         span = Span(item.first, item.count)
@@ -84,7 +117,7 @@ class Inbox:
             return
         parts = lease.answered(span)
         if item.outcome == Outcome.VALUE:
-            self._values(parts, item, index, worker)
+            self._values(parts, lease, items, index, worker)
         elif item.outcome == Outcome.RETURNED:
             self._returned(parts, lease, worker, now)
         elif parts:
@@ -96,10 +129,18 @@ class Inbox:
         elif not late and lease.since == math.inf:
             self._leasing.begins(worker, lease, now)
 
-    def _values(self, parts: list[Span], item: Result, index: int, worker: WorkerRecord) -> None:
+    def _values(
+        self,
+        parts: list[Span],
+        lease: LeaseRecord,
+        items: Sequence[Result],
+        index: int,
+        worker: WorkerRecord,
+    ) -> None:
         """First value wins, however late it comes."""
         if not parts:
             return
+        item = items[index]
         worker.refusals = 0
         self._pools[worker.pool].worked()
         for part in parts:
@@ -107,9 +148,9 @@ class Inbox:
                 self._leasing.end(piece, JobState.COMPLETED)
                 skip, attempts = piece.first - item.first, self._leasing.attempts(piece)
                 self._emit(Deliver(piece, index, skip, worker.id, attempts))
-        if math.isfinite(item.seconds):
-            pace = self._leasing.pace(self._jobs.spec(item.first).function)
-            pace.measured(item.count, item.seconds)
+        count, seconds = _together(items, index, lease.span)
+        if count and math.isfinite(seconds):
+            self._leasing.pace(self._jobs.spec(item.first).function).measured(count, seconds)
 
     def _returned(
         self, parts: list[Span], lease: LeaseRecord, worker: WorkerRecord, now: float

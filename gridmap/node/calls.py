@@ -2,6 +2,8 @@
 
 This is the only place that calls user code.  The loop for plain arguments is the tight one: per
 call it writes the job's number to shared memory, calls, keeps the value and looks at the clock.
+Calls that took about the same time, and short ones, share a result and its time; one that took long
+has a result of its own, and so a time of its own.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from gridmap.core.messages import Death, Outcome
 from gridmap.data import Frame
 
 FLUSH_INTERVAL_S = 0.05
+LONG_CALL_S = FLUSH_INTERVAL_S / 2
+"""A call that took longer does not share its time with those before it."""
 
 Item = tuple[int, int, int, int, float, int, int]
 Send = Callable[[list[Item], list[Frame]], None]
@@ -79,28 +83,31 @@ class Runner:
         slot, clock, small = self._slot, time.monotonic, data.SMALL_ATOMS
         keep = self._values.items.append
         call = (lambda args: function(*args)) if calls.many else function
-        due = self._due
+        due, begun = self._due, clock()
         for job, argument in enumerate(calls.arguments, number):
             slot[0] = job
             try:
                 value = call(argument)
             except BaseException as error:
-                self._raised(error)
+                self._raised(error, begun)
             else:
                 if value is None or type(value) in small:
                     keep(value)
                 else:
-                    self._keep(value)
-            if clock() >= due:
+                    self._keep(value, begun)
+            ended = clock()
+            if ended >= due:
+                self._set_apart(begun, ended)
                 self.flush()
                 if self.ends_early:
                     return
                 due = self._due
+            begun = ended
 
     def _run_pickled(
         self, number: int, function: Callable[..., Any], calls: Iterator[Callable[[], data.Call]]
     ) -> None:
-        due = self._due
+        due, begun = self._due, time.monotonic()
         for read in calls:
             self._slot[0] = number
             number += 1
@@ -108,21 +115,24 @@ class Runner:
                 args, kwargs = read()
             except BaseException as error:
                 text = f"the arguments cannot be read: {type(error).__name__}: {error}"
-                self._single(Outcome.UNREADABLE, data.pack_text(text))
+                self._single(Outcome.UNREADABLE, data.pack_text(text), begun)
                 continue
             try:
                 value = function(*args, **kwargs)
             except BaseException as error:
-                self._raised(error)
+                self._raised(error, begun)
             else:
-                self._keep(value)
+                self._keep(value, begun)
                 del value
             del args, kwargs
-            if time.monotonic() >= due:
+            ended = time.monotonic()
+            if ended >= due:
+                self._set_apart(begun, ended)
                 self.flush()
                 if self.ends_early:
                     return
                 due = self._due
+            begun = ended
 
     def refuse(self, count: int, text: str) -> None:
         """Answers for jobs that cannot be run at all."""
@@ -136,26 +146,25 @@ class Runner:
 
     # --- what became of a call --------------------------------------------------------------------
 
-    def _keep(self, value: Any) -> None:
+    def _keep(self, value: Any, begun: float) -> None:
         try:
-            if self._values.add(value) and len(self._values.items) > 1:
-                count, frames = self._values.take_but_last()
-                self._append(count, Outcome.VALUE, frames)
+            if self._values.add(value):
+                self._cut_before_last(begun)
         except BaseException as error:
             text = str(error) if isinstance(error, errors.PicklingError) else repr(error)
-            self._single(Outcome.UNPICKLABLE, data.pack_text(text))
+            self._single(Outcome.UNPICKLABLE, data.pack_text(text), begun)
         if self._values.full:
             self.flush()
 
-    def _raised(self, error: BaseException) -> None:
+    def _raised(self, error: BaseException, begun: float | None = None) -> None:
         if isinstance(error, SystemExit):
             code = error.code
             status = code if isinstance(code, int) else 0 if code is None else 1
             text = f"called sys.exit({'' if code is None else code!r})"
             death = Death(exit_status=status, text=text, peak_rss_bytes=peak_rss_bytes())
-            self._single(Outcome.DIED, data.pack_death(death))
+            self._single(Outcome.DIED, data.pack_death(death), begun)
         else:
-            self._single(self._outcome_of(error), data.pack_exception(error))
+            self._single(self._outcome_of(error), data.pack_exception(error), begun)
         error.__traceback__ = None  # its frames may hold large objects
 
     def _outcome_of(self, error: BaseException) -> Outcome:
@@ -163,18 +172,36 @@ class Runner:
             return Outcome.NO_MEMORY
         return Outcome.RETRIABLE if isinstance(error, self.retry_on) else Outcome.EXCEPTION
 
-    def _single(self, outcome: Outcome, frames: list[Frame]) -> None:
-        self._cut()
+    def _single(self, outcome: Outcome, frames: list[Frame], begun: float | None = None) -> None:
+        self._cut(begun)
         self._append(1, outcome, frames)
 
-    def _cut(self) -> None:
-        """Makes one result of the values kept."""
+    def _cut(self, at: float | None = None) -> None:
+        """Makes one result of the values kept.
+
+        :param at: when the last of their calls ended; default: now
+        """
         if self._values.items:
             count, frames = self._values.take()
-            self._append(count, Outcome.VALUE, frames)
+            self._append(count, Outcome.VALUE, frames, at)
 
-    def _append(self, count: int, outcome: Outcome, frames: list[Frame]) -> None:
-        now = time.monotonic()
+    def _cut_before_last(self, begun: float) -> None:
+        """Makes one result of the values kept but the last, whose call began at this time."""
+        if len(self._values.items) > 1:
+            count, frames = self._values.take_but_last()
+            self._append(count, Outcome.VALUE, frames, begun)
+
+    def _set_apart(self, begun: float, ended: float) -> None:
+        """Gives the last call a result of its own where it took long, for else the calls before it
+        would seem to have taken as long.
+        """
+        if ended - begun > LONG_CALL_S:
+            self._cut_before_last(begun)
+
+    def _append(
+        self, count: int, outcome: Outcome, frames: list[Frame], at: float | None = None
+    ) -> None:
+        now = time.monotonic() if at is None else at
         self._items.append(
             (
                 self._next,

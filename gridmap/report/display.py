@@ -193,13 +193,19 @@ class _Terminal:
         if self in _screen:
             _screen.remove(self)
 
+    def make_room(self) -> None:
+        """Takes away what would stand in the way of lines that are about to be written."""
+        if self._shown and self._in_foreground():
+            self._write(ERASE_BELOW)
+
     def end(self, status: RunStatus, notes: Sequence[Note], elapsed_s: float) -> None:
         if self._shown and self._in_foreground():
             columns, _ = self._size()
             late = self._flow.through(notes, elapsed_s, last=True, known=_seen_in_log)
             lines = self._words.last(status, elapsed_s, columns - 1)
             last = "".join(self._rendered(line, columns) + "\n" for line in lines)
-            start = "\n" if status.canceled else ""  # an interrupt's ^C may stand here
+            # an interrupt's ^C may stand here; the display below it goes before the cursor does
+            start = f"{ERASE_BELOW}\n" if status.canceled else ""
             self._write(start + self._said(late) + ERASE_BELOW + last)
             self._shown = False
         self.hide()
@@ -280,7 +286,11 @@ def _in_sight(stream: Any) -> bool:
 
 
 class _Echo(logging.Handler):
-    """Stands in for the handler of last resort, but for the notes of runs that are shown."""
+    """Stands in for the handler of last resort, but for the notes of runs that are shown.
+
+    What else GridMap has to say may be longer than a line of the terminal: where it goes on, there
+    must be nothing left of a display.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -291,8 +301,11 @@ class _Echo(logging.Handler):
         last = logging.lastResort
         if last is None or record.levelno < last.level or any(_handlers()):
             return
-        if of_run not in self.runs:
-            last.handle(record)
+        if record.name == TOLD_BY and of_run in self.runs:
+            return
+        for shown in _screen[:1]:
+            shown.make_room()
+        last.handle(record)
 
 
 _echo = _Echo()
@@ -303,7 +316,7 @@ _echoing = threading.Lock()
 def instead_of_log(run: str) -> Iterator[None]:
     """Keeps the warnings of a run, which its display shows, from being printed a second time where
     nobody has configured logging."""
-    logger = logging.getLogger(TOLD_BY)
+    logger = logging.getLogger("gridmap")
     with _echoing:
         _echo.runs.append(run)
         logger.addHandler(_echo)

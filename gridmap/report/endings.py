@@ -29,9 +29,14 @@ class Group(Struct):
 
 
 class Endings:
-    """How the jobs of a run ended, so far."""
+    """How the jobs of a run ended, so far.
+
+    `run` is its id, where it has one, and `durable` says whether it has a ledger.
+    """
 
     def __init__(self) -> None:
+        self.run = ""
+        self.durable = False
         self.completed = 0
         self.canceled = 0
         self.groups: dict[str, Group] = {}

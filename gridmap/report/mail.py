@@ -211,7 +211,7 @@ def _sections(failure: Failure) -> list[Section]:
 
 def _next(run: str, number: int | None = None) -> Section:
     """Returns what to type next about a run that has a ledger."""
-    show = f"gridmap show {run}" + ("" if number is None else f" {number}")
+    show = f"gridmap jobs {run} --failed" if number is None else f"gridmap show {run} {number}"
     again = f"gridmap.attach({run!r}, again=True).results()"
     text = f"{show}\n    tells what is known\n{again}\n"
     text += "    in Python, when the run is over: runs anew what failed"
@@ -267,6 +267,7 @@ def completion_message(
     for count, what in ((endings.failed, "failed"), (endings.canceled, "canceled")):
         counts += f", {count} {what}" if count else ""
     facts = [
+        ("Run", endings.run),
         ("Completed", str(endings.completed)),
         ("Failed", str(endings.failed) if endings.failed else ""),
         ("Canceled", str(endings.canceled) if endings.canceled else ""),
@@ -282,6 +283,8 @@ def completion_message(
     if not endings.failed and not endings.canceled:
         lead = f"All jobs of {name} are done: {counts}."
         return message_of(Letter(f"gridmap: {name} is done", lead, facts, sections), settings)
+    if endings.durable:
+        sections.append(_next(endings.run))
     subject = f"gridmap: {name} is over: {counts}"
     return message_of(Letter(subject, f"{name}: {counts}.", facts, sections), settings)
 

@@ -27,6 +27,8 @@ MOST_BARS = 1500
 MOST_LANES = 40
 """More workers than these share lanes."""
 BINS = 400
+NEXT_TO_NOTHING = 1e-6
+"""Less than this is what is left over where floats are added and taken away again."""
 MOST_MARKS = 2000
 TICKS_S = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1, 10, 60, 600, 3600, 36_000, 259_200)
 """Where a scale of durations over several powers of ten has its ticks."""
@@ -408,10 +410,11 @@ def _legend(axes: Any, table: _Table, few: bool) -> None:
     )  # fmt: skip
 
 
-def _over_time(table: _Table, story: Story, field: str) -> Any:
+def _over_time(table: _Table, story: Story, field: str, running: Any) -> Any:
     """Returns the sum over all jobs of what they used, in bins of time; None: nothing was measured.
 
-    A job counts as using what was measured last until it is measured again, or ends.
+    A job counts as using what was measured last until it is measured again, or ends.  Where jobs
+    ran and none was measured, nothing is known, which is not 0: NaN, a gap in the line.
     """
     np = table.np
     low, high, value = [], [], []
@@ -425,14 +428,24 @@ def _over_time(table: _Table, story: Story, field: str) -> Any:
     if not low:
         return None
     step = (table.last - table.first) / BINS
-    total = np.zeros(BINS + 2)
+    total, known = np.zeros(BINS + 2), np.zeros(BINS + 2)
     for edges, sign in ((low, 1.0), (high, -1.0)):
         edge = (np.array(edges) - table.first) / step
         number = np.clip(edge.astype(int), 0, BINS - 1)
         inside = edge - number
-        np.add.at(total, number, sign * (1 - inside) * value)
-        np.add.at(total, number + 1, sign * inside * value)
-    return np.maximum(np.cumsum(total)[:BINS], 0)
+        for sums, amount in ((total, np.array(value)), (known, 1.0)):
+            np.add.at(sums, number, sign * (1 - inside) * amount)
+            np.add.at(sums, number + 1, sign * inside * amount)
+    unknown = (np.cumsum(known)[:BINS] < NEXT_TO_NOTHING) & (running > NEXT_TO_NOTHING)
+    return np.where(unknown, np.nan, np.maximum(np.cumsum(total)[:BINS], 0))
+
+
+def _running(table: _Table) -> Any:
+    """Returns how many jobs ran, in bins of time."""
+    np = table.np
+    drawn = np.isfinite(table.begin)
+    zero = np.zeros(int(drawn.sum()), dtype=int)
+    return np.maximum(table.busy(table.begin[drawn], table.end[drawn], zero, 1)[0], 0)
 
 
 def _bins(table: _Table, scale: float) -> Any:
@@ -441,15 +454,12 @@ def _bins(table: _Table, scale: float) -> Any:
 
 
 def _processors(axes: Any, table: _Table, story: Story, scale: float) -> None:
-    np = table.np
-    drawn = np.isfinite(table.begin)
-    zero = np.zeros(int(drawn.sum()), dtype=int)
-    running = table.busy(table.begin[drawn], table.end[drawn], zero, 1)[0]
-    measured = _over_time(table, story, "cpu_fraction")
+    running = _running(table)
+    measured = _over_time(table, story, "cpu_fraction", running)
     times = _bins(table, scale)
     _bare(axes, "Processors")
     axes.fill_between(
-        times, np.maximum(running, 0), step="mid", color=SKY, alpha=0.35, linewidth=0,
+        times, running, step="mid", color=SKY, alpha=0.35, linewidth=0,
         label="jobs that ran",
     )  # fmt: skip
     if measured is not None:
@@ -460,10 +470,10 @@ def _processors(axes: Any, table: _Table, story: Story, scale: float) -> None:
 
 def _memory(axes: Any, table: _Table, story: Story, scale: float) -> None:
     np = table.np
-    measured = _over_time(table, story, "rss_bytes")
+    measured = _over_time(table, story, "rss_bytes", _running(table))
     peaks = np.flatnonzero(np.isfinite(table.peak) & np.isfinite(table.end))
     largest = float(table.peak[peaks].max()) if peaks.size else 0.0
-    most = max(largest, float(measured.max()) if measured is not None else 0.0)
+    most = max(largest, float(np.nan_to_num(measured).max()) if measured is not None else 0.0)
     size, unit = _unit(most)
     _bare(axes, f"Memory [{unit}]" if most else "Memory")
     if measured is not None:

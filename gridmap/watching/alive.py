@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
 from gridmap.core.dispatcher import Dispatcher, Summary
+from gridmap.core.messages import Held
 from gridmap.core.records import ENDED, LeaseRecord, WorkerRecord
 from gridmap.core.states import JobState
 from gridmap.views import UNDER_WAY, JobPage, JobRow, JobsAsked, RunView, WorkerView
@@ -17,6 +20,8 @@ RECENT_S = 30.0
 """How fast it goes is told of so long a time."""
 
 _J = JobState
+_InWork = tuple[LeaseRecord, int, Held | None]
+"""A lease that a process is in, its job that runs, and what the worker last said of that job."""
 
 
 @dataclass(frozen=True)
@@ -41,27 +46,36 @@ def look(dispatcher: Dispatcher) -> Alive:
     for worker in dispatcher.workers.values():
         if worker.state in ENDED:
             continue
-        in_work = [lease for lease in worker.leases.values() if _is_in_work(lease)]
+        in_work = list(_in_work(worker))
         workers[worker.id] = _worker(worker, in_work, now, now_s)
-        for lease in in_work:
-            assert lease.last is not None
-            job = lease.last.current
+        for lease, job, told in in_work:
             begun = min(lease.since, worker.up_since if lease.first else now)
             running[job] = JobRow(
                 job, "", "running", lease.attempt + 1, seconds=max(0.0, now - begun),
-                peak_rss_bytes=lease.last.rss_bytes, worker=worker.id, host=worker.host,
+                peak_rss_bytes=told.rss_bytes if told else 0, worker=worker.id, host=worker.host,
             )  # fmt: skip
     return Alive(dispatcher.summary(), workers, running, dispatcher.input_ended)
 
 
-def _is_in_work(lease: LeaseRecord) -> bool:
-    return lease.last is not None and lease.holds(lease.last.current)
+def _in_work(worker: WorkerRecord) -> Iterator[_InWork]:
+    """Yields what a worker is in.
+
+    A heartbeat tells of it, and how much memory it has. Between two of them most short jobs begin
+    and end: then it is the first job without an answer of a lease that runs, for a process takes
+    the jobs of a lease in order.
+    """
+    for lease in worker.leases.values():
+        told = lease.last
+        if told is not None and lease.holds(told.current):
+            yield lease, told.current, told
+        elif lease.since < math.inf and lease.open:
+            yield lease, lease.open[0].first, None
 
 
 def _worker(
-    worker: WorkerRecord, in_work: list[LeaseRecord], now: float, now_s: float
+    worker: WorkerRecord, in_work: Sequence[_InWork], now: float, now_s: float
 ) -> WorkerView:
-    held = [lease.last for lease in in_work if lease.last is not None]
+    held = [told for _, _, told in in_work if told is not None]
     up_s = now_s - (now - worker.up_since) if worker.up_since <= now else None
     heard_s = now_s - (now - worker.heard_at) if worker.host else None
     return WorkerView(
@@ -72,7 +86,7 @@ def _worker(
         up_s,
         heard_s,
         0,
-        [one.current for one in held],
+        [job for _, job, _ in in_work],
         sum(one.rss_bytes for one in held),
         sum(one.cpu_fraction for one in held),
         worker.log_stdout,

@@ -96,6 +96,21 @@ def test_first_value_wins_and_a_late_value_is_taken() -> None:
     assert of(do.Deliver, stage.new) == []
 
 
+def test_a_long_call_told_of_apart_does_not_make_chunks_small() -> None:
+    stage = running(jobs=100_000)
+    leases = stage.d.workers["w"].leases
+    for _ in range(8):
+        for lease in list(leases.values()):
+            count = lease.span.count
+            stage.result("w", lease.span.first, count=count, seconds=count * 1e-5)
+    span = next(iter(leases.values())).span
+    assert span.count > 1000
+    short = m.Result(span.first, span.count - 1, 0, Outcome.VALUE, span.count * 1e-5, 1, 1)
+    long = m.Result(span.stop - 1, 1, 0, Outcome.VALUE, 0.5, 1, 1)
+    stage.said("w", m.Results([short, long]))
+    assert of(do.Assign, stage.new)[-1].span.count > 50, "each of the others takes 10 us"
+
+
 def test_a_late_error_of_an_old_attempt_is_ignored() -> None:
     stage = running()
     stage.beat("w")

@@ -123,6 +123,24 @@ def test_what_the_log_shows_there_is_not_told_again(tmp_path: Path, setup: str) 
     assert not re.search(r"\d\d:\d\d:\d\d job 9", there.text)
 
 
+def test_a_line_of_the_log_does_not_run_into_the_display(tmp_path: Path) -> None:
+    with terminal(tmp_path, program(), 60, GRIDMAP_LEDGER="always") as there:
+        there.saw(r"\d of 12 done")
+        there.open_gate()
+        assert there.ended() == 0
+    before, _, after = there.raw.partition("10 of 12 values are kept")
+    assert after and "\x1b[J" in before[before.rindex("\x1b8") :]
+
+
+def test_nothing_of_the_display_stays_above_the_end_of_a_canceled_run(tmp_path: Path) -> None:
+    with terminal(tmp_path, program()) as there:
+        there.saw(r"\d of 12 done")
+        there.type("\x03")
+        assert there.ended() != 0
+    after = there.raw[there.raw.rindex("\x1b8") :]
+    assert "\x1b[J" in after[: after.index("\n")], "else the row below the cursor stays"
+
+
 @pytest.mark.parametrize("columns", [40, 60, 200])
 def test_it_fits_the_terminal(tmp_path: Path, columns: int) -> None:
     with terminal(tmp_path, program(), columns) as there:

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,37 @@ def test_many_small_calls_come_as_few_results(forked: Driver) -> None:
     got = forked.run(lambda x: 2 * x, range(20_000))
     assert got == [(VALUE, 2 * i) for i in range(20_000)]
     assert len(forked.outcomes.items) < 50
+
+
+def seconds_of(driver: Driver) -> dict[int, float]:
+    """Returns the time of each job, as its result tells it."""
+    return {
+        item.first + at: item.seconds / item.count
+        for item in driver.outcomes.items
+        for at in range(item.count)
+    }
+
+
+@pytest.mark.parametrize("kind", [int, lambda x: {x}], ids=["atoms", "pickled"])
+def test_a_long_call_has_its_own_time(forked: Driver, kind: Callable[[int], Any]) -> None:
+    def call(x: int) -> Any:
+        time.sleep(0.3 if x == 20 else 0.001)
+        return kind(x)
+
+    assert forked.run(call, range(40)) == [(VALUE, kind(x)) for x in range(40)]
+    took = seconds_of(forked)
+    assert 0.29 < took.pop(20) < 0.5 and max(took.values()) < 0.1
+
+
+def test_a_call_that_raises_has_its_own_time(forked: Driver) -> None:
+    def call(x: int) -> int:
+        time.sleep(0.3 if x == 20 else 0.001)
+        return 1 // (x - 20)
+
+    got = forked.run(call, range(40))
+    assert [x for x, (outcome, _) in enumerate(got) if outcome is EXCEPTION] == [20]
+    took = seconds_of(forked)
+    assert 0.29 < took.pop(20) < 0.5 and max(took.values()) < 0.1
 
 
 def test_an_exception_concerns_its_job_alone(node: Driver) -> None:

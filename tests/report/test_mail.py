@@ -316,7 +316,7 @@ def test_digests_come_when_the_minute_is_over_though_nothing_else_fails(
     text = text_of(digest)
     assert "37 more jobs of run 20260102-030405-abcd ran out of memory since " in text
     assert "node7: 37" in text and "5 (fit_5) ran" in text and "6 (fit_6)" not in text
-    assert "gridmap show 20260102-030405-abcd\n" in text
+    assert "gridmap jobs 20260102-030405-abcd --failed\n" in text
     deadline = time.monotonic() + SOON_S
     while mailer._thread is not None:
         assert time.monotonic() < deadline, "the thread does not end"
@@ -350,6 +350,10 @@ def test_the_end_of_a_run_in_numbers() -> None:
     text = text_of(message)
     assert "8 died" in text and "fit_4 on node1, and 3 more" in text and "by SIGSEGV" in text
     assert "1 raised KeyError" in text and "KeyError: 'nine'" in text and "Took" in text
+    assert "gridmap jobs" not in text, "there is no ledger to ask"
+    tally.run, tally.durable = "20261127-164101-2ab63806", True
+    text = text_of(mail.completion_message("fit", settings_for(1), tally))
+    assert f"gridmap jobs {tally.run} --failed\n" in text and f"attach('{tally.run}'" in text
 
 
 def test_no_more_are_kept_than_can_be_sent(caplog: pytest.LogCaptureFixture) -> None:

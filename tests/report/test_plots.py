@@ -144,6 +144,23 @@ def test_jobs_that_ran_at_once_lie_below_each_other() -> None:
     assert len(rows) == 3
 
 
+def test_what_was_not_measured_is_not_drawn_as_nothing() -> None:
+    jobs = [
+        JobStory(0, "a", COMPLETED, "", "n", "1", 1, 110.0, 10.0, 5 << 20, used(4, at_s=100.0)),
+        JobStory(1, "b", COMPLETED, "", "n", "1", 1, 120.0, 10.0, 5 << 20),
+        JobStory(2, "c", COMPLETED, "", "n", "1", 1, 140.0, 10.0, 5 << 20, used(4, at_s=130.0)),
+    ]
+    figure = plots.plot(Story("run", "fit", jobs))
+    for title, most in (("Processors", 0.9), ("Memory [MB]", 4.0)):
+        (axes,) = (a for a in figure.axes if a.get_title(loc="left") == title)
+        times, values = map(list, axes.lines[0].get_data())
+        at = dict(zip(times, values, strict=True))
+        during = {at_s: [v for t, v in at.items() if at_s - 4 < t < at_s + 4] for at_s in (5, 15)}
+        assert during[5] == pytest.approx([most] * len(during[5]))
+        assert all(value != value for value in during[15]), "a job ran that nobody measured"
+        assert all(value == 0 for t, value in at.items() if 21 < t < 29), "no job ran"
+
+
 def test_busy_time_is_kept_when_it_is_added_up() -> None:
     told = story(5000, 50)
     table = plots._Table(told)
