@@ -80,18 +80,20 @@ class Runner:
         keep = self._values.items.append
         call = (lambda args: function(*args)) if calls.many else function
         due = self._due
+        now = clock()
         for job, argument in enumerate(calls.arguments, number):
             slot[0] = job
             try:
                 value = call(argument)
             except BaseException as error:
-                self._raised(error)
+                self._raised(error, now)
             else:
                 if value is None or type(value) in small:
                     keep(value)
                 else:
-                    self._keep(value)
-            if clock() >= due:
+                    self._keep(value, now)
+            now = clock()
+            if now >= due:
                 self.flush()
                 if self.ends_early:
                     return
@@ -101,6 +103,7 @@ class Runner:
         self, number: int, function: Callable[..., Any], calls: Iterator[Callable[[], data.Call]]
     ) -> None:
         due = self._due
+        now = time.monotonic()
         for read in calls:
             self._slot[0] = number
             number += 1
@@ -108,17 +111,18 @@ class Runner:
                 args, kwargs = read()
             except BaseException as error:
                 text = f"the arguments cannot be read: {type(error).__name__}: {error}"
-                self._single(Outcome.UNREADABLE, data.pack_text(text))
+                self._single(Outcome.UNREADABLE, data.pack_text(text), now)
                 continue
             try:
                 value = function(*args, **kwargs)
             except BaseException as error:
-                self._raised(error)
+                self._raised(error, now)
             else:
-                self._keep(value)
+                self._keep(value, now)
                 del value
             del args, kwargs
-            if time.monotonic() >= due:
+            now = time.monotonic()
+            if now >= due:
                 self.flush()
                 if self.ends_early:
                     return
@@ -127,35 +131,36 @@ class Runner:
     def refuse(self, count: int, text: str) -> None:
         """Answers for jobs that cannot be run at all."""
         for _ in range(count):
-            self._single(Outcome.UNREADABLE, data.pack_text(text))
+            self._single(Outcome.UNREADABLE, data.pack_text(text), time.monotonic())
 
     def fail(self, count: int, error: Exception) -> None:
         """Answers for jobs that this exception kept from being run."""
         for _ in range(count):
-            self._raised(error)
+            self._raised(error, time.monotonic())
 
     # --- what became of a call --------------------------------------------------------------------
+    # `began` is when it did: the time until then belongs to the values before it.
 
-    def _keep(self, value: Any) -> None:
+    def _keep(self, value: Any, began: float) -> None:
         try:
             if self._values.add(value) and len(self._values.items) > 1:
                 count, frames = self._values.take_but_last()
-                self._append(count, Outcome.VALUE, frames)
+                self._append(count, Outcome.VALUE, frames, began)
         except BaseException as error:
             text = str(error) if isinstance(error, errors.PicklingError) else repr(error)
-            self._single(Outcome.UNPICKLABLE, data.pack_text(text))
+            self._single(Outcome.UNPICKLABLE, data.pack_text(text), began)
         if self._values.full:
             self.flush()
 
-    def _raised(self, error: BaseException) -> None:
+    def _raised(self, error: BaseException, began: float) -> None:
         if isinstance(error, SystemExit):
             code = error.code
             status = code if isinstance(code, int) else 0 if code is None else 1
             text = f"called sys.exit({'' if code is None else code!r})"
             death = Death(exit_status=status, text=text, peak_rss_bytes=peak_rss_bytes())
-            self._single(Outcome.DIED, data.pack_death(death))
+            self._single(Outcome.DIED, data.pack_death(death), began)
         else:
-            self._single(self._outcome_of(error), data.pack_exception(error))
+            self._single(self._outcome_of(error), data.pack_exception(error), began)
         error.__traceback__ = None  # its frames may hold large objects
 
     def _outcome_of(self, error: BaseException) -> Outcome:
@@ -163,18 +168,17 @@ class Runner:
             return Outcome.NO_MEMORY
         return Outcome.RETRIABLE if isinstance(error, self.retry_on) else Outcome.EXCEPTION
 
-    def _single(self, outcome: Outcome, frames: list[Frame]) -> None:
-        self._cut()
-        self._append(1, outcome, frames)
+    def _single(self, outcome: Outcome, frames: list[Frame], began: float) -> None:
+        self._cut(began)
+        self._append(1, outcome, frames, time.monotonic())
 
-    def _cut(self) -> None:
-        """Makes one result of the values kept."""
+    def _cut(self, now: float) -> None:
+        """Makes one result of the values kept, the last of which came then."""
         if self._values.items:
             count, frames = self._values.take()
-            self._append(count, Outcome.VALUE, frames)
+            self._append(count, Outcome.VALUE, frames, now)
 
-    def _append(self, count: int, outcome: Outcome, frames: list[Frame]) -> None:
-        now = time.monotonic()
+    def _append(self, count: int, outcome: Outcome, frames: list[Frame], now: float) -> None:
         self._items.append(
             (
                 self._next,
@@ -192,7 +196,7 @@ class Runner:
 
     def take(self) -> tuple[list[Item], list[Frame]]:
         """Returns the results that have not been sent."""
-        self._cut()
+        self._cut(time.monotonic())
         items, frames = self._items, self._frames
         self._items, self._frames = [], []
         return items, frames
