@@ -10,13 +10,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
-from tests.doors.clients import until
-
+T = TypeVar("T")
 TMUX = shutil.which("tmux")
 DEADLINE_S = 60.0
 RC = """
@@ -65,6 +66,14 @@ class Pane:
             return True
         return False
 
+    def until(self, condition: Callable[[], T], what: str, deadline_s: float = DEADLINE_S) -> T:
+        """Waits until a condition holds; where it never does, says what there was instead."""
+        end = time.monotonic() + deadline_s
+        while not (answer := condition()):
+            assert time.monotonic() < end, f"still not: {what}; there was\n{self.all()}"
+            time.sleep(0.05)
+        return answer
+
     def resize(self, columns: int) -> None:
         self.tmux("resize-window", "-x", str(columns))
 
@@ -79,9 +88,9 @@ class Pane:
 
     def said(self, line: str) -> tuple[int, str] | None:
         """Returns the exit status of a line that was typed, and what it printed; None: not yet."""
-        printed = self.all().rpartition(f"$ {line}\n")[2]
+        _, typed, printed = self.all().rpartition(f"$ {line}\n")
         ended = PROMPT.search(printed)
-        return None if ended is None else (int(ended[1]), printed[: ended.start()])
+        return None if not typed or ended is None else (int(ended[1]), printed[: ended.start()])
 
     def ran(self, line: str, deadline_s: float = DEADLINE_S) -> tuple[int, str]:
         """Types a line, and waits for its end."""
@@ -90,7 +99,8 @@ class Pane:
 
     def ended(self, line: str, deadline_s: float = DEADLINE_S) -> tuple[int, str]:
         """Waits for the end of a line that was typed."""
-        said: tuple[int, str] = until(lambda: self.said(line), f"{line} ends", deadline_s)
+        said = self.until(lambda: self.said(line), f"{line} ends", deadline_s)
+        assert said is not None
         return said
 
 
@@ -108,7 +118,7 @@ class Screen(Pane):
         """Opens a second pane, with a shell."""
         name = self.tmux("split-window", "-d", "-P", "-F", "#{pane_id}", self._shell)
         pane = Pane(self._socket, name.strip())
-        until(lambda: PROMPT.search(pane.all()), "there is a prompt", DEADLINE_S)
+        pane.until(lambda: PROMPT.search(pane.all()), "there is a prompt")
         return pane
 
 
@@ -140,7 +150,7 @@ def screen(
                 env={**plain, "LC_ALL": "C.UTF-8", **environment},
             )  # fmt: skip
             if not command:
-                until(lambda: PROMPT.search(one.all()), "there is a prompt", DEADLINE_S)
+                one.until(lambda: PROMPT.search(one.all()), "there is a prompt")
             yield one
         finally:
             stop = [str(TMUX), "-S", f"{place}/tmux", "kill-server"]
