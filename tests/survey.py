@@ -31,6 +31,13 @@ KILLED = (5200, 8200)
 LEAVES = 6000
 DIED = (*KILLED, LEAVES)
 FAILED = tuple(sorted({*VALUE_ERRORS, *KEY_ERRORS, *DIED}))
+WHY = {
+    VALUE_ERRORS[0]: ("exception", f"ValueError: no data of station {VALUE_ERRORS[0]}"),
+    KEY_ERRORS[0]: ("exception", "raise KeyError(station)"),
+    KILLED[0]: ("died", "killed by SIGKILL (9)"),
+    LEAVES: ("died", "exited with status 3"),
+}
+"""The cause of death of one job of each kind, and what is told of it."""
 AGAIN = range(5300, 5420, 10)
 """These fail once, and are told of in a note each."""
 HELD = CALLS - 1
@@ -204,14 +211,10 @@ class Survey:
         rows = [line.split() for line in lines]
         assert [(int(row[0]), row[1]) for row in rows] == [(n, "failed") for n in FAILED], text
 
-    def check_show(self, pane: Pane) -> None:
-        """Types `gridmap show RUN JOB` of one job of each kind."""
-        for job, cause, words in (
-            (VALUE_ERRORS[0], "exception", f"ValueError: no data of station {VALUE_ERRORS[0]}"),
-            (KEY_ERRORS[0], "exception", "raise KeyError(station)"),
-            (KILLED[0], "died", "killed by SIGKILL (9)"),
-            (LEAVES, "died", "exited with status 3"),
-        ):
+    def check_show(self, pane: Pane, *jobs: int) -> None:
+        """Types `gridmap show RUN JOB` of some of the jobs of WHY."""
+        for job in jobs:
+            cause, words = WHY[job]
             status, text = pane.ran(f"gridmap show {self.run} {job}")
             flat = " ".join(text.split())
             assert status == 0 and re.search(rf"^cause +{cause}$", text, re.M), text

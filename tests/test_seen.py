@@ -16,7 +16,7 @@ import pytest
 from tests.doctor.visits import ROOT, plug_in
 from tests.report.conftest import post
 from tests.report.mailbox import Post
-from tests.survey import AT_THE_END, AT_THE_GATE, KILLED, VALUE_ERRORS, check_mails, survey
+from tests.survey import AT_THE_END, AT_THE_GATE, KILLED, LEAVES, VALUE_ERRORS, check_mails, survey
 from tests.survey_pages import pages_of
 from tests.web.browser import browser
 from tests.web.conftest import dashboard_of
@@ -28,8 +28,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
 PICTURES = (
     ("ended-run", "", "dark", "phone"),
     ("ended-failed", "/jobs?state=failed", "light", "phone"),
-    ("ended-raised", f"/jobs/{VALUE_ERRORS[0]}", "light", "desk"),
-    ("ended-killed", f"/jobs/{KILLED[0]}", "dark", "desk"),
+    ("ended-raised", f"/jobs/{VALUE_ERRORS[0]}", "dark", "desk"),
 )
 
 
@@ -73,7 +72,6 @@ def test_a_run_with_failures_is_seen_everywhere(
         shown.finish()
         check_mails(box, shown.run, time.monotonic() - begun)
         pages.check_run(AT_THE_END)
-        pages.check_groups()
         pages.check_failed_jobs()
         pages.check_jobs()
         for name, place, scheme, size in PICTURES:
@@ -82,4 +80,4 @@ def test_a_run_with_failures_is_seen_everywhere(
 
         shown.check_status(shown.client, AT_THE_END, 1)
         shown.check_jobs(shown.client)
-        shown.check_show(shown.client)
+        shown.check_show(shown.client, VALUE_ERRORS[0], KILLED[0], LEAVES)

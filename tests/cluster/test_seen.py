@@ -13,7 +13,7 @@ import pytest
 from tests.cluster.client import SLOTS, eventually, queued
 from tests.report.conftest import post
 from tests.report.mailbox import Post
-from tests.survey import AT_THE_END, AT_THE_GATE, check_mails, survey
+from tests.survey import AT_THE_END, AT_THE_GATE, KILLED, LEAVES, VALUE_ERRORS, check_mails, survey
 from tests.survey_pages import pages_of
 from tests.web.browser import browser
 from tests.web.conftest import dashboard_of
@@ -49,6 +49,7 @@ def test_a_run_with_failures_is_seen_everywhere(
         shown.check_display()
         shown.check_status(shown.other, AT_THE_GATE, 4)
         shown.check_jobs(shown.other)
+        shown.check_show(shown.other, LEAVES)
         pages.check_run(AT_THE_GATE)
 
         shown.finish()
@@ -57,5 +58,5 @@ def test_a_run_with_failures_is_seen_everywhere(
         pages.check_failed_jobs()
         shown.check_status(shown.client, AT_THE_END, 1)
         shown.check_jobs(shown.client)
-        shown.check_show(shown.client)
+        shown.check_show(shown.client, VALUE_ERRORS[0], KILLED[0])
     eventually(lambda: not queued(), what="no worker is left")
