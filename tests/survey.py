@@ -223,6 +223,8 @@ class Survey:
             took = re.search(r"attempts: 1, took ([\d.]+) s", text)
             if job in (VALUE_ERRORS[0], *DIED):
                 assert took is not None and 0.9 < float(took[1]) < DEADLINE_S, text
+            logs = re.findall(r"^end of std\w+: (.*)$", text, re.M)
+            assert len(logs) == len({*logs}), text
             if job == LEAVES:
                 assert text.count("the disk is full") == 1, text
 
