@@ -12,7 +12,6 @@ from msgspec.structs import force_setattr, replace
 
 from gridmap.backends.native import memory_bytes, memory_text, walltime_s
 from gridmap.core.spec import PoolSpec, Resources, RetryRule
-from gridmap.errors import Cause
 from gridmap.resources import memory_bytes as amount_bytes
 from gridmap.resources import walltime_s as duration_s
 
@@ -30,6 +29,9 @@ MOST_FACTOR = 1e6
 
 _MEMORY = re.compile(r"(h_vmem|s_vmem|h_rss|s_rss|h_data|s_data|mem_free|virtual_free)=(.+)")
 _TIME = re.compile(r"([hs]_rt)=(.+)")
+
+NO_CAUSE = "none"
+"""Stands in a rule for an empty list, and is the name of no cause."""
 
 
 class _Times(Struct, frozen=True):
@@ -103,7 +105,7 @@ class Retry(_Times, frozen=True, kw_only=True):
         causes = self.causes
         if causes is not None:
             # an empty list means none; a rule's means all that make sense
-            causes = tuple(causes) or (Cause.EXCEPTION.value,)
+            causes = tuple(causes) or (NO_CAUSE,)
         return RetryRule(
             times=-1 if self.times is None else self.times,
             causes=tuple(causes or ()),

@@ -10,6 +10,7 @@ import pytest
 from gridmap import Job, Retry
 from gridmap.backends.native import memory_bytes, memory_text
 from gridmap.core.spec import PoolSpec, Resources
+from gridmap.errors import Cause
 from gridmap.retry import as_exceptions, as_retry, ladder
 
 
@@ -98,7 +99,8 @@ def test_the_rule_of_a_retry() -> None:
     assert (rule.times, rule.memory, rule.memory_most_bytes) == (2, 2.0, 1 << 30)
     assert rule.causes == ("memory",) and rule.no_memory
     assert Retry().rule(()).times == -1 and not Retry().rule((OSError,)).no_memory
-    assert Retry(causes=[]).rule(()).causes == ("exception",), "none, not the usual ones"
+    none = Retry(causes=[]).rule(()).causes
+    assert none and not {*none} & {*map(str, Cause)}, "none, not the usual ones"
 
 
 def test_jobs_alike_share_a_pool_and_nothing_grows_unasked() -> None:

@@ -72,6 +72,8 @@ def _print(out: Console, run: str, view: JobView, logs: dict[str, str]) -> None:
         _headline(out, "traceback on the node" if is_traceback else "end of its log at its death")
         _block(out, view.details)
     for name, content in logs.items():
+        if name == "stderr" and view.log_stderr == view.log_stdout:
+            continue
         if content.strip() and content.strip() not in view.details:
             _headline(
                 out, f"end of {name}: {view.log_stdout if name == 'stdout' else view.log_stderr}"

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 FEW = 5
 """Of the failures of a digest, so many are named."""
+MOST_ENDINGS = 20
+"""Of more ways to fail than these the rest is counted together."""
 LONGEST_FACTOR = 32
 """Where failures do not end, digests become rarer, up to so many times the interval."""
 
@@ -22,6 +24,7 @@ class Digest(Struct):
 
     :param since_s: when the last mail about them went out, as `now` was then
     :param hosts: how many there were on each
+    :param endings: how many ended in each way
     """
 
     run: str
@@ -31,6 +34,7 @@ class Digest(Struct):
     count: int = 0
     first: list[Failure] = field(default_factory=list)
     hosts: Counter[str] = field(default_factory=Counter)
+    endings: Counter[str] = field(default_factory=Counter)
 
 
 class _Key(Struct):
@@ -63,6 +67,8 @@ class Ration:
         digest.count += 1
         if len(digest.first) < FEW:
             digest.first.append(failure)
+        known_way = failure.ending in digest.endings or len(digest.endings) < MOST_ENDINGS
+        digest.endings[failure.ending if known_way else "failed in other ways"] += 1
         if failure.host:
             digest.hosts[failure.host] += 1
         return False

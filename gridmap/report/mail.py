@@ -236,9 +236,12 @@ def digest_message(digest: Digest, settings: Settings, now: float) -> EmailMessa
         + (f" on {f.host}" if f.host else "")
         for f in digest.first
     )
+    alike = len(digest.endings) == 1  # not all of them are named
+    ways = ", ".join(f"{count} {what}" for what, count in digest.endings.most_common())
     facts = [
         ("Run", digest.run),
         ("Cause", digest.cause),
+        ("What became of them", "" if alike else ways),
         ("Jobs on", hosts),
         ("The first" if digest.count > FEW else "Jobs", named),
         ("What to do", one.suggestion),
@@ -246,7 +249,7 @@ def digest_message(digest: Digest, settings: Settings, now: float) -> EmailMessa
     sections = [Section(f"Of {line(one.name, 60)}", one.error, verbatim=True)] if one.error else []
     if one.durable:
         sections.append(_next(digest.run))
-    what = one.ending if all(f.ending == one.ending for f in digest.first) else "failed"
+    what = one.ending if alike else "failed"
     subject = f"gridmap: {jobs} {what} ({line(one.name, 60)}, ...)"
     return message_of(Letter(subject, f"{jobs}{of_run} {what} {since}.", facts, sections), settings)
 

@@ -127,13 +127,20 @@ def run_now(told: RunView, alive: Alive, recently: int, host: str, pid: int) -> 
     )
 
 
+_THERE = {"up", "suspect", "draining"}
+
+
 def workers_now(told: list[WorkerView], alive: Alive) -> list[WorkerView]:
     """Returns the workers that the ledger knows, and what each does now."""
     known = {worker.id: worker for worker in told}
-    found = [
-        replace(alive.workers[w.id], up_s=w.up_s, jobs=w.jobs) if w.id in alive.workers else w
-        for w in told
-    ]
+    found = []
+    for one in told:
+        if one.id in alive.workers:
+            found.append(replace(alive.workers[one.id], up_s=one.up_s, jobs=one.jobs))
+        elif one.state in _THERE:  # it was killed, and said nothing of that
+            found.append(replace(one, state="gone"))
+        else:
+            found.append(one)
     return found + [worker for name, worker in alive.workers.items() if name not in known]
 
 

@@ -7,7 +7,6 @@ import os
 import pty
 import re
 import select
-import shutil
 import signal
 import struct
 import subprocess
@@ -22,6 +21,7 @@ import pytest
 
 from tests.commands.conftest import COMMAND, gridmap
 from tests.doors.clients import Client, until
+from tests.screens import screen
 from tests.watching.conftest import only, opened
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # a process for each command
@@ -170,31 +170,17 @@ def test_widths_and_colors(settled: Client, runs: Path, columns: int) -> None:
     assert b"\x1b" not in gridmap("jobs", "last", "--failed").out.encode()
 
 
-@pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not here")
 def test_what_is_seen_of_top(settled: Client, runs: Path, tmp_path: Path) -> None:
-    tmux = ["tmux", "-S", str(tmp_path / "socket"), "-f", os.devnull]
-    line = " ".join(["exec env -u COLUMNS -u LINES", *COMMAND, "top", "--interval", "0.2"])
-    subprocess.run(
-        [*tmux, "new-session", "-d", "-x", "150", "-y", "20", line], check=True, timeout=30
-    )
-
-    def seen() -> str:
-        done = subprocess.run(
-            [*tmux, "capture-pane", "-p"], capture_output=True, text=True, timeout=30
-        )
-        return done.stdout
-
-    try:
-        shown = until(lambda: "under way" in (s := seen()) and s, "it is seen", DEADLINE_S)
-        headline, headings, row, *_ = shown.splitlines()
+    line = " ".join(["exec", *COMMAND, "top", "--interval", "0.2"])
+    with screen(tmp_path, line, (150, 20)) as there:
+        until(lambda: any("under way" in line for line in there.seen()), "it is seen", DEADLINE_S)
+        headline, headings, row, *more = there.seen()
         assert headline.startswith("1 run, 20 jobs, ")
         assert headings.split()[:4] == ["RUN", "STATE", "ENDED", "JOBS"]
         assert row.startswith(f"{only(runs).name}  under way  [#####.....] 50 %")
-        assert "Ctrl-C leaves" in shown
-        subprocess.run([*tmux, "send-keys", "C-c"], check=True, timeout=30)
-        until(lambda: not seen(), "it has left", DEADLINE_S)
-    finally:
-        subprocess.run([*tmux, "kill-server"], capture_output=True, timeout=30)
+        assert any("Ctrl-C leaves" in line for line in more)
+        there.press("C-c")
+        until(there.gone, "it has left", DEADLINE_S)
 
 
 def test_an_interrupt_never_comes_into_a_drawing(settled: Client, runs: Path) -> None:

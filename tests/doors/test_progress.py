@@ -6,8 +6,6 @@ import json
 import logging
 import os
 import re
-import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -22,6 +20,7 @@ from gridmap.run_status import RunStatus
 from tests.doors.clients import client, until
 from tests.doors.functions import identity, inverse
 from tests.doors.terminals import CONTROL, terminal
+from tests.screens import screen
 
 # Its calls end when the test has seen what it waits for; so it lasts as long as it must.
 PROGRAM = """
@@ -358,37 +357,19 @@ def test_a_debugger_is_alone_on_the_terminal(tmp_path: Path) -> None:
     assert "\x1b" not in there.raw
 
 
-TMUX = shutil.which("tmux")
-
-
-@pytest.mark.skipif(TMUX is None, reason="needs tmux")
 def test_the_screen_of_a_real_terminal(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(program())
-    server = [str(TMUX), "-S", str(tmp_path / "tmux"), "-f", os.devnull]
-
-    def screen(*more: str) -> list[str]:
-        command = [*server, "capture-pane", "-p", *more]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        return [line.rstrip() for line in done.stdout.splitlines()]
-
-    def tmux(*words: str) -> None:
-        subprocess.run([*server, *words], check=True, capture_output=True)
-
-    shell = f"{sys.executable} program.py; echo the status is $?; exec cat"
-    environment = [f"-e{name}={os.environ.get(name, '')}" for name in ("PYTHONPATH", "HOME")]
-    more = ["-eLC_ALL=C.UTF-8", f"-eGRIDMAP_CONFIG={os.devnull}"]
-    size = ["-x", "60", "-y", "12"]  # it scrolls
-    tmux("-u", "new-session", "-d", *size, "-c", str(tmp_path), *environment, *more, shell)
-    try:
-        shown = until(lambda: [line for line in screen() if "of 12 done" in line], "a display", 60)
-        assert "━" in shown[0]
-        tmux("resize-window", "-x", "45")
-        until(lambda: max(map(len, screen())) < 45, "a display that is narrow", 20)
+    command = f"{sys.executable} program.py; echo the status is $?; exec cat"
+    with screen(tmp_path, command, (60, 12)) as there:  # it scrolls
+        displays = until(
+            lambda: [line for line in there.seen() if "of 12 done" in line], "a display", 60
+        )
+        assert "━" in displays[0]
+        there.resize(45)
+        until(lambda: max(map(len, there.seen())) < 45, "a display that is narrow", 20)
         (tmp_path / "gate").touch()
-        until(lambda: any("the status is 0" in line for line in screen()), "the end", 60)
-        lines = [line for line in screen("-S", "-") if line]
-    finally:
-        tmux("kill-server")
+        until(lambda: any("the status is 0" in line for line in there.seen()), "the end", 60)
+        lines = [line for line in there.history() if line]
     assert lines[-2:] == ["it ends with 2 failures", "the status is 0"]
     assert not any(line.startswith(" ") for line in lines), "nothing of a display is left"
     for call in (8, 10, 11):  # what many lines at once cover may show behind their ends

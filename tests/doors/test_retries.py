@@ -56,10 +56,12 @@ def test_ones_own_exceptions_can_be_named(how: dict[str, Any], tmp_path: Path) -
     assert [job.num_resubmits for job in jobs] == [1, 1, 1]
 
 
+@pytest.mark.parametrize("retry", [None, Retry(2, causes=["died"]), Retry(2, causes=[])])
 @pytest.mark.parametrize("how", BOTH)
-def test_others_are_final(how: dict[str, Any], tmp_path: Path) -> None:
+def test_others_are_final(how: dict[str, Any], retry: Retry | None, tmp_path: Path) -> None:
+    calls = [[tmp_path, 0, 9, ValueError("no")]]
     with pytest.raises(ValueError, match="no"):
-        grid_map(fails, [[tmp_path, 0, 9, ValueError("no")]], retry_on=(OSError,), **how)
+        grid_map(fails, calls, retry_on=(OSError,), retry=retry, **how)
     assert tries(tmp_path, 0) == 1
 
 
@@ -73,7 +75,8 @@ def test_the_last_exception_comes_after_so_many_tries(how: dict[str, Any], tmp_p
     assert tries(tmp_path, 0) == 3 and (job.num_resubmits, job.cause_of_death) == (2, "exception")
 
 
-def test_no_retry_of_a_death_where_the_user_wants_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("retry", [0, Retry(2, causes=[])])
+def test_no_retry_of_a_death_where_the_user_wants_none(retry: Any, tmp_path: Path) -> None:
     import os
 
     def dies(folder: Path) -> None:
@@ -81,7 +84,7 @@ def test_no_retry_of_a_death_where_the_user_wants_none(tmp_path: Path) -> None:
         os._exit(3)
 
     with pytest.raises(gridmap.JobDied, match="after 1 attempt"):
-        grid_map(dies, [tmp_path], retry=0, **THERE)
+        grid_map(dies, [tmp_path], retry=retry, **THERE)
     assert tries(tmp_path, 0) == 1
 
 

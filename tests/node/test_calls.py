@@ -92,6 +92,29 @@ def test_an_exception_concerns_its_job_alone(node: Driver) -> None:
     assert "6 // x" in text and "gridmap/node" not in text
 
 
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("end", ["raises", "leaves", "lock", "large"])
+def test_a_call_takes_its_own_time_and_not_that_of_others(
+    forked: Driver, plain: bool, end: str
+) -> None:
+    """What came before it in its packet is answered only when it has ended, and took no time."""
+
+    def f(x: Any) -> Any:
+        if x not in (2, [2]):
+            return 1
+        time.sleep(0.3)
+        if end == "raises":
+            raise LookupError(x)
+        if end == "leaves":
+            sys.exit(3)
+        return threading.Lock() if end == "lock" else b"x" * 1_000_000
+
+    forked.run(f, range(4) if plain else [[n] for n in range(4)])
+    took = {item.first: item.seconds for item in forked.outcomes.items}
+    assert took[2] > 0.29, took
+    assert sum(seconds for first, seconds in took.items() if first < 2) < took[2], took
+
+
 @pytest.mark.parametrize(
     ("death", "exit_status", "signum"),
     [

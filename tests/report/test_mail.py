@@ -324,6 +324,20 @@ def test_digests_come_when_the_minute_is_over_though_nothing_else_fails(
     assert inbox.mails.empty()
 
 
+def test_a_digest_of_failures_of_several_kinds_says_how_many_of_each(post: Post) -> None:
+    """Though the few that it names are of one kind."""
+    inbox, settings = post.serve()
+    mailer = mail.Mailer()
+    one = dataclasses.replace(DEAD, cause="exception", ending="raised ValueError")
+    for failure in [one] * 7 + [dataclasses.replace(one, ending="raised KeyError")] * 4:
+        mailer.error(failure, settings)
+    mailer.end(DEAD.run)
+    assert mailer.flush(SOON_S)
+    _, digest = (inbox.mails.get(timeout=SOON_S) for _ in range(2))
+    assert digest["Subject"].startswith("gridmap: 10 more jobs failed (")
+    assert "6 raised ValueError, 4 raised KeyError" in text_of(digest)
+
+
 def test_digests_come_when_the_run_ends(post: Post) -> None:
     inbox, settings = post.serve()
     mailer = mail.Mailer()

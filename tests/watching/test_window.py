@@ -17,11 +17,13 @@ import pytest
 import zmq
 
 import gridmap
+from gridmap.core.dispatcher import Summary
 from gridmap.errors import LedgerError, LedgerInUse
 from gridmap.launch import sweep
 from gridmap.ledger.directory import HISTORY, LEDGER_NAME
-from gridmap.views import DAMAGED, ENDED, INTERRUPTED, UNDER_WAY, JobRow, JobsAsked
+from gridmap.views import DAMAGED, ENDED, INTERRUPTED, UNDER_WAY, JobRow, JobsAsked, WorkerView
 from gridmap.watching import observer as observing
+from gridmap.watching.alive import Alive, workers_now
 from gridmap.watching.observer import NotAlive, Observer, UnknownRun, find, folders
 from gridmap.watching.pages import UnknownJob
 from gridmap.watching.window import Question
@@ -369,3 +371,12 @@ def test_a_window_that_was_left_behind(waiting: Client, watcher: Observer) -> No
         begun = time.monotonic()
         assert "cannot be watched: cannot read" in one.run().error
         assert time.monotonic() - begun < observing.CONNECT_S + 3
+
+
+def test_a_worker_of_which_its_client_does_not_know_is_gone() -> None:
+    """One that was killed said nothing more, so the ledger has it as it was."""
+    told = [WorkerView(name, "node", state) for name, state in (("1", "up"), ("2", "up"))]
+    left = WorkerView("3", "node", "left")
+    alive = Alive(Summary({}, 1, 0, 1, []), {"2": WorkerView("2", "node", "draining")})
+    found = {one.id: one.state for one in workers_now([*told, left], alive)}
+    assert found == {"1": "gone", "2": "draining", "3": "left"}

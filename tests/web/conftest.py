@@ -122,7 +122,8 @@ def dashboard_of(run_dir: Path, *options: str, cwd: Path | None = None) -> Itera
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns a folder of runs, one of which has ended with failures."""
     folder = tmp_path_factory.mktemp("runs")
-    make(folder, "20261120-101500-a1b2c3d4", 500, name="stations", notes=["the queue is full"])
+    notes = ["the queue is full"] * 40  # more than are seen at once
+    make(folder, "20261120-101500-a1b2c3d4", 500, name="stations", notes=notes)
     return folder
 
 

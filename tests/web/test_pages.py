@@ -235,6 +235,7 @@ def test_a_client_that_does_not_answer_is_said_and_holds_up_nobody(tmp_path: Pat
             page = words(one.ask(path).text)
             assert time.monotonic() - began < 10
             assert "has not answered yet" in page or "did not answer" in page
+            assert "yet It was asked" not in page
         began = time.monotonic()
         assert one.ask("/runs/ended-run").status == 200
         assert time.monotonic() - began < 5
