@@ -7,6 +7,7 @@ way, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -158,6 +159,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     :raises SystemExit: after --help, --version and wrong usage
     """
+    if sys.stdout is None:  # whoever closed it wants the exit status
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            return main(argv)
     argv = sys.argv[1:] if argv is None else list(argv)
     if "_ARGCOMPLETE" in os.environ:
         _complete()

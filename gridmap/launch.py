@@ -199,17 +199,22 @@ def open_book(
 
     header = Header(
         run=run,
-        name=plan.name,
+        name=_written(plan.name),
         created_s=time.time(),
         gridmap=__version__,
         python=PYTHON,
         backend=backend_name,
         pools=plan.pools,
         options=options,
-        names=plan.names,
+        names=[_written(name) for name in plan.names],
         one_by_one=plan.one_by_one,
     )
     return Book(directory.path, header, broken)
+
+
+def _written(name: str) -> str:
+    """Returns a name as it can be written: one made of a file's may have surrogates in it."""
+    return name if name.isascii() else name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def open_window(

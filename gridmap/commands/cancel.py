@@ -7,8 +7,8 @@ import sys
 
 from gridmap.commands.places import FAILED, OK, agreed, number_of, observed
 from gridmap.commands.printing import console, many, put_json, put_line
-from gridmap.errors import GridMapError, LedgerError
-from gridmap.views import ENDED, INTERRUPTED, RunView
+from gridmap.errors import GridMapError, LedgerError, LedgerInUse
+from gridmap.views import ENDED, INTERRUPTED, UNDER_WAY, RunView
 from gridmap.watching.observer import NotAlive, Observer
 
 END_S = 30.0
@@ -19,6 +19,8 @@ def main(options: argparse.Namespace) -> int:
     """Has jobs canceled."""
     with observed(options) as observer:
         view = observer.run()
+        if view.state == UNDER_WAY and view.error:  # asked once more, it would be as silent
+            raise LedgerInUse(view.error)
         jobs = [number_of(word, observer) for word in options.jobs] or None
         for job in jobs or ():
             observer.job(job)  # it is there

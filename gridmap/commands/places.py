@@ -39,9 +39,10 @@ def path_of(word: str, parent: Path) -> Path:
 
     :raises UnknownRun: there is none, or several
     """
-    here = Path.cwd()
-    if word == "." and (here / LEDGER_NAME).is_file():
-        return here
+    if word == ".":
+        here = Path.cwd()
+        if (here / LEDGER_NAME).is_file():
+            return here
     if word in (".", LAST):
         known = folders(parent)
         if not known:

@@ -105,7 +105,10 @@ def lost(view: RunView) -> str:
 
 def moment(at_s: float | None) -> str:
     """Returns a time of this place."""
-    return "-" if not at_s else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
+    try:
+        return "-" if not at_s else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
+    except (OverflowError, OSError, ValueError):  # some damage is a number like any other
+        return "-"
 
 
 def memory(nbytes: int) -> str:

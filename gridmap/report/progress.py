@@ -252,7 +252,7 @@ class _Caller:
     def show(self, status: RunStatus, notes: Sequence[Note], now: float) -> None:
         try:
             self._function(status)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # in this thread none of them means more than that
             if not self._told:
                 self._told = True
                 log.warning(

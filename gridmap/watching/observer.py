@@ -212,7 +212,9 @@ class Observer:
                 value = _told(told, question)
                 told.keep()
                 return value
-            except (book.SqliteError, KeyError, msgspec.MsgspecError, ValueError) as error:
+            except GridMapError:
+                raise
+            except Exception as error:  # SQLite has any value in any column
                 text = f"the ledger in {self.path} is damaged: {error}"
                 raise LedgerError(text) from error
 

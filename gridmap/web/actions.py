@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from gridmap.errors import GridMapError
 from gridmap.watching.logs import tail
-from gridmap.web.pages import watch_of
+from gridmap.web.pages import MOST_JOBS, watch_of
 from gridmap.web.security import read_form
 
 CANCEL_S = 5.0
@@ -143,6 +144,8 @@ async def cancel(request: Request) -> Response:
     page = f"/runs/{watch.path.name}"
     job: Sequence[int] | None = None
     if "job" in request.path_params:
+        if request.path_params["job"] >= MOST_JOBS:
+            raise HTTPException(404, f"There is no job {request.path_params['job']}.")
         job = [request.path_params["job"]]
         page += f"/jobs/{job[0]}"
     reason = "canceled in the dashboard"

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from gridmap.web.pages import Context, Page
 
@@ -18,6 +19,21 @@ LIVE_S, STILL_S = 2.0, 10.0
 QUIET_S = 15.0
 """After so long without a change a comment is sent, so that a dead connection is noticed."""
 MOST_STREAMS = 100
+
+
+class _Counted(StreamingResponse):
+    """A stream of events that says when it is over, also where nobody has begun to read it."""
+
+    def __init__(self, events: AsyncIterator[str], left: Callable[[], None]) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self._left = left
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._left()
+
 
 Render = Callable[[Request, Page, Context], dict[str, str]]
 
@@ -41,16 +57,11 @@ class Streams:
     def open(self, request: Request, page: Page) -> StreamingResponse:
         if self._number >= MOST_STREAMS:
             raise HTTPException(503, f"{MOST_STREAMS} pages are kept up to date already.")
-        stream = self._stream(request, page)
-        return StreamingResponse(stream, media_type="text/event-stream")
+        self._number += 1  # now: many that come at once would all be let in
+        return _Counted(self._events(request, page), self._left)
 
-    async def _stream(self, request: Request, page: Page) -> AsyncIterator[str]:
-        self._number += 1
-        try:
-            async for event in self._events(request, page):
-                yield event
-        finally:
-            self._number -= 1
+    def _left(self) -> None:
+        self._number -= 1
 
     async def _events(self, request: Request, page: Page) -> AsyncIterator[str]:
         if self._closing is None:

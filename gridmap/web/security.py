@@ -180,7 +180,10 @@ def is_own(headers: Headers) -> bool:
     source = headers.get("origin") or headers.get("referer")
     if not source:
         return False
-    parts = urlsplit(source)
+    try:
+        parts = urlsplit(source)
+    except ValueError:  # no browser sends it
+        return False
     return parts.scheme == "http" and parts.netloc == headers.get("host")
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from gridmap.watching.observer import folders
+from gridmap.commands.printing import moment
+from gridmap.watching.observer import ANSWER_S, folders
 from tests.commands.conftest import gridmap
 from tests.doors.clients import Client, client, until
 from tests.watching.conftest import ENDS, MAP, PROGRAM, only, opened
@@ -83,6 +84,10 @@ def test_a_client_that_is_stopped_does_not_hold_up_the_others(settled: Client, r
         assert rows[second.name]["STATE"] == "under way"
         done = gridmap("status", first.name)
         assert done.status == 4 and "is stopped" in done.facts["error"]
+        begun = time.monotonic()
+        done = gridmap("cancel", first.name, "12")
+        assert done.status == 1 and "is stopped" in done.err
+        assert time.monotonic() - begun < ANSWER_S + 10  # it is asked once
     finally:
         settled.signal(signal.SIGCONT)
         two.close()
@@ -151,6 +156,42 @@ def test_what_is_not_there(runs: Path, tmp_path: Path) -> None:
                   ["doctor", "--slots", "0"], ["doctor", "--walltime", "soon"]):  # fmt: skip
         done = gridmap(*words)
         assert done.status == 2 and "error: " in done.err and not done.out, words
+
+
+def test_nobody_reads_and_nothing_is_there(tmp_path: Path, runs: Path) -> None:
+    """Its output is closed, and its working directory is gone."""
+    with client(tmp_path / "client", ENDS) as one:
+        assert one.ended(60) == 0, one.err
+    line = f"exec {sys.executable} -W error -m gridmap"
+    gone = tmp_path / "gone"
+    for words in ("runs", "status last", "status last --json"):
+        done = subprocess.run(
+            ["bash", "-c", f"{line} {words} >&-"], capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode in (0, 1) and not done.stderr, done.stderr
+        gone.mkdir()
+        done = subprocess.run(
+            ["bash", "-c", f"rmdir {gone}; {line} {words}"], capture_output=True, text=True,
+            timeout=60, cwd=gone,
+        )  # fmt: skip
+        assert done.returncode in (0, 1) and only(runs).name in done.stdout, done.stderr
+        assert not done.stderr
+
+
+def test_a_name_that_is_no_text(tmp_path: Path, runs: Path) -> None:
+    """A name made of a file's may have bytes in it that are no characters."""
+    jobs = "[gridmap.Job(f, [x], name=os.fsdecode(b'fold\\xff') + str(x)) for x in range(4)]"
+    program = PROGRAM + f"print(gridmap.process_jobs({jobs}, local=True, max_processes=2))\n"
+    with client(tmp_path / "client", program.replace("return x * x", "raise LookupError")) as one:
+        assert one.ended(60) == 1 and "LookupError" in one.err
+    name = "fold\\udcff0"
+    assert gridmap("runs").rows[0]["NAME"] == name
+    assert gridmap("jobs", "last").rows[0]["NAME"] == name
+    assert gridmap("show", "last", name).facts["job"] == f"0  {name}"
+
+
+def test_a_time_that_is_none() -> None:
+    assert [moment(at_s) for at_s in (None, 0.0, 1e300, float("nan"))] == ["-"] * 4
 
 
 def test_a_reader_that_goes_away(settled: Client, runs: Path) -> None:

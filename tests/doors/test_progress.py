@@ -514,12 +514,15 @@ def test_the_end_does_not_wait_for_the_next_second() -> None:
     assert sum(status.ended for status in heard) == 10
 
 
-def test_a_function_that_fails_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("kind", [LookupError, SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_a_function_that_fails_is_said_once(
+    kind: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
     calls = []
 
     def fail(status: RunStatus) -> None:
         calls.append(status)
-        raise LookupError("not mine")
+        raise kind("not mine")
 
     def slow(x: int) -> int:
         time.sleep(1.5)
@@ -527,7 +530,7 @@ def test_a_function_that_fails_is_said_once(caplog: pytest.LogCaptureFixture) ->
 
     assert grid_map(slow, range(2), local=True, max_processes=2, progress=fail) == [0, 1]
     assert len(calls) >= 2
-    told = [r for r in caplog.records if "LookupError: not mine" in r.getMessage()]
+    told = [r for r in caplog.records if f"{kind.__name__}: not mine" in r.getMessage()]
     assert len(told) == 1
 
 

@@ -61,6 +61,13 @@ def test_nothing_does_anything(text: str) -> None:
     assert harmless(kept) == kept
 
 
+@pytest.mark.parametrize("sign", ["x", "\r", "x\r", "\x1b]", "\u202e"])
+def test_a_long_line_takes_no_longer_than_many(sign: str) -> None:
+    begun = time.process_time()
+    harmless(sign * 500_000)
+    assert time.process_time() - begun < 5
+
+
 def test_a_log_that_grows_is_read_on(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(b"one\n")

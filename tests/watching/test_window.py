@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,9 +19,11 @@ import pytest
 import zmq
 
 import gridmap
+from gridmap.commands.places import views
 from gridmap.core.dispatcher import Summary
 from gridmap.errors import LedgerError, LedgerInUse
 from gridmap.launch import sweep
+from gridmap.ledger import book
 from gridmap.ledger.directory import HISTORY, LEDGER_NAME
 from gridmap.views import DAMAGED, ENDED, INTERRUPTED, UNDER_WAY, JobRow, JobsAsked, WorkerView
 from gridmap.watching import observer as observing
@@ -357,6 +361,29 @@ def test_damage_is_told(tmp_path: Path) -> None:
         Observer(path)
     with pytest.raises(UnknownRun, match="there is no run in"):
         Observer(tmp_path / "nothing")
+
+
+def test_rows_that_make_no_sense_are_damage(tmp_path: Path, runs: Path) -> None:
+    """A run that cannot be understood is said to be damaged, and hides no other one."""
+    with client(tmp_path / "client", ENDS) as one:
+        assert one.ended(60) == 0, one.err
+    path = only(runs)
+    whole = shutil.copytree(path, path.with_name("20990101-000000-bb"))
+    whole.chmod(0o700)
+    with contextlib.closing(sqlite3.connect(path / LEDGER_NAME)) as connection:
+        connection.execute("UPDATE failures SET peak_rss = 'much', attempts = NULL")
+        connection.execute("UPDATE vals SET count = NULL, seconds = 'long', at = NULL")
+        connection.execute("UPDATE lives SET state = NULL")
+        connection.commit()
+    with Observer(path) as watcher:
+        view = watcher.run()
+        assert view.state == DAMAGED and "is damaged" in view.error
+        for ask in (lambda: watcher.jobs(JobsAsked()), watcher.workers, lambda: watcher.job(7)):
+            with pytest.raises(LedgerError, match="is damaged"):
+                ask()
+    with pytest.raises(LedgerError, match="is damaged"):
+        book.read(path)
+    assert [view.state for view in views([path, whole])] == [DAMAGED, ENDED]
 
 
 def test_a_window_that_was_left_behind(waiting: Client, watcher: Observer) -> None:

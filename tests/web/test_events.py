@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gridmap.web.events import MOST_STREAMS
 from tests.web.conftest import DEADLINE_S, RUN, Dashboard, client_of, dashboard_of
 from tests.web.test_actions import wait_for_run
 
@@ -60,6 +61,18 @@ def test_a_run_that_is_gone_is_said(tmp_path: Path) -> None:
             connection.request("GET", path, headers={"Cookie": one.cookie})
             lines = connection.getresponse().read().decode()
     assert "event: gone" in lines and "There is no run none" in lines
+
+
+def test_no_more_pages_are_kept_up_to_date_than_can_be(dashboard: Dashboard) -> None:
+    more = 30
+    with contextlib.ExitStack() as undo:
+        asked = []
+        for _ in range(MOST_STREAMS + more):
+            connection = undo.enter_context(contextlib.closing(dashboard.connect()))
+            connection.request("GET", f"{RUN}/events", headers={"Cookie": dashboard.cookie})
+            asked.append(connection)
+        statuses = [connection.getresponse().status for connection in asked]
+    assert sorted(statuses) == [200] * MOST_STREAMS + [503] * more
 
 
 def test_a_page_that_is_left_costs_nothing_more(dashboard: Dashboard) -> None:

@@ -104,6 +104,7 @@ def form_token(dashboard: Dashboard) -> str:
     [
         {"Origin": "http://evil.example"},
         {"Origin": "null"},
+        {"Origin": "http://["},
         {"Origin": "https://127.0.0.1"},
         {"Origin": ""},
         {"Origin": "", "Referer": "http://evil.example/"},
@@ -133,6 +134,11 @@ def test_a_form_of_another_session_is_refused(dashboard: Dashboard) -> None:
 def test_a_form_of_this_session_is_taken(dashboard: Dashboard) -> None:
     reply = dashboard.post(f"{RUN}/cancel", form_token(dashboard))
     assert reply.status == 409 and "no client that lives" in reply.text
+
+
+def test_a_number_that_no_job_has_is_refused(dashboard: Dashboard) -> None:
+    reply = dashboard.post(f"{RUN}/jobs/{10**30}/cancel", form_token(dashboard))
+    assert reply.status == 404 and "There is no job" in reply.text
 
 
 def test_a_large_form_is_refused(dashboard: Dashboard) -> None:
