@@ -259,8 +259,8 @@ class Leasing:
             pool.gather_at = -math.inf  # those who could have run them may have left
 
     def lost(self, worker: WorkerRecord, cause: Cause, text: str, now: float) -> None:
-        """A worker is no more: the job that each of its processes was in is charged, or, where
-        memory was short, those that had more than their part.
+        """A worker is no more: the job that each of its processes was in, as far as it has told, is
+        charged, or, where memory was short, those that had more than their part.
 
         Nothing ran any more in a worker that left of its own accord (PREEMPTED): nothing is
         charged, but what must not run twice does not run again.
@@ -275,8 +275,9 @@ class Leasing:
             # others had used its time
             cut = why is Cause.WALLTIME and worker.served > 0 and not lease.first
             if inside and ((id(lease) in charged and not cut) or not lease.spec.rerunnable):
-                culprit, rest = inside[0].first, Span(inside[0].first + 1, inside[0].count - 1)
-                inside[:1] = [rest] if rest.count else []
+                told = -1 if lease.last is None else lease.last.current
+                known = any(told in range(span.first, span.stop) for span in inside)
+                culprit = told if known else inside[0].first
                 self.attempt_failed(culprit, lease, why, -1, worker, text, now)
             inside = [s for x in inside for s in self.jobs.spans(x, IN_FLIGHT)]
             self.queue_again(inside, lease)

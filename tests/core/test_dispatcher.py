@@ -461,6 +461,22 @@ def test_a_lost_worker_is_charged_for_one_job_a_process() -> None:
     assert stage.d.jobs.counts()[J.QUEUED] == 99
 
 
+@pytest.mark.parametrize(("told", "charged"), [(2, 2), (-1, 1), (0, 1), (9, 1), (10**30, 1)])
+def test_a_lost_worker_is_charged_for_the_job_that_it_was_last_known_to_run(
+    told: int, charged: int
+) -> None:
+    """Those before it in its lease have ended, and their values were on their way."""
+    stage = running(1, GOING_ON)
+    stage.result("w", 0)
+    stage.tell(ev.JobsAdded(20, JobSpec("f", "c")))
+    (worker, span, _), *_ = stage.assigned()
+    assert span == Span(1, 2)
+    stage.beat(worker, m.Held(*span, 0, int(m.Phase.RUNNING), told, 1, 1.0, False))
+    stage.polled(w=ev.NativeState.FAILED)
+    counts = stage.d.jobs.counts()
+    assert (counts[J.REQUEUED], counts[J.QUEUED]) == (1, 19) and stage.state(charged) is J.REQUEUED
+
+
 def test_a_worker_that_leaves_when_drained_or_warned_is_charged_for_nothing() -> None:
     for departure in (m.Departure.DRAINED, m.Departure.WARNED, m.Departure.OUT_OF_TIME):
         stage = running(3)
