@@ -125,19 +125,22 @@ class Engine:
                 book = self._open_book(directory)
                 undo.callback(book.close)
             limits, transport = self._make_transport(directory)
-            undo.pop_all()
-        dispatcher = Dispatcher(policy_of(options), limits, self.id)
-        if book is not None:
-            from gridmap.monitor.recorder import Recorder
+            undo.callback(transport.close, CLOSE_DEADLINE_S)
+            dispatcher = Dispatcher(policy_of(options), limits, self.id)
+            if book is not None:
+                from gridmap.monitor.recorder import Recorder
 
-            known = self.total if self._earlier is not None else 0
-            recorder = Recorder(book, dispatcher.workers, self._describe, known)
-        self._monitor = monitor = Monitor(self.id, dispatcher, transport, self.sink, recorder)
+                known = self.total if self._earlier is not None else 0
+                recorder = Recorder(book, dispatcher.workers, self._describe, known)
+            monitor = Monitor(self.id, dispatcher, transport, self.sink, recorder)
+            undo.callback(monitor.release)
+            window = None
+            if book is not None and directory is not None:
+                backend = options.backend
+                window = open_window(self.id, options.settings, backend, directory, monitor, book)
+            undo.pop_all()
+        self._monitor = monitor
         read_out = self._read_out
-        window = None
-        if book is not None and directory is not None:
-            backend = options.backend
-            window = open_window(self.id, options.settings, backend, directory, monitor, book)
 
         def at_end() -> None:
             if window is not None:

@@ -138,8 +138,17 @@ class Monitor:
     def abandon(self) -> None:
         """Ends a monitor that never had a thread."""
         self._transport.close(CLOSE_DEADLINE_S)
-        self._release()
+        if self._recorder is not None:
+            self._recorder.close(CLOSE_DEADLINE_S)
+        self.release()
         self.at_end()
+
+    def release(self) -> None:
+        """Lets go of what wakes the loop, which is over or never began."""
+        with self._lock:
+            self._closed = True
+            os.close(self._wake_read)
+            os.close(self._wake_write)
 
     def add(self, parts: Iterable[Jobs]) -> None:
         """Adds jobs behind all others."""
@@ -281,19 +290,13 @@ class Monitor:
                 log.exception("could not end the run's workers")
             if self._recorder is not None and not self._recorder.close(CLOSE_DEADLINE_S):
                 log.warning("the run's ledger could not be finished in time")
-            self._release()
+            self.release()
             self._sink.end(error)
             try:
                 self.at_end()
             finally:
                 self._is_over = True
                 self._over.put(None)
-
-    def _release(self) -> None:
-        with self._lock:
-            self._closed = True
-            os.close(self._wake_read)
-            os.close(self._wake_write)
 
     def _serve(self) -> None:
         poller = _Poller(self._wake_read)
