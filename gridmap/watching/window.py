@@ -138,10 +138,11 @@ class Room:
     def job(self, number: int) -> JobView:
         """Returns all that is known of a job."""
         view = self._tell(lambda told: told.job(number))
-        now: JobRow | None = self._look().running.get(number)
+        alive = self._look()  # once: a later look may know nothing of that worker
+        now: JobRow | None = alive.running.get(number)
         if now is None or view.row.state != "queued":
             return view
-        worker = self._look().workers[now.worker]
+        worker = alive.workers[now.worker]
         return msgspec.structs.replace(
             view,
             row=msgspec.structs.replace(now, name=view.row.name),
