@@ -447,7 +447,7 @@ def _at_end(
     read_out: list[RunDirectory],
 ) -> None:
     """Clears up after a run: nothing is left of one that succeeded, when its values have been read;
-    of another its logs, and its ledger if there are values in it."""
+    of another its logs and its ledger, by which what has no value can run again."""
     try:
         if directory is not None:
             counts = dispatcher.jobs.counts()
@@ -459,14 +459,21 @@ def _at_end(
                 read_out.append(directory)
                 directory.end(logs, keep_logs=False, keep_ledger=True)
                 return
-            keep_ledger = options.durable and 0 < completed < total
+            began = bool(dispatcher.workers)  # else the scheduler refused it, and would again
+            keep_ledger = options.durable and completed < total and (completed > 0 or began)
             directory.end(logs, keep_logs or keep_ledger, keep_ledger)
             if keep_ledger:
                 run, profile = directory.path.name, options.profile
                 asked_by = repr(run) if profile == NO_PROFILE else f"{run!r}, {profile=}"
-                log.warning(
-                    "run %s: %d of %d values are kept; gridmap.attach(%s) gives them", run,
-                    completed, total, asked_by,
-                )  # fmt: skip
+                if completed:
+                    log.warning(
+                        "run %s: %d of %d values are kept; gridmap.attach(%s) gives them", run,
+                        completed, total, asked_by,
+                    )  # fmt: skip
+                else:
+                    log.warning(
+                        "run %s: none of %d jobs has a value; gridmap.attach(%s, again=True) runs "
+                        "them anew", run, total, asked_by,
+                    )  # fmt: skip
     finally:
         interrupts.unregister(monitor)

@@ -28,7 +28,7 @@ def main(options: argparse.Namespace, again: bool = False) -> int:
     path = path_of(options.run, run_dir(options))
     name = path.name
     if path.parent.name == HISTORY:
-        raise LedgerError(f"run {name} is over, and its values went to its client: none are left")
+        raise LedgerError(f"run {name} is over, and only its history is left: no values, no jobs")
     target = Target(options, f"gridmap-{name}.pkl")
     try:
         run = attach(

@@ -28,7 +28,7 @@ def main(options: argparse.Namespace) -> int:
     path = path_of(options.run, run_dir(options))
     if path.parent.name == HISTORY:
         raise LedgerError(
-            f"run {path.name} is over, and its values went to its client: none are left"
+            f"run {path.name} is over, and only its history is left: no values, no jobs"
         )
     _check(path)
     target = Target(options) if options.output else None
