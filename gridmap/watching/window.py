@@ -130,7 +130,7 @@ class Room:
         alive = self._look()
 
         def both(told: Questions) -> tuple[JobPage, dict[int, str]]:
-            return told.jobs(asked), {job: told.name(job) for job in alive.running}
+            return told.jobs(asked, alive.running), {job: told.name(job) for job in alive.running}
 
         page, names = self._tell(both)
         return page_now(page, alive, asked, names)
