@@ -93,11 +93,6 @@ class Dispatcher:
         )
 
     @property
-    def input_ended(self) -> bool:
-        """True when no more jobs will come."""
-        return self._input_ended
-
-    @property
     def workers(self) -> dict[str, WorkerRecord]:
         """Every worker that the run ever had, by native id."""
         return self._force.workers

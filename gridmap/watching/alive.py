@@ -30,7 +30,6 @@ class Alive:
     summary: Summary
     workers: dict[str, WorkerView] = field(default_factory=dict)
     running: dict[int, JobRow] = field(default_factory=dict)
-    input_ended: bool = True
 
 
 def look(dispatcher: Dispatcher) -> Alive:
@@ -51,7 +50,7 @@ def look(dispatcher: Dispatcher) -> Alive:
                 job, "", "running", lease.attempt + 1, seconds=max(0.0, now - begun),
                 peak_rss_bytes=lease.last.rss_bytes, worker=worker.id, host=worker.host,
             )  # fmt: skip
-    return Alive(dispatcher.summary(), workers, running, dispatcher.input_ended)
+    return Alive(dispatcher.summary(), workers, running)
 
 
 def _is_in_work(lease: LeaseRecord) -> bool:
