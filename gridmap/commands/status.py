@@ -112,7 +112,7 @@ def lines_of(
         yield "asked for", asked
     yield "used", f"{duration(view.busy_s)} by jobs; memory of the largest: {_peak(view)}"
     if view.resubmitted:
-        yield "tried again", f"{many(view.resubmitted, 'job')}, after {duration(view.lost_s)}"
+        yield "tried again", f"{many(view.resubmitted, 'attempt')}, after {duration(view.lost_s)}"
     for group in failures[:FEW]:
         first = ", ".join(map(str, group.first[:3]))
         line = safe(group.error.strip().partition("\n")[0])
