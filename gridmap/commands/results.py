@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gridmap import data
-from gridmap.commands.places import FAILED, GOES_ON, OK, path_of, run_dir
+from gridmap.commands.places import FAILED, OK, path_of, run_dir
 from gridmap.commands.printing import console, many, put_json, put_line, safe
 from gridmap.commands.writing import Target
 from gridmap.errors import JobException, LedgerError, LedgerInUse
@@ -36,8 +36,7 @@ def main(options: argparse.Namespace) -> int:
         facts = book.read(path)
     except LedgerInUse:
         said = "is under way: its values go to its client; gridmap status shows how it is"
-        print(f"gridmap results: run {path.name} {said}", file=sys.stderr)
-        return GOES_ON
+        raise LedgerInUse(f"run {path.name} {said}") from None
     values, errors = _all(facts)
     if target is not None:
         target.write(path.name, values, errors)
