@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -12,8 +13,8 @@ import pytest
 from gridmap.errors import LedgerInUse
 from gridmap.launch import sweep
 from gridmap.ledger import book, removal
-from gridmap.ledger.book import Book
-from gridmap.ledger.directory import HISTORY, LEDGER_NAME
+from gridmap.ledger.book import DATA_NAME, Book
+from gridmap.ledger.directory import HISTORY, LEDGER_NAME, RunDirectory
 from gridmap.ledger.facts import Header
 
 RUN = "20260101-000000-0123abcd"
@@ -65,3 +66,18 @@ def test_what_could_not_be_removed_is_removed_later(tmp_path: Path, where: str) 
         (folder / "file").touch()
     sweep(tmp_path, 1e6)
     assert not left.exists() and (other / "file").exists()
+
+
+def test_a_file_that_is_gone_already_keeps_nothing_else_from_going(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("connection.json", "other"):
+        (run / name).touch()
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        (run / path.name).rename(run.parent / path.name)
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    RunDirectory(run).end((), keep_logs=True, keep_ledger=True)
+    assert {path.name for path in run.iterdir()} == {LEDGER_NAME, DATA_NAME}
