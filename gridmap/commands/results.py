@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gridmap import data
 from gridmap.commands.places import FAILED, OK, path_of, run_dir
 from gridmap.commands.printing import console, many, put_json, put_line, safe
 from gridmap.commands.writing import Target
@@ -18,6 +17,7 @@ from gridmap.errors import JobException, LedgerError, LedgerInUse
 from gridmap.ledger import book
 from gridmap.ledger.directory import HISTORY
 from gridmap.ledger.facts import Facts, ValuesFact
+from gridmap.outcomes import unpacked
 from gridmap.wire.keys import ConnectionFileError, check_private
 
 FEW = 10
@@ -79,19 +79,11 @@ def _all(facts: Facts) -> tuple[list[Any], dict[int, str]]:
 
 def _values(fact: ValuesFact) -> Iterator[tuple[int, Any, str]]:
     """Yields the jobs of a packet: number, value, and why it cannot be read here."""
-    first, count = fact.span
-    try:
-        values = data.unpack_values(fact.frames, fact.skip, count)
-        if len(values) == count:
-            yield from ((first + n, value, "") for n, value in enumerate(values))
-            return
-    except (Exception, SystemExit):
-        pass  # one of them; which, is seen below
-    for n in range(count):
-        try:
-            yield first + n, data.unpack_values(fact.frames, fact.skip + n, 1)[0], ""
-        except (Exception, SystemExit) as error:
-            yield first + n, None, f"it cannot be read here: {type(error).__name__}: {error}"
+    values, errors = unpacked(fact.frames, fact.skip, fact.span.count)
+    for n, value in enumerate(values):
+        error = errors.get(n)
+        wrong = f"it cannot be read here: {type(error).__name__}: {error}" if error else ""
+        yield fact.span.first + n, value, wrong
 
 
 def _tell(

@@ -64,7 +64,8 @@ def test_logs_and_what_jobs_used(run: Run, runs: Path, tmp_path: Path) -> None:
     told = gridmap("status", run.id)
     assert told.status == 4 and " up (" in told.facts["workers"]
     assert (
-        "h_vmem='16G'" in told.facts["asked for"] and "1 attempt, after " in told.facts["tried again"]
+        "h_vmem='16G'" in told.facts["asked for"]
+        and "1 attempt, after " in told.facts["tried again"]
     )
     assert "job 0 (died)" in told.facts["warning"]
 
