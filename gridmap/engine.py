@@ -15,7 +15,6 @@ from msgspec.structs import replace
 
 from gridmap import interrupts
 from gridmap.core.dispatcher import Dispatcher
-from gridmap.core.jobs import UNFINISHED
 from gridmap.core.policy import Limits
 from gridmap.core.spec import Resources
 from gridmap.core.states import JobState
@@ -38,7 +37,7 @@ from gridmap.monitor.watcher import Ended, Watcher
 from gridmap.options import KEPT_OPTIONS, Options, policy_of
 from gridmap.outcomes import Batch, Failed, error_of, how_of, values_of
 from gridmap.plan import Part, Plan, new_run_id, parts
-from gridmap.run_status import RunStatus
+from gridmap.run_status import RunStatus, status_of
 
 if TYPE_CHECKING:
     from gridmap.ledger.book import Book
@@ -134,6 +133,7 @@ class Engine:
                 recorder = Recorder(book, dispatcher.workers, self._describe, known)
             monitor = Monitor(self.id, dispatcher, transport, self.sink, recorder)
             undo.callback(monitor.release)
+            monitor.tally.expected = self.expected
             window = None
             if book is not None and directory is not None:
                 backend = options.backend
@@ -360,34 +360,10 @@ class Engine:
             )
 
     def _status(self, dispatcher: Dispatcher) -> RunStatus:
-        summary, tally = dispatcher.summary(), self.monitor.tally
-        jobs, ended = summary.jobs, self.sink.ended
-        total = sum(jobs.values())
-        unfinished = sum(jobs[state] for state in UNFINISHED)
-        if not self._exhausted and self.expected is not None:
-            unfinished += max(0, self.expected - total)
-        known = ended or self._exhausted or self.expected is not None
+        ended = self.sink.ended
         now = self.sink.latest_s if ended else time.monotonic()
-        return RunStatus(
-            total=total,
-            completed=jobs[JobState.COMPLETED],
-            failed=jobs[JobState.FAILED],
-            canceled=jobs[JobState.CANCELED] + jobs[JobState.SKIPPED],
-            running=jobs[JobState.LEASED] + jobs[JobState.RUNNING],
-            queued=jobs[JobState.HELD] + jobs[JobState.QUEUED] + jobs[JobState.REQUEUED],
-            workers_up=summary.up,
-            workers_pending=summary.pending,
-            ended=ended,
-            children_up=summary.children,
-            resubmitted=tally.resubmitted,
-            died=tally.died,
-            busy_s=tally.busy_s,
-            calls_per_s=tally.calls_per_s(now),
-            left_s=tally.left_s(unfinished, summary.children, now) if known else None,
-            peak_rss_bytes=tally.peak_rss_bytes,
-            queues=self._waiting(summary.coming),
-            input_ended=ended or self._exhausted,
-        )
+        queues = self._waiting(dispatcher.summary().coming)
+        return status_of(dispatcher, self.monitor.tally, now, ended, queues)
 
     def _waiting(self, coming: list[int]) -> dict[str, int]:
         """Returns how many workers wait in each queue.

@@ -77,12 +77,6 @@ class Questions(Pages):
             gridmap=header.gridmap,
         )
 
-    def ended_since(self, at_s: float) -> int:
-        """Returns how many jobs have ended with a value or failed since then: a moment ago."""
-        self._prepare("failures")
-        failed = "SELECT count(*) FROM failures WHERE ended_s >= ?"
-        return self.sums.since(at_s) + self._number(failed, at_s)
-
     def pools(self) -> list[PoolView]:
         """Returns what was asked for, and what was used of it."""
         specs, used = self.header.pools, self._used()

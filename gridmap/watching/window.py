@@ -31,7 +31,7 @@ from gridmap.core.spec import Span
 from gridmap.errors import GridMapError, LedgerError
 from gridmap.forks import Work
 from gridmap.views import JobPage, JobRow, JobsAsked, JobView, RunView, WorkerView
-from gridmap.watching.alive import RECENT_S, Alive, look, page_now, run_now, workers_now
+from gridmap.watching.alive import Alive, look, page_now, run_now, workers_now
 from gridmap.watching.pages import UnknownJob
 from gridmap.watching.questions import Questions
 from gridmap.wire.address import AddressError
@@ -114,12 +114,8 @@ class Room:
 
     def run(self) -> RunView:
         """Returns the run at a glance."""
-
-        def both(told: Questions) -> tuple[RunView, int]:
-            return told.run(), told.ended_since(time.time() - RECENT_S)
-
-        view, recently = self._tell(both)
-        return run_now(view, self._look(), recently, socket.gethostname(), os.getpid())
+        view = self._tell(lambda told: told.run())
+        return run_now(view, self._look(), socket.gethostname(), os.getpid())
 
     def workers(self) -> list[WorkerView]:
         """Returns the workers, and what each does."""
@@ -164,7 +160,9 @@ class Room:
 
     def _look(self) -> Alive:
         if self._alive is None or time.monotonic() - self._looked_at > SAME_S:
-            self._alive = self._monitor.ask(look)
+            self._alive = self._monitor.ask(
+                lambda dispatcher: look(dispatcher, self._monitor.tally)
+            )
             self._looked_at = time.monotonic()
         return self._alive
 
