@@ -15,7 +15,6 @@ from msgspec.structs import replace
 
 from gridmap import interrupts
 from gridmap.core.dispatcher import Dispatcher
-from gridmap.core.jobs import UNFINISHED
 from gridmap.core.policy import Limits
 from gridmap.core.spec import Resources
 from gridmap.core.states import JobState
@@ -38,7 +37,7 @@ from gridmap.monitor.watcher import Ended, Watcher
 from gridmap.options import KEPT_OPTIONS, Options, policy_of
 from gridmap.outcomes import Batch, Failed, error_of, how_of, values_of
 from gridmap.plan import Part, Plan, new_run_id, parts
-from gridmap.run_status import RunStatus
+from gridmap.run_status import RunStatus, status_of
 
 if TYPE_CHECKING:
     from gridmap.ledger.book import Book
@@ -125,19 +124,23 @@ class Engine:
                 book = self._open_book(directory)
                 undo.callback(book.close)
             limits, transport = self._make_transport(directory)
-            undo.pop_all()
-        dispatcher = Dispatcher(policy_of(options), limits, self.id)
-        if book is not None:
-            from gridmap.monitor.recorder import Recorder
+            undo.callback(transport.close, CLOSE_DEADLINE_S)
+            dispatcher = Dispatcher(policy_of(options), limits, self.id)
+            if book is not None:
+                from gridmap.monitor.recorder import Recorder
 
-            known = self.total if self._earlier is not None else 0
-            recorder = Recorder(book, dispatcher.workers, self._describe, known)
-        self._monitor = monitor = Monitor(self.id, dispatcher, transport, self.sink, recorder)
+                known = self.total if self._earlier is not None else 0
+                recorder = Recorder(book, dispatcher.workers, self._describe, known)
+            monitor = Monitor(self.id, dispatcher, transport, self.sink, recorder)
+            undo.callback(monitor.release)
+            monitor.tally.expected = self.expected
+            window = None
+            if book is not None and directory is not None:
+                backend = options.backend
+                window = open_window(self.id, options.settings, backend, directory, monitor, book)
+            undo.pop_all()
+        self._monitor = monitor
         read_out = self._read_out
-        window = None
-        if book is not None and directory is not None:
-            backend = options.backend
-            window = open_window(self.id, options.settings, backend, directory, monitor, book)
 
         def at_end() -> None:
             if window is not None:
@@ -357,34 +360,10 @@ class Engine:
             )
 
     def _status(self, dispatcher: Dispatcher) -> RunStatus:
-        summary, tally = dispatcher.summary(), self.monitor.tally
-        jobs, ended = summary.jobs, self.sink.ended
-        total = sum(jobs.values())
-        unfinished = sum(jobs[state] for state in UNFINISHED)
-        if not self._exhausted and self.expected is not None:
-            unfinished += max(0, self.expected - total)
-        known = ended or self._exhausted or self.expected is not None
+        ended = self.sink.ended
         now = self.sink.latest_s if ended else time.monotonic()
-        return RunStatus(
-            total=total,
-            completed=jobs[JobState.COMPLETED],
-            failed=jobs[JobState.FAILED],
-            canceled=jobs[JobState.CANCELED] + jobs[JobState.SKIPPED],
-            running=jobs[JobState.LEASED] + jobs[JobState.RUNNING],
-            queued=jobs[JobState.HELD] + jobs[JobState.QUEUED] + jobs[JobState.REQUEUED],
-            workers_up=summary.up,
-            workers_pending=summary.pending,
-            ended=ended,
-            children_up=summary.children,
-            resubmitted=tally.resubmitted,
-            died=tally.died,
-            busy_s=tally.busy_s,
-            calls_per_s=tally.calls_per_s(now),
-            left_s=tally.left_s(unfinished, summary.children, now) if known else None,
-            peak_rss_bytes=tally.peak_rss_bytes,
-            queues=self._waiting(summary.coming),
-            input_ended=ended or self._exhausted,
-        )
+        queues = self._waiting(dispatcher.summary().coming)
+        return status_of(dispatcher, self.monitor.tally, now, ended, queues)
 
     def _waiting(self, coming: list[int]) -> dict[str, int]:
         """Returns how many workers wait in each queue.
@@ -444,7 +423,7 @@ def _at_end(
     read_out: list[RunDirectory],
 ) -> None:
     """Clears up after a run: nothing is left of one that succeeded, when its values have been read;
-    of another its logs, and its ledger if there are values in it."""
+    of another its logs and its ledger, by which what has no value can run again."""
     try:
         if directory is not None:
             counts = dispatcher.jobs.counts()
@@ -456,14 +435,21 @@ def _at_end(
                 read_out.append(directory)
                 directory.end(logs, keep_logs=False, keep_ledger=True)
                 return
-            keep_ledger = options.durable and 0 < completed < total
+            began = bool(dispatcher.workers)  # else the scheduler refused it, and would again
+            keep_ledger = options.durable and completed < total and (completed > 0 or began)
             directory.end(logs, keep_logs or keep_ledger, keep_ledger)
             if keep_ledger:
                 run, profile = directory.path.name, options.profile
                 asked_by = repr(run) if profile == NO_PROFILE else f"{run!r}, {profile=}"
-                log.warning(
-                    "run %s: %d of %d values are kept; gridmap.attach(%s) gives them", run,
-                    completed, total, asked_by,
-                )  # fmt: skip
+                if completed:
+                    log.warning(
+                        "run %s: %d of %d values are kept; gridmap.attach(%s) gives them", run,
+                        completed, total, asked_by,
+                    )  # fmt: skip
+                else:
+                    log.warning(
+                        "run %s: none of %d jobs has a value; gridmap.attach(%s, again=True) runs "
+                        "them anew", run, total, asked_by,
+                    )  # fmt: skip
     finally:
         interrupts.unregister(monitor)

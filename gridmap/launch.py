@@ -241,15 +241,16 @@ def sweep(parent: Path, days: float) -> list[str]:
 
     :returns: the ids of the runs removed
     """
-    import shutil
-
-    from gridmap.ledger import book
     from gridmap.ledger.directory import HISTORY, LEDGER_NAME
+    from gridmap.ledger.removal import remove, remove_rest
     from gridmap.wire.keys import CONNECTION_NAME
 
     removed = []
     before = time.time() - days * 86_400
     folders = [folder for folder in (parent, parent / HISTORY) if folder.is_dir()]
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            remove_rest(folder)
     for path in (entry for folder in folders for entry in folder.iterdir()):
         if not is_run_id(path.name):
             continue
@@ -259,12 +260,9 @@ def sweep(parent: Path, days: float) -> list[str]:
             newest = max(entry.stat().st_mtime for entry in (path, *path.rglob("*")))
             if newest >= before or not path.is_dir() or path.stat().st_uid != os.geteuid():
                 continue
-            if (path / LEDGER_NAME).is_file():
-                with book.lock(path):  # it can be had: nobody is alive there
-                    pass
-            elif (path / CONNECTION_NAME).is_file():
+            if not (path / LEDGER_NAME).is_file() and (path / CONNECTION_NAME).is_file():
                 continue  # a stream, perhaps of a client that lives elsewhere
-            shutil.rmtree(path)
+            remove(path)
             removed.append(path.name)
         except (OSError, LedgerError):
             continue  # somebody else removes it, or we may not

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from gridmap import data
 from gridmap.core.spec import Resources
+from gridmap.data import Frame
 from gridmap.errors import JobException, JobUnpicklable
 from gridmap.failures import exception_of_failure
 from gridmap.monitor.sink import Failure, Values
@@ -55,21 +56,40 @@ def error_of(item: Failure, name: str, asked: Resources) -> BaseException:
 def values_of(item: Values) -> Batch:
     """Unpickles values; one that cannot be read here does no harm to the others."""
     first, count = item.span
-    try:
-        values = data.unpack_values(item.frames, item.skip, count)
-        if type(values) is not list or len(values) != count:
-            raise ValueError(f"a packet without values for {count} jobs")
-        return Batch(first, values, False)
-    except (Exception, SystemExit):  # a value may do anything when it is made again
-        return Batch(first, [_value(item, index) for index in range(count)], True)
-
-
-def _value(item: Values, index: int) -> Any:
-    try:
-        return data.unpack_values(item.frames, item.skip + index, 1)[0]
-    except (Exception, SystemExit) as error:
-        job = item.span.first + index
+    values, errors = unpacked(item.frames, item.skip, count)
+    for index, error in errors.items():
+        job = first + index
         message = f"the value of job {job} cannot be read here: {type(error).__name__}: {error}"
         failed = JobUnpicklable(message, job=job, attempts=item.attempts, host=item.place.host)
         failed.__cause__ = error
-        return Failed(failed)
+        values[index] = Failed(failed)
+    return Batch(first, values, bool(errors))
+
+
+def unpacked(
+    frames: list[Frame], skip: int, count: int
+) -> tuple[list[Any], dict[int, BaseException]]:
+    """Returns values of a packet, and why some cannot be read here, by their places among them.
+
+    :param skip: so many values of the packet come before them
+    """
+    try:
+        values = data.unpack_values(frames, skip, count)
+        if type(values) is not list or len(values) != count:
+            raise ValueError(f"a packet without values for {count} jobs")
+        return values, {}
+    except (Exception, SystemExit):  # a value may do anything when it is made again
+        return _one_by_one(frames, skip, count)
+
+
+def _one_by_one(
+    frames: list[Frame], skip: int, count: int
+) -> tuple[list[Any], dict[int, BaseException]]:
+    values: list[Any] = [None] * count
+    errors: dict[int, BaseException] = {}
+    for index in range(count):
+        try:
+            values[index] = data.unpack_values(frames, skip + index, 1)[0]
+        except (Exception, SystemExit) as error:
+            errors[index] = error
+    return values, errors

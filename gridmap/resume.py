@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections import defaultdict
@@ -91,7 +92,8 @@ class Resumption:
 
     def _spool_is_in(self, file: Path) -> None:
         if not self.book.error:  # else it is still the only copy
-            file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # then it is read again, and its values are known
+                file.unlink()
 
     def _take_result(self, item: Result, frames: list[Frame], left: spool.Spooled) -> None:
         span = Span(item.first, item.count)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from msgspec import Struct
 
 from gridmap import _html
+from gridmap.core.states import JobState
+
+if TYPE_CHECKING:
+    from gridmap.core.dispatcher import Dispatcher
+    from gridmap.monitor.tally import Tally
 
 
 class RunStatus(Struct, frozen=True):
     """A run at a glance: numbers of jobs by how they are, and of workers.
 
     :param total: jobs, as far as the input has been read
-    :param running: jobs that workers hold, also where they have yet to begin
-    :param queued: jobs that no worker has
+    :param running: jobs that run: no more than the workers that are up can run at once
+    :param queued: jobs that have yet to begin, also where a worker holds them
     :param workers_up: workers that have said hello
     :param workers_pending: workers that the scheduler has not started yet
     :param ended: whether every job has ended
@@ -65,3 +72,45 @@ class RunStatus(Struct, frozen=True):
 
     def _repr_html_(self) -> str:
         return self.html("Status of a run")
+
+
+def status_of(
+    dispatcher: Dispatcher,
+    tally: Tally,
+    now: float,
+    ended: bool = False,
+    queues: dict[str, int] | None = None,
+) -> RunStatus:
+    """Returns how a run is; the monitor's thread alone may ask, while it serves.
+
+    :param now: on the monotonic clock; of a run that has ended, when it did
+    :param ended: every job has ended
+    """
+    summary = dispatcher.summary()
+    jobs, total = summary.jobs, sum(summary.jobs.values())
+    input_ended = ended or dispatcher.input_ended
+    unread = 0 if input_ended else max(0, (tally.expected or 0) - total)
+    left_s = None
+    if input_ended or tally.expected is not None:
+        unfinished = summary.running + summary.queued + unread
+        left_s = tally.left_s(unfinished, summary.children, now)
+    return RunStatus(
+        total=total,
+        completed=jobs[JobState.COMPLETED],
+        failed=jobs[JobState.FAILED],
+        canceled=jobs[JobState.CANCELED] + jobs[JobState.SKIPPED],
+        running=summary.running,
+        queued=summary.queued,
+        workers_up=summary.up,
+        workers_pending=summary.pending,
+        ended=ended,
+        children_up=summary.children,
+        resubmitted=tally.resubmitted,
+        died=tally.died,
+        busy_s=tally.busy_s,
+        calls_per_s=tally.calls_per_s(now),
+        left_s=left_s,
+        peak_rss_bytes=tally.peak_rss_bytes,
+        queues=queues or {},
+        input_ended=input_ended,
+    )

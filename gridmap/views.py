@@ -41,6 +41,11 @@ class PoolView(Struct, frozen=True):
     cpu_fraction: float = 0.0
     samples: int = 0
 
+    @property
+    def slots_of_job(self) -> int:
+        """The slots that were asked for each job: workers may have several at once."""
+        return max(1, self.slots // max(1, self.children))
+
 
 class RunView(Struct, frozen=True):
     """A run at a glance.

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from gridmap import data, outcomes
+from gridmap.commands import results
 from gridmap.core.messages import Outcome
 from gridmap.core.spec import Resources, Span
 from gridmap.errors import Cause, JobException, JobUnpicklable
 from gridmap.ledger.directory import RunDirectory
+from gridmap.ledger.facts import ValuesFact
 from gridmap.monitor.sink import Failure, Place, Values
 from gridmap.outcomes import Failed, error_of
 
@@ -73,3 +75,12 @@ def test_names_of_logs_remove_nothing_but_logs(tmp_path: Path) -> None:
     directory.end(named, keep_logs=False)
     assert outside.exists() and folder.exists() and mine.exists() and not log.exists()
     assert not directory.path.exists()
+
+
+def test_the_command_reads_no_packet_of_another_kind_as_values() -> None:
+    fact = ValuesFact(
+        Span(4, 3), 0, 1, "1.1", "node", 0.0, 0, 0.0, [pickle.dumps({1: 2, 3: 4, 5: 6})]
+    )
+    told = list(results._values(fact))
+    assert [job for job, _, _ in told] == [4, 5, 6]
+    assert all(value is None and "it cannot be read here" in wrong for _, value, wrong in told)

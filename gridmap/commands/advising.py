@@ -99,8 +99,7 @@ def _memory_line(pool: PoolView, nbytes: int) -> str:
     if "memory" in words:
         return f"memory={memory_text(nbytes)!r}"
     word = "h_vmem" if "h_vmem" in words else "mem_free"
-    of_job = max(1, pool.slots // max(1, pool.children))
-    return f"{word}={memory_text(-(-nbytes // of_job))!r}"
+    return f"{word}={memory_text(-(-nbytes // pool.slots_of_job))!r}"
 
 
 def _walltime(pool: PoolView, died: int) -> Advice:
@@ -132,7 +131,7 @@ def _time_line(word: str, seconds: int) -> str:
 
 
 def _slots(pool: PoolView) -> Iterator[Advice]:
-    asked = max(1, pool.slots // max(1, pool.children))
+    asked = pool.slots_of_job
     used = pool.cpu_fraction
     if pool.samples < FEWEST_SAMPLES:
         return

@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.text import Text
 
 from gridmap.commands.live import View
-from gridmap.commands.places import FAILED, GOES_ON, OK, path_of, run_dir
+from gridmap.commands.places import FAILED, OK, path_of, run_dir
 from gridmap.commands.printing import bar, console, many, put_json, put_line, safe
 from gridmap.commands.writing import Target
 from gridmap.earlier import attach
-from gridmap.errors import LedgerError, LedgerInUse
+from gridmap.errors import LedgerError
 from gridmap.ledger.directory import HISTORY
 from gridmap.run import Run
 
@@ -28,15 +28,9 @@ def main(options: argparse.Namespace, again: bool = False) -> int:
     path = path_of(options.run, run_dir(options))
     name = path.name
     if path.parent.name == HISTORY:
-        raise LedgerError(f"run {name} is over, and its values went to its client: none are left")
+        raise LedgerError(f"run {name} is over, and only its history is left: no values, no jobs")
     target = Target(options, f"gridmap-{name}.pkl")
-    try:
-        run = attach(
-            name, run_dir=path.parent, on_error="return", again=again, profile=options.profile
-        )
-    except LedgerInUse as error:
-        print(f"gridmap {options.command}: {error}", file=sys.stderr)
-        return GOES_ON
+    run = attach(name, run_dir=path.parent, on_error="return", again=again, profile=options.profile)
     with run, run.kept():
         _watched(run, console(sys.stderr))
         values = run.results()

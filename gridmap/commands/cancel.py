@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
-from gridmap.commands.places import FAILED, OK, agreed, number_of, observed
+from gridmap.commands.places import OK, agreed, number_of, observed
 from gridmap.commands.printing import console, many, put_json, put_line
 from gridmap.errors import GridMapError, LedgerError, LedgerInUse
 from gridmap.views import ENDED, INTERRUPTED, UNDER_WAY, RunView
@@ -29,8 +28,7 @@ def main(options: argparse.Namespace) -> int:
         left = view.queued + view.running
         question = f"Cancel run {view.id}, with {many(left, 'job')} that have not ended?"
         if jobs is None and not agreed(question, options.yes):
-            print("gridmap cancel: nothing was canceled", file=sys.stderr)
-            return FAILED
+            raise GridMapError("nothing was canceled")
         try:
             observer.cancel(jobs, options.reason)
         except NotAlive:

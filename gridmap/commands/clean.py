@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -12,16 +11,16 @@ from pathlib import Path
 from gridmap.commands.places import (
     FAILED,
     OK,
-    USAGE,
+    Misused,
     agreed,
     is_terminal,
     path_of,
     run_dir,
     views,
 )
-from gridmap.commands.printing import console, many, moment, put_json, put_line, put_table
-from gridmap.errors import LedgerError
-from gridmap.ledger import book
+from gridmap.commands.printing import console, many, moment, put_json, put_line, put_table, safe
+from gridmap.errors import GridMapError, LedgerError
+from gridmap.ledger.removal import remove
 from gridmap.views import ENDED, INTERRUPTED, RunView
 from gridmap.watching.observer import folders
 
@@ -36,18 +35,16 @@ def main(options: argparse.Namespace) -> int:
     if options.dry_run or not found:
         return _say(options, [], found)
     if not (options.yes or options.json or is_terminal()):
-        print("gridmap clean: nobody can be asked here; say --yes", file=sys.stderr)
-        return USAGE
+        raise Misused("nobody can be asked here; say --yes")
     if not options.json:
         _list(found)
     if options.json and not options.yes:
-        print("gridmap clean: --json asks nobody; say --yes", file=sys.stderr)
-        return USAGE
+        raise Misused("--json asks nobody; say --yes")
     if not agreed(f"Remove {many(len(found), 'run')}, and the values that are kept?", options.yes):
-        print("gridmap clean: nothing was removed", file=sys.stderr)
-        return FAILED
-    removed = [view for view in found if _remove(Path(view.path))]
-    _say(options, removed, found)
+        raise GridMapError("nothing was removed")
+    stays = {view.id: why for view in found if (why := _remove(Path(view.path)))}
+    removed = [view for view in found if view.id not in stays]
+    _say(options, removed, found, stays)
     return OK if len(removed) == len(found) else FAILED
 
 
@@ -59,19 +56,15 @@ def _may_go(view: RunView, options: argparse.Namespace) -> bool:
     return view.created_s < time.time() - options.older_than * DAY_S
 
 
-def _remove(path: Path) -> bool:
-    """Removes a run unless it lives by now; returns whether it is gone."""
+def _remove(path: Path) -> str:
+    """Removes a run unless it lives by now; returns why it stays."""
     try:
         if os.lstat(path).st_uid != os.geteuid():
-            return False
-        with book.lock(path):
-            scratch = path.with_name(f".{path.name}.gone")
-            path.rename(scratch)  # from now on nobody takes it over
-        shutil.rmtree(scratch)
+            return "it is not yours"
+        remove(path)
     except (OSError, LedgerError) as error:
-        print(f"gridmap clean: {path.name} stays: {error}", file=sys.stderr)
-        return False
-    return True
+        return str(error)
+    return ""
 
 
 def _list(found: list[RunView]) -> None:
@@ -83,12 +76,23 @@ def _list(found: list[RunView]) -> None:
     sys.stdout.flush()
 
 
-def _say(options: argparse.Namespace, removed: list[RunView], found: list[RunView]) -> int:
+def _say(
+    options: argparse.Namespace,
+    removed: list[RunView],
+    found: list[RunView],
+    stays: dict[str, str] | None = None,
+) -> int:
+    """Tells what was done.
+
+    :param stays: runs that could not be removed, and why
+    """
     if options.json:
         told = {"removed": [v.id for v in removed], "found": [v.id for v in found]}
-        put_json({**told, "dry_run": options.dry_run})
+        put_json({**told, "dry_run": options.dry_run, "stays": stays or {}})
     elif options.dry_run:
         _list(found)
     else:
+        for run, why in (stays or {}).items():
+            print(f"gridmap clean: {run} stays: {safe(why)}", file=sys.stderr)
         put_line(console(), f"{many(len(removed), 'run')} removed")
     return OK

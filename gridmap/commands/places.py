@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from gridmap.conf import settings
-from gridmap.errors import LedgerError
+from gridmap.errors import GridMapError, LedgerError, LedgerInUse
 from gridmap.ledger.directory import LEDGER_NAME
 from gridmap.views import DAMAGED, ENDED, UNDER_WAY, JobsAsked, RunView
 from gridmap.watching.observer import Observer, UnknownRun, find, folders
@@ -27,6 +27,10 @@ MANY_S = 5.0
 AT_ONCE = 16
 
 T = TypeVar("T")
+
+
+class Misused(GridMapError):
+    """The words of a command make no sense together, or not here."""
 
 
 def run_dir(options: argparse.Namespace) -> Path:
@@ -111,7 +115,11 @@ def status_of(view: RunView) -> int:
 
 def exit_status(error: BaseException) -> int:
     """Returns the exit status of an error."""
-    return NOT_FOUND if isinstance(error, UnknownRun | UnknownJob) else FAILED
+    if isinstance(error, UnknownRun | UnknownJob):
+        return NOT_FOUND
+    if isinstance(error, Misused):
+        return USAGE
+    return GOES_ON if isinstance(error, LedgerInUse) else FAILED
 
 
 def agreed(question: str, yes: bool) -> bool:

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gridmap import data
-from gridmap.commands.places import FAILED, GOES_ON, OK, path_of, run_dir
+from gridmap.commands.places import FAILED, OK, path_of, run_dir
 from gridmap.commands.printing import console, many, put_json, put_line, safe
 from gridmap.commands.writing import Target
 from gridmap.errors import JobException, LedgerError, LedgerInUse
 from gridmap.ledger import book
 from gridmap.ledger.directory import HISTORY
 from gridmap.ledger.facts import Facts, ValuesFact
+from gridmap.outcomes import unpacked
 from gridmap.wire.keys import ConnectionFileError, check_private
 
 FEW = 10
@@ -28,7 +28,7 @@ def main(options: argparse.Namespace) -> int:
     path = path_of(options.run, run_dir(options))
     if path.parent.name == HISTORY:
         raise LedgerError(
-            f"run {path.name} is over, and its values went to its client: none are left"
+            f"run {path.name} is over, and only its history is left: no values, no jobs"
         )
     _check(path)
     target = Target(options) if options.output else None
@@ -36,8 +36,7 @@ def main(options: argparse.Namespace) -> int:
         facts = book.read(path)
     except LedgerInUse:
         said = "is under way: its values go to its client; gridmap status shows how it is"
-        print(f"gridmap results: run {path.name} {said}", file=sys.stderr)
-        return GOES_ON
+        raise LedgerInUse(f"run {path.name} {said}") from None
     values, errors = _all(facts)
     if target is not None:
         target.write(path.name, values, errors)
@@ -80,19 +79,11 @@ def _all(facts: Facts) -> tuple[list[Any], dict[int, str]]:
 
 def _values(fact: ValuesFact) -> Iterator[tuple[int, Any, str]]:
     """Yields the jobs of a packet: number, value, and why it cannot be read here."""
-    first, count = fact.span
-    try:
-        values = data.unpack_values(fact.frames, fact.skip, count)
-        if len(values) == count:
-            yield from ((first + n, value, "") for n, value in enumerate(values))
-            return
-    except (Exception, SystemExit):
-        pass  # one of them; which, is seen below
-    for n in range(count):
-        try:
-            yield first + n, data.unpack_values(fact.frames, fact.skip + n, 1)[0], ""
-        except (Exception, SystemExit) as error:
-            yield first + n, None, f"it cannot be read here: {type(error).__name__}: {error}"
+    values, errors = unpacked(fact.frames, fact.skip, fact.span.count)
+    for n, value in enumerate(values):
+        error = errors.get(n)
+        wrong = f"it cannot be read here: {type(error).__name__}: {error}" if error else ""
+        yield fact.span.first + n, value, wrong
 
 
 def _tell(

@@ -135,7 +135,7 @@ def _advice_on_death(view: JobView) -> str:
 def _used(view: JobView, samples: Sequence[SampleView]) -> Iterator[tuple[str, str]]:
     """Yields the curves, whose highest block is what was asked for, or the most that was used."""
     asked = view.pool.memory_bytes if view.pool and view.pool.memory_bytes else 0
-    slots = view.pool.slots if view.pool else 1
+    slots = view.pool.slots_of_job if view.pool else 1
     rss, cpu = [s.rss_bytes for s in samples], [s.cpu_fraction for s in samples]
     told = f"{memory(max(rss))} at most" + (f", {memory(asked)} asked for" if asked else "")
     yield "memory", f"{sparkline(rss, asked)}  {told}"

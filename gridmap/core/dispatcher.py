@@ -27,7 +27,7 @@ from gridmap.core.events import (
     WorkersSubmitted,
 )
 from gridmap.core.inbox import Inbox
-from gridmap.core.jobs import Range
+from gridmap.core.jobs import UNFINISHED, Range
 from gridmap.core.leasing import Leasing
 from gridmap.core.messages import Bye, Credit, Heartbeat, Hello, Results
 from gridmap.core.policy import Limits, Policy
@@ -55,6 +55,16 @@ class Summary(Struct, frozen=True):
     pending: int
     children: int
     coming: list[int]
+
+    @property
+    def running(self) -> int:
+        """Jobs that run: workers hold more than they can run at once."""
+        return min(self.jobs[_J.LEASED] + self.jobs[_J.RUNNING], self.children)
+
+    @property
+    def queued(self) -> int:
+        """Jobs that have not ended and do not run."""
+        return sum(self.jobs[state] for state in UNFINISHED) - self.running
 
 
 class Dispatcher:

@@ -11,6 +11,7 @@ do not have.
 from __future__ import annotations
 
 import contextlib
+import logging
 import mmap
 import os
 import queue
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from gridmap.core.events import KnownCharge
 from gridmap.core.messages import Held
@@ -45,6 +47,8 @@ from gridmap.ledger.facts import (
     WorkerFact,
 )
 from gridmap.pickling import Frame
+
+log = logging.getLogger(__name__)
 
 SqliteError = sqlite3.Error
 
@@ -319,11 +323,17 @@ class Book:
                     self._write(rows)
                 for item in batch:
                     if item is not None:
-                        item[1]()
+                        self._say_written(item[1])
                 while self._asked:
                     self._asked.popleft()()
         finally:
             self._release()
+
+    def _say_written(self, written: Callable[[], None]) -> None:
+        try:
+            written()
+        except Exception:  # others wait for this thread, too
+            log.exception("%s: what waited for the ledger failed", self._folder)
 
     def _write(self, rows: list[_Row]) -> None:
         size = self._size
@@ -333,16 +343,22 @@ class Book:
             if self._size > size:
                 _write_at(self._data, size, payload)
             for statement, values in ready:
-                self._connection.execute(statement, values)
+                self._execute(statement, values)
             self._connection.commit()
-        except (sqlite3.Error, OSError, OverflowError) as error:
+        except Exception as error:  # whatever it is: acknowledgements wait for this thread
             with contextlib.suppress(sqlite3.Error):
                 self._connection.rollback()
             with contextlib.suppress(OSError):
                 os.ftruncate(self._data, size)
             self._size = size
-            self.error = str(error)
-            self.broken(f"{self._folder}: {error}")
+            self.error = str(error) or type(error).__name__
+            self.broken(f"{self._folder}: {self.error}")
+
+    def _execute(self, statement: str, values: tuple[Any, ...]) -> None:
+        try:
+            self._connection.execute(statement, values)
+        except UnicodeEncodeError:  # a text with a piece of a file name that is no UTF-8
+            self._connection.execute(statement, tuple(map(_writable, values)))
 
     def _place(self, row: _Row, payload: deque[memoryview]) -> tuple[Any, ...]:
         """Puts a row's payload behind all other; returns its values and where that will lie."""
@@ -359,6 +375,11 @@ class Book:
         if self._data >= 0:
             os.close(self._data)
             self._data = -1
+
+
+def _writable(value: Any) -> Any:
+    """Returns a text without the halves of characters that cannot be written in UTF-8."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def _write_at(file: int, at: int, views: deque[memoryview]) -> None:
@@ -441,11 +462,22 @@ def _make(folder: Path, header: Header) -> None:
             connection.executescript(_TABLES)
             connection.execute(f"PRAGMA user_version = {FORMAT}")
             row = "INSERT INTO facts VALUES ('header', ?)"
-            connection.execute(row, (msgspec.msgpack.encode(header),))
+            connection.execute(row, (_packed(header),))
             connection.commit()
         os.rename(scratch, path)
     except (sqlite3.Error, OSError) as error:
         raise LedgerError(f"cannot open the ledger {path}: {error}") from error
+
+
+def _packed(header: Header) -> bytes:
+    try:
+        return msgspec.msgpack.encode(header)
+    except UnicodeEncodeError:  # jobs may be called as files are, and these as anything
+        names = [_writable(name) for name in header.names]
+        options = {name: _writable(value) for name, value in header.options.items()}
+        return msgspec.msgpack.encode(
+            replace(header, name=_writable(header.name), names=names, options=options)
+        )
 
 
 def _connect(folder: Path, wait_s: float = _LOCK_S) -> sqlite3.Connection:

@@ -66,7 +66,8 @@ class RunDirectory:
                 if entry.name == spool.FOLDER:
                     _remove(entry)
                 elif entry.is_file() and not (keep_ledger and entry.name.startswith("ledger.")):
-                    entry.unlink()
+                    with contextlib.suppress(OSError):  # gone by now, or NFS thinks so
+                        entry.unlink()
         else:
             self.remove()
 

@@ -118,6 +118,7 @@ class Monitor:
         # Thread.join marks a thread that still runs as ended when a signal interrupts it (3.11)
         self._over: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._is_over = False
+        self._serving = True  # until the loop has turned for the last time
         self._work = Work()
         self._thread = threading.Thread(
             target=self._main, name=f"gridmap-monitor-{run}", daemon=True
@@ -137,8 +138,17 @@ class Monitor:
     def abandon(self) -> None:
         """Ends a monitor that never had a thread."""
         self._transport.close(CLOSE_DEADLINE_S)
-        self._release()
+        if self._recorder is not None:
+            self._recorder.close(CLOSE_DEADLINE_S)
+        self.release()
         self.at_end()
+
+    def release(self) -> None:
+        """Lets go of what wakes the loop, which is over or never began."""
+        with self._lock:
+            self._closed = True
+            os.close(self._wake_read)
+            os.close(self._wake_write)
 
     def add(self, parts: Iterable[Jobs]) -> None:
         """Adds jobs behind all others."""
@@ -188,28 +198,49 @@ class Monitor:
         self._post(call)
 
     def ask(self, question: Callable[[Dispatcher], Any], timeout_s: float = 5.0) -> Any:
-        """Returns what `question` returns of the dispatcher; it is put in the monitor's thread."""
-        answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._post(lambda: answers.put(question(self._dispatcher)))
+        """Returns what `question` returns of the dispatcher, or raises what it raises.
+
+        It is put in the monitor's thread; when the loop is over, in the caller's.
+        """
+        answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+        def put() -> None:
+            try:
+                answers.put((question(self._dispatcher), None))
+            except Exception as error:  # of whoever asks, and not of the run
+                answers.put((None, error))
+
+        self._post(put)
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                return answers.get(timeout=0.05)
+                answer, error = answers.get(timeout=0.05)
             except queue.Empty:
-                if self._is_over:
+                if not self._serving:  # nothing changes the dispatcher any more
                     return question(self._dispatcher)
                 if time.monotonic() > deadline:
                     raise GridMapError("the monitor of the run does not answer") from None
+                continue
+            if error is not None:
+                raise error
+            return answer
 
     def answer(self, question: Callable[[Dispatcher], Any], take: Callable[[Any], None]) -> None:
         """Has `take` called with what `question` returns, as soon as the monitor has time for it.
 
         Nobody waits for that, and it may never come if the run is about to end.
         """
-        if self._is_over:
+        if not self._serving:
             take(question(self._dispatcher))
-        else:
-            self._post(lambda: take(question(self._dispatcher)))
+            return
+
+        def put() -> None:
+            try:
+                take(question(self._dispatcher))
+            except Exception:  # of whoever asks, and not of the run
+                log.debug("a question to the monitor failed", exc_info=True)
+
+        self._post(put)
 
     def join(self, timeout_s: float) -> bool:
         """Waits until the run's workers are gone; returns whether they are."""
@@ -251,6 +282,7 @@ class Monitor:
             log.exception("the monitor failed; the run cannot go on")
             error = caught
         finally:
+            self._serving = False  # what follows takes time, and nobody looks for commands
             try:
                 self._transport.cancel(self._transport.left_behind(self._dispatcher.workers))
                 self._transport.close(CLOSE_DEADLINE_S)
@@ -258,19 +290,13 @@ class Monitor:
                 log.exception("could not end the run's workers")
             if self._recorder is not None and not self._recorder.close(CLOSE_DEADLINE_S):
                 log.warning("the run's ledger could not be finished in time")
-            self._release()
+            self.release()
             self._sink.end(error)
             try:
                 self.at_end()
             finally:
                 self._is_over = True
                 self._over.put(None)
-
-    def _release(self) -> None:
-        with self._lock:
-            self._closed = True
-            os.close(self._wake_read)
-            os.close(self._wake_write)
 
     def _serve(self) -> None:
         poller = _Poller(self._wake_read)

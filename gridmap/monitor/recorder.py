@@ -7,6 +7,7 @@ job that must not run twice must be known to have been given away.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -33,6 +34,9 @@ from gridmap.ledger.facts import (
 )
 from gridmap.monitor.sink import End, Failure, Values
 
+SAMPLES = 500
+"""Of the age of a run, such a part lies between two samples of a worker, or a heartbeat."""
+
 Describe = Callable[[Failure], tuple[str, str]]
 """Returns what a person may read of a failure: what happened, and the traceback or log's tail."""
 
@@ -58,6 +62,9 @@ class Recorder:
         self._up_s: dict[str, float] = {}
         self._pool_of: dict[int, int] = {}
         self._held: list[do.DispatcherEffect] = []
+        self._begun = time.monotonic()
+        self._events = 0  # heard so far
+        self._sampled: dict[str, tuple[int, float]] = {}  # of each worker, at which event and when
 
     # --- what happens -----------------------------------------------------------------------------
 
@@ -74,6 +81,7 @@ class Recorder:
 
     def heard(self, event: DispatcherEvent) -> None:
         """Something happened."""
+        self._events += 1
         if isinstance(event, WorkersSubmitted):
             self._book.answered(event.request, self._pool_of.get(event.request, 0), event.workers)
         elif isinstance(event, SubmissionFailed):
@@ -114,7 +122,7 @@ class Recorder:
             self._held.append(effect)
         elif isinstance(effect, do.Charged):
             self._book.charged(effect.job, effect.attempts, effect.attempt, effect.spec)
-        elif isinstance(effect, do.Sampled):
+        elif isinstance(effect, do.Sampled) and self._is_wanted(effect.worker):
             sample = SampleFact(
                 effect.job, effect.worker, time.time(), effect.rss_bytes, effect.cpu_fraction
             )
@@ -122,6 +130,18 @@ class Recorder:
         elif isinstance(effect, do.RunEnded):
             self._book.run_ended()
         return waits
+
+    def _is_wanted(self, worker: str) -> bool:
+        """Returns whether the ledger gets what this heartbeat says of the jobs of its worker.
+
+        The older the run, the fewer: else hearts that beat for weeks would fill the disk.
+        """
+        now = time.monotonic()
+        event, at = self._sampled.get(worker, (-1, -math.inf))
+        if event != self._events and now - at < (now - self._begun) / SAMPLES:
+            return False
+        self._sampled[worker] = self._events, now
+        return True
 
     def values(self, item: Values) -> None:
         """Jobs have their values."""

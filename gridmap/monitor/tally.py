@@ -59,6 +59,8 @@ class Tally:
         """Attempts that failed and were followed by another."""
         self.died = 0
         """Jobs that failed for good, and not by an exception of their own."""
+        self.expected: int | None = None
+        """How many jobs there will be, where the input says so before it has been read."""
         self.notes: deque[Note] = deque(maxlen=MOST_NOTES)
         self._noted = 0
         self._points: deque[_Point] = deque()

@@ -334,6 +334,7 @@ class Mailer:
         self._changed = threading.Condition()
         self._waiting: deque[Callable[[], None]] = deque()
         self._sending = False
+        self._left_out = False  # some mail, and its user knows
         self._thread: threading.Thread | None = None
         self._ration = Ration(INTERVAL_S)
 
@@ -352,7 +353,7 @@ class Mailer:
     def completion(self, name: str, settings: Settings, endings: Endings | None = None) -> None:
         """Mails that a run is over."""
         with self._changed:
-            self._add(lambda: completion_message(name, settings, endings), settings)
+            self._add(lambda: completion_message(name, settings, endings), settings, always=True)
             self._wake()
 
     def end(self, run: str | None = None) -> None:
@@ -370,9 +371,18 @@ class Mailer:
         nobody = self._thread is None or not self._thread.is_alive()
         return nobody or not (self._waiting or self._sending)
 
-    def _add(self, make: Callable[[], EmailMessage], settings: Settings) -> None:
-        if len(self._waiting) >= MOST_WAITING:
-            log.debug("too many mails are waiting; one is left out")
+    def _add(
+        self, make: Callable[[], EmailMessage], settings: Settings, always: bool = False
+    ) -> None:
+        """Has a mail sent when its turn comes.
+
+        :param always: however many wait: of these there is one a run
+        """
+        if len(self._waiting) >= MOST_WAITING and not always:
+            level = logging.DEBUG if self._left_out else logging.WARNING
+            self._left_out = True
+            log.log(level, "%d mails wait to be sent; others about failures are left out",
+                    MOST_WAITING)  # fmt: skip
         else:
             self._waiting.append(lambda: self._send(make, settings))
 

@@ -94,10 +94,8 @@ def details(status: RunStatus, local: bool) -> list[Field]:
     if status.canceled:
         fields.append(Field(f"{status.canceled:,} canceled", "odd"))
     if not status.ended:
-        # what a worker holds beside that waits in its own queue
-        running = min(status.running, status.children_up or status.running)
-        fields.append(Field(f"{running:,} running"))
-        fields.append(Field(f"{status.queued + status.running - running:,} queued"))
+        fields.append(Field(f"{status.running:,} running"))
+        fields.append(Field(f"{status.queued:,} queued"))
         fields += [Field(counted(status.children_up, "process"))] if local else workers(status)
     if status.calls_per_s:
         fields.append(Field(pace(status.calls_per_s)))

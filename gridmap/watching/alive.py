@@ -9,17 +9,14 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from gridmap.core.dispatcher import Dispatcher, Summary
+from gridmap.core.dispatcher import Dispatcher
 from gridmap.core.messages import Held
 from gridmap.core.records import ENDED, LeaseRecord, WorkerRecord
-from gridmap.core.states import JobState
+from gridmap.monitor.tally import Tally
+from gridmap.run_status import RunStatus, status_of
 from gridmap.views import UNDER_WAY, JobPage, JobRow, JobsAsked, RunView, WorkerView
 from gridmap.watching.pages import page_of
 
-RECENT_S = 30.0
-"""How fast it goes is told of so long a time."""
-
-_J = JobState
 _InWork = tuple[LeaseRecord, int, Held | None]
 """A lease that a process is in, its job that runs, and what the worker last said of that job."""
 
@@ -32,13 +29,12 @@ class Alive:
     :param running: a row for each job that a worker is in, by number
     """
 
-    summary: Summary
+    status: RunStatus
     workers: dict[str, WorkerView] = field(default_factory=dict)
     running: dict[int, JobRow] = field(default_factory=dict)
-    input_ended: bool = True
 
 
-def look(dispatcher: Dispatcher) -> Alive:
+def look(dispatcher: Dispatcher, tally: Tally) -> Alive:
     """Returns what there is to be seen; in the monitor's thread."""
     now, now_s = time.monotonic(), time.time()
     workers: dict[str, WorkerView] = {}
@@ -54,7 +50,7 @@ def look(dispatcher: Dispatcher) -> Alive:
                 job, "", "running", lease.attempt + 1, seconds=max(0.0, now - begun),
                 peak_rss_bytes=told.rss_bytes if told else 0, worker=worker.id, host=worker.host,
             )  # fmt: skip
-    return Alive(dispatcher.summary(), workers, running, dispatcher.input_ended)
+    return Alive(status_of(dispatcher, tally, now), workers, running)
 
 
 def _in_work(worker: WorkerRecord) -> Iterator[_InWork]:
@@ -94,34 +90,23 @@ def _worker(
     )
 
 
-def run_now(told: RunView, alive: Alive, recently: int, host: str, pid: int) -> RunView:
-    """Returns the run as it is, of what the ledger tells and what the monitor knows.
-
-    :param recently: jobs that ended in the last RECENT_S
-    """
-    jobs, summary = alive.summary.jobs, alive.summary
-    completed, failed = jobs[_J.COMPLETED], jobs[_J.FAILED]
-    held = jobs[_J.LEASED] + jobs[_J.RUNNING]
-    running = min(held, summary.children)  # workers hold more than they can run at once
-    queued = held - running + jobs[_J.HELD] + jobs[_J.QUEUED] + jobs[_J.REQUEUED]
-    lately_s = min(RECENT_S, max(1e-3, time.time() - told.created_s))
-    left_s = None
-    if told.completed and summary.children:
-        left_s = (running + queued) * told.busy_s / told.completed / summary.children
+def run_now(told: RunView, alive: Alive, host: str, pid: int) -> RunView:
+    """Returns the run as it is, of what the ledger tells and what the monitor knows."""
+    status = alive.status
     return replace(
         told,
         state=UNDER_WAY,
-        total=sum(jobs.values()),
-        completed=completed,
-        failed=failed,
-        canceled=jobs[_J.CANCELED] + jobs[_J.SKIPPED],
-        running=running,
-        queued=queued,
-        workers_up=summary.up,
-        workers_pending=summary.pending,
-        children_up=summary.children,
-        calls_per_s=recently / lately_s,
-        left_s=left_s,
+        total=status.total,
+        completed=status.completed,
+        failed=status.failed,
+        canceled=status.canceled,
+        running=status.running,
+        queued=status.queued,
+        workers_up=status.workers_up,
+        workers_pending=status.workers_pending,
+        children_up=status.children_up,
+        calls_per_s=status.calls_per_s,
+        left_s=status.left_s,
         host=host,
         pid=pid,
     )

@@ -16,7 +16,7 @@ _HARMFUL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u2
 class Piece(NamedTuple):
     """Some of a log.
 
-    :param end: where in the file it ends
+    :param end: where in the file it ends: not within a character
     """
 
     text: str
@@ -52,10 +52,32 @@ def read(path: str | os.PathLike[str], begin: int, most_bytes: int = MOST_BYTES)
         return None
     finally:
         os.close(handle)
+    if (begun := _begun(content)) < len(content):
+        content = content[: len(content) - begun]
     end = at + len(content)
     if begin < 0 < at and b"\n" in content[:-1]:
         content = content.split(b"\n", 1)[1]
     return Piece(harmless(content.decode("utf-8", "replace")), end)
+
+
+def size(path: str | os.PathLike[str]) -> int:
+    """Returns where a log ends by now; 0 where that cannot be seen."""
+    try:
+        return os.stat(path).st_size
+    except (OSError, ValueError):
+        return 0
+
+
+def _begun(content: bytes) -> int:
+    """Returns how many bytes at the end begin a character whose other bytes have yet to come."""
+    for back in range(1, min(3, len(content)) + 1):
+        byte = content[-back]
+        if byte < 0x80:
+            return 0
+        if byte >= 0xC0:  # the first one of a character
+            length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return back if byte <= 0xF4 and length > back else 0
+    return 0
 
 
 def harmless(text: str) -> str:

@@ -205,6 +205,7 @@ class Observer:
 
     def _look(self, question: Question) -> Any:
         with _unchanged(self.path), book.lock(self.path) as connection:
+            self.close()  # it can be had: nobody is behind the window any more
             if question.name == "cancel":
                 raise NotAlive(f"run {self.path.name} has no client that lives")
             try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -98,9 +98,10 @@ Cursor = tuple[float | None, int]
 class Pages(Told):
     """Answers from a ledger's connection, in the thread that owns it."""
 
-    def jobs(self, asked: JobsAsked) -> JobPage:
+    def jobs(self, asked: JobsAsked, running: Container[int] = ()) -> JobPage:
         """Returns a page of the jobs; those that run count as queued here.
 
+        :param running: jobs that are left out where those are asked for that are queued
         :raises GridMapError: the question cannot be understood
         """
         if asked.sort not in SORTS or asked.state not in ("", *JOB_STATES):
@@ -118,7 +119,8 @@ class Pages(Told):
         if asked.search or asked.state not in ("", "queued"):
             return _page(ended, asked)
         if asked.state == "queued":
-            return _page(self._waiting_ones(asked, cursor), asked)
+            found = (row for row in self._waiting_ones(asked, cursor) if row.job not in running)
+            return _page(found, asked)
         if asked.sort == "job":
             return _page(self._with_gaps(ended, cursor, asked.descending), asked)
         rows = ended if cursor is None or cursor[0] is not None else iter(())

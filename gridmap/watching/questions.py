@@ -9,6 +9,8 @@ from gridmap.backends.native import memory_bytes
 from gridmap.core.spec import PoolSpec, for_worker
 from gridmap.core.states import JobState
 from gridmap.views import (
+    ENDED,
+    INTERRUPTED,
     FailureGroup,
     JobRow,
     JobView,
@@ -57,8 +59,7 @@ class Questions(Pages):
             id=header.run,
             name=header.name,
             backend=header.backend,
-            state="ended" if "ended" in facts else "interrupted",
-            kept="given_away" not in facts,
+            state=ENDED if "ended" in facts else INTERRUPTED,
             created_s=header.created_s,
             ended_s=max(latest) if latest and "ended" in facts else None,
             input_ended="input_ended" in facts,
@@ -75,12 +76,6 @@ class Questions(Pages):
             python=header.python,
             gridmap=header.gridmap,
         )
-
-    def ended_since(self, at_s: float) -> int:
-        """Returns how many jobs have ended with a value or failed since then: a moment ago."""
-        self._prepare("failures")
-        failed = "SELECT count(*) FROM failures WHERE ended_s >= ?"
-        return self.sums.since(at_s) + self._number(failed, at_s)
 
     def pools(self) -> list[PoolView]:
         """Returns what was asked for, and what was used of it."""

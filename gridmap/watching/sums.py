@@ -18,8 +18,6 @@ FORMAT = 1
 _NAME = "sums"
 MOST_STRETCHES = 512
 FIRST_STRETCH_S = 1 / 64
-RECENT_S = 60
-"""So far back it is known how many jobs ended in each second."""
 
 
 class Used(Struct):
@@ -43,7 +41,6 @@ class Sums(Struct):
     :param places: for each worker and host, how many values came from there
     :param lately: for each worker, when it last told what its job used, and how much
     :param stretch_s: jobs that ended are counted by stretches of this length
-    :param seconds: how many ended in each of the last seconds
     :param widest: the longest range of jobs that was leased
     """
 
@@ -59,12 +56,7 @@ class Sums(Struct):
     lately: dict[str, tuple[float, int, float]] = field(default_factory=dict)
     stretch_s: float = FIRST_STRETCH_S
     stretches: dict[int, int] = field(default_factory=dict)
-    seconds: dict[int, int] = field(default_factory=dict)
     widest: int = 1
-
-    def since(self, at_s: float) -> int:
-        """Returns how many jobs got their values since then, at most RECENT_S ago."""
-        return sum(jobs for second, jobs in self.seconds.items() if second >= int(at_s))
 
     def jobs_of_workers(self) -> dict[str, int]:
         """Returns how many values came from each worker."""
@@ -172,13 +164,6 @@ class Counting:
             *span,
         ):
             sums.stretches[stretch] = sums.stretches.get(stretch, 0) + count
-        recent = latest - RECENT_S
-        sums.seconds = {second: count for second, count in sums.seconds.items() if second > recent}
-        for second, count in self._rows(
-            f"SELECT cast(ended_s AS INTEGER) AS s, sum(count) {new} AND ended_s > ? GROUP BY s",
-            *span, recent,
-        ):  # fmt: skip
-            sums.seconds[second] = sums.seconds.get(second, 0) + count
         sums.val = last
 
     def _add_samples(self, sums: Sums, last: int, pool: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from bisect import bisect_right
 from collections.abc import Callable
@@ -52,14 +53,19 @@ class Told:
         return int(self._rows(statement, *values)[0][0])
 
     def _prepare(self, *kinds: str) -> None:
-        """Makes indexes: nobody who does not ask such questions pays for them."""
+        """Makes indexes: nobody who does not ask such questions pays for them.
+
+        Where there is no room for one, all rows are read.
+        """
         wanted = [kind for kind in kinds if kind not in self._prepared]
         for kind in wanted:
             for number, where in enumerate(_INDEXES[kind]):
                 name = f"by_{kind}_{number}"
-                self._connection.execute(f"CREATE INDEX IF NOT EXISTS {name} ON {where}")
+                with contextlib.suppress(sqlite3.OperationalError):
+                    self._connection.execute(f"CREATE INDEX IF NOT EXISTS {name} ON {where}")
         if wanted:
-            self._connection.commit()
+            with contextlib.suppress(sqlite3.OperationalError):
+                self._connection.commit()
             self._prepared.update(wanted)
 
     @property

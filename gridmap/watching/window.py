@@ -31,7 +31,7 @@ from gridmap.core.spec import Span
 from gridmap.errors import GridMapError, LedgerError
 from gridmap.forks import Work
 from gridmap.views import JobPage, JobRow, JobsAsked, JobView, RunView, WorkerView
-from gridmap.watching.alive import RECENT_S, Alive, look, page_now, run_now, workers_now
+from gridmap.watching.alive import Alive, look, page_now, run_now, workers_now
 from gridmap.watching.pages import UnknownJob
 from gridmap.watching.questions import Questions
 from gridmap.wire.address import AddressError
@@ -114,12 +114,8 @@ class Room:
 
     def run(self) -> RunView:
         """Returns the run at a glance."""
-
-        def both(told: Questions) -> tuple[RunView, int]:
-            return told.run(), told.ended_since(time.time() - RECENT_S)
-
-        view, recently = self._tell(both)
-        return run_now(view, self._look(), recently, socket.gethostname(), os.getpid())
+        view = self._tell(lambda told: told.run())
+        return run_now(view, self._look(), socket.gethostname(), os.getpid())
 
     def workers(self) -> list[WorkerView]:
         """Returns the workers, and what each does."""
@@ -130,7 +126,7 @@ class Room:
         alive = self._look()
 
         def both(told: Questions) -> tuple[JobPage, dict[int, str]]:
-            return told.jobs(asked), {job: told.name(job) for job in alive.running}
+            return told.jobs(asked, alive.running), {job: told.name(job) for job in alive.running}
 
         page, names = self._tell(both)
         return page_now(page, alive, asked, names)
@@ -138,10 +134,11 @@ class Room:
     def job(self, number: int) -> JobView:
         """Returns all that is known of a job."""
         view = self._tell(lambda told: told.job(number))
-        now: JobRow | None = self._look().running.get(number)
+        alive = self._look()  # once: a later look may know nothing of that worker
+        now: JobRow | None = alive.running.get(number)
         if now is None or view.row.state != "queued":
             return view
-        worker = self._look().workers[now.worker]
+        worker = alive.workers[now.worker]
         return msgspec.structs.replace(
             view,
             row=msgspec.structs.replace(now, name=view.row.name),
@@ -163,7 +160,9 @@ class Room:
 
     def _look(self) -> Alive:
         if self._alive is None or time.monotonic() - self._looked_at > SAME_S:
-            self._alive = self._monitor.ask(look)
+            self._alive = self._monitor.ask(
+                lambda dispatcher: look(dispatcher, self._monitor.tally)
+            )
             self._looked_at = time.monotonic()
         return self._alive
 

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gridmap.commands.advising import advices, friendly_bytes, friendly_s
+from gridmap.commands.show import _used
 from gridmap.resources import memory_bytes, walltime_s
-from gridmap.views import FailureGroup, PoolView, RunView
+from gridmap.views import FailureGroup, JobRow, JobView, PoolView, RunView, SampleView
 
 GB = 1 << 30
 
@@ -123,3 +124,11 @@ def test_friendly_numbers() -> None:
     assert [friendly_s(n) for n in (1, 301, 3601, 90_000)] == [300, 600, 7200, 172_800]
     with pytest.raises(TypeError):
         friendly_s("x")  # type: ignore[arg-type]
+
+
+def test_what_a_job_asked_for_is_told_and_not_what_its_worker_had() -> None:
+    pool = PoolView(0, [("num_slots", "1")], slots=4, children=4)
+    assert pool.slots_of_job == 1
+    samples = [SampleView(at, 1 << 20, 0.5) for at in (1.0, 2.0)]
+    told = dict(_used(JobView(JobRow(0, "", "completed"), samples=samples, pool=pool), samples))
+    assert told["processors"].endswith("0.5 on average, 1 asked for")

@@ -164,6 +164,13 @@ def test_runs_are_removed_but_those_that_live(settled: Client, runs: Path, tmp_p
     assert gridmap("clean", "--older-than", "1", "--dry-run", "--json").json["found"] == []
     done = gridmap("clean")
     assert done.status == 2 and "nobody can be asked here" in done.err and ended.is_dir()
+    done = gridmap("clean", "--json")
+    assert done.status == 2 and not done.out and json.loads(done.err)["status"] == 2
+    for command in ("attach", "retry", "results"):
+        done = gridmap(command, path.name, "--json", cwd=tmp_path)
+        told = json.loads(done.err)
+        assert (done.status, told["status"], done.out) == (4, 4, "")
+        assert "is under way" in told["error"]
     done = gridmap("clean", path.name, "--yes")
     assert done.status == 0 and path.is_dir() and state(path) == UNDER_WAY
     killed(settled)

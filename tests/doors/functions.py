@@ -91,6 +91,12 @@ def fails_at_first(x: int) -> int:
     return x
 
 
+def fails_until_mended(x: int) -> int:
+    if not os.path.exists(os.path.join(os.environ["HERE"], "mended")):
+        raise ZeroDivisionError(x)
+    return x
+
+
 def refuse() -> None:
     raise LookupError("not here")
 

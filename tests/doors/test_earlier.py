@@ -22,7 +22,7 @@ from gridmap.ledger import spool
 from gridmap.ledger.directory import HISTORY, LEDGER_NAME
 from gridmap.resume import Resumption
 from tests.doors.clients import Client, client, until
-from tests.doors.functions import fails_at_first
+from tests.doors.functions import fails_at_first, fails_until_mended
 
 LOCAL = {"local": True, "max_processes": 2}
 
@@ -154,6 +154,22 @@ def test_what_failed_can_run_again(tmp_path: Path) -> None:
     (tmp_path / "client" / "mended").touch()
     run = gridmap.attach(info.id, again=True)
     assert run.results() == [0, 1, 2, 3, 4, 5]
+    assert gridmap.runs() == []
+
+
+def test_where_every_job_failed_all_can_run_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = gridmap.grid_map(fails_until_mended, range(3), on_error="return", **LOCAL)
+    assert all(isinstance(value, ZeroDivisionError) for value in values)
+    (info,) = gridmap.runs()
+    assert f"none of 3 jobs has a value; gridmap.attach({info.id!r}, again=True)" in caplog.text
+    again = gridmap.attach(info.id, on_error="return").results()  # starts nothing
+    assert all(isinstance(value, ZeroDivisionError) for value in again)
+    assert gridmap.runs() == [info]
+    (tmp_path / "client").mkdir(exist_ok=True)
+    (tmp_path / "client" / "mended").touch()
+    assert gridmap.attach(info.id, again=True).results() == [0, 1, 2]
     assert gridmap.runs() == []
 
 

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from gridmap.core.events import KnownCharge
 from gridmap.core.messages import Held
@@ -191,6 +192,39 @@ def test_a_full_disk_is_told_once_and_harms_nothing_that_was_written(tmp_path: P
     ledger.close()
     assert [bytes(x.frames[0]) for x in book.read(tmp_path).values] == [b"kept"]
     assert (tmp_path / DATA_NAME).stat().st_size == 4
+
+
+def test_whatever_cannot_be_written_nobody_waits_for_ever(tmp_path: Path) -> None:
+    reasons: list[str] = []
+    ledger = Book(tmp_path, HEADER, reasons.append)
+    ledger.noted(1.0, object(), "no text at all")  # type: ignore[arg-type]
+    ledger.values(ValuesFact(Span(0, 1), 0, 1, "", "", 0.0, 0, 0.0, [b"a", [b"b"]]))  # type: ignore[list-item]
+    written(ledger)
+    written(ledger)
+    assert len(reasons) == 1
+    assert ledger.close()
+
+
+def test_what_waited_for_the_ledger_may_fail(tmp_path: Path) -> None:
+    ledger = Book(tmp_path, HEADER)
+    ledger.input_ended()
+    ledger.flush(lambda: 1 // 0)  # type: ignore[arg-type,return-value]
+    ledger.noted(1.0, "info", "later")
+    written(ledger)
+    assert ledger.close() and not ledger.error
+
+
+def test_a_name_that_is_no_utf_8_is_written_without_what_cannot_be(tmp_path: Path) -> None:
+    name = os.fsdecode(b"x\xff.dat")
+    header = replace(HEADER, name=name, names=[name], options={"log_dir": name})
+    ledger = Book(tmp_path, header)
+    ledger.noted(1.0, "info", f"{name} failed")
+    ledger.ended(EndFact(Span(0, 1), JobState.FAILED, Cause.CANCELED, name, False, 1.5))
+    written(ledger)
+    assert ledger.close() and not ledger.error
+    facts = book.read(tmp_path)
+    assert (facts.header.name, facts.header.names) == ("x?.dat", ["x?.dat"])
+    assert facts.ends[0].text == "x?.dat"
 
 
 def test_a_ledger_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:

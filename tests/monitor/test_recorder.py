@@ -6,6 +6,7 @@ import queue
 import resource
 import signal
 import time
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ from gridmap.errors import Cause
 from gridmap.ledger import book
 from gridmap.ledger.book import Book
 from gridmap.ledger.facts import Facts, Header, LeaseFact, WorkerFact
+from gridmap.monitor import recorder
 from gridmap.monitor.perform import Performer
 from gridmap.monitor.recorder import Recorder
 from gridmap.monitor.sink import Failure, Sink
@@ -346,3 +348,32 @@ def test_without_a_ledger_nothing_waits_for_ever_and_it_is_said_once(
     assert kinds(scene.there.calls).count("Work") == 3
     facts = book.read(tmp_path)
     assert facts.values == [] and not facts.ended and len(facts.leases) == 1
+
+
+def test_samples_of_a_run_that_lasts_become_rare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    clock = types.SimpleNamespace(monotonic=lambda: now, time=lambda: now)
+    monkeypatch.setattr(recorder, "time", clock)
+    one = Recorder(Book(tmp_path, HEADER), {}, words)
+    opened.append(one.book)
+    for beat in range(8640):  # a day
+        now = 10.0 * beat
+        for worker in ("1.1", "1.2"):
+            one.heard(ev.Tick())
+            for job in (3, 4):  # of one worker, at once
+                one.holds(do.Sampled(job, worker, beat, 0.5, True))
+    one.flush(lambda held: None)
+    count, each = one.book.ask(
+        lambda connection: connection.execute(
+            "SELECT count(*), count(DISTINCT job || worker) FROM samples"
+        ).fetchone()
+    )
+    assert each == 4 and 4 * 1500 < count < 4 * 2100
+    early = one.book.ask(
+        lambda connection: connection.execute(
+            "SELECT count(*) FROM samples WHERE at_s < 5000 AND job = 3 AND worker = '1.1'"
+        ).fetchone()
+    )
+    assert early == (500,)  # all of them

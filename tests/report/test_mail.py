@@ -371,14 +371,27 @@ def test_the_end_of_a_run_in_numbers() -> None:
 
 
 def test_no_more_are_kept_than_can_be_sent(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, "gridmap.report.mail")
     with scripted(lambda connection: None) as port:
         mailer = mail.Mailer()
         for number in range(5 * mail.MOST_WAITING):
-            mailer.completion(f"fit {number}", settings_for(port))
+            mailer.error(dataclasses.replace(FAILURE, run=f"r{number}"), settings_for(port))
         assert len(mailer._waiting) <= mail.MOST_WAITING
+        (told,) = (record for record in caplog.records if "are left out" in record.message)
+        assert told.levelno == logging.WARNING
     assert mailer.flush(SOON_S)
-    assert "one is left out" in caplog.text
+
+
+def test_the_end_of_a_run_is_mailed_however_many_mails_wait(post: Post) -> None:
+    inbox, settings = post.serve()
+    mailer = mail.Mailer()
+    with mailer._changed:  # nothing is sent meanwhile
+        for number in range(2 * mail.MOST_WAITING):
+            mailer.error(dataclasses.replace(FAILURE, run=f"r{number}"), settings)
+        mailer.completion("fit", settings)
+    assert mailer.flush(SOON_S)
+    subjects = [inbox.mails.get(timeout=SOON_S)["Subject"] for _ in range(mail.MOST_WAITING + 1)]
+    assert subjects[-1] == "gridmap: fit is done"
+    assert inbox.mails.empty()
 
 
 def test_a_user_whose_text_cannot_be_had() -> None:

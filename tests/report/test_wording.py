@@ -90,11 +90,6 @@ def test_details_on_a_cluster() -> None:
     )
 
 
-def test_what_waits_in_a_process_is_queued() -> None:
-    text = words(wording.details(status(running=100, children_up=2), local=True))
-    assert text == "2 running, 842 queued, 2 processes"
-
-
 def test_summary() -> None:
     good = status(completed=2000, ended=True, peak_rss_bytes=1 << 20, calls_per_s=3.0)
     assert words(wording.summary(good, "r1", 65.0)) == (

@@ -82,3 +82,23 @@ def test_a_log_that_grows_is_read_on(tmp_path: Path) -> None:
     nothing = read(path, rest.end)
     assert nothing is not None and (nothing.text, nothing.end) == ("", rest.end)
     assert read(tmp_path / "none", 0) is None
+
+
+def test_no_character_is_cut_in_two(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    text = "aé€😀" * 50 + "\n"
+    path.write_text(text, "utf-8")
+    for most in (4, 5, 7, 11, 64):
+        at, found = 0, ""
+        while (piece := read(path, at, most)) is not None and piece.end > at:
+            at, found = piece.end, found + piece.text
+        assert found == text, most
+    path.write_bytes(b"whole " + "€".encode()[:2])
+    piece = read(path, 0)
+    assert piece is not None and (piece.text, piece.end) == ("whole ", 6)
+    with path.open("ab") as file:
+        file.write("€".encode()[2:])
+    piece = read(path, piece.end)
+    assert piece is not None and piece.text == "€"
+    path.write_bytes(b"\xe9")
+    assert tail(path) == "\ufffd"  # it is no UTF-8 at all

@@ -272,3 +272,20 @@ def test_a_job_that_is_not_there() -> None:
             with pytest.raises(UnknownJob, match=f"has no job {job}: its jobs are 0 to 2"):
                 found.job(job)
         assert JOB_STATES[-1] == found.job(2).row.state
+
+
+def test_where_there_is_no_room_for_an_index_all_rows_are_read() -> None:
+    alike = {"seconds": 1.0, "rss": 1, "ended_s": 10.0, "worker": "w1", "host": "node1",
+             "cause": Cause.DIED, "text": "no"}  # fmt: skip
+    kinds = (("values", 500), ("failure", 1), ("open", 20))
+    told = Told([{"kind": kind, "count": many, **alike} for kind, many in kinds])
+    with written(told) as asked:
+        (pages,) = asked._connection.execute("PRAGMA page_count").fetchone()
+        asked._connection.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(book.SqliteError, match="full"):
+            asked._connection.execute("CREATE INDEX some ON vals (first, host)")
+        assert asked.jobs(JobsAsked(most=1000)).rows == rows_of(told)
+        assert [row.job for row in asked.jobs(JobsAsked(state="failed")).rows] == [500]
+        assert asked.failures()[0].count == 1
+        assert asked.job(500).row.state == "failed"
+        assert asked.run().completed == 500

@@ -230,6 +230,11 @@ def test_a_client_that_is_killed_while_it_is_watched(waiting: Client, watcher: O
     begun = time.monotonic()
     view = watcher.run()
     assert time.monotonic() - begun < 5  # and not after an answer that never comes
+    assert not watcher.live
+    begun = time.monotonic()
+    for _ in range(5):
+        watcher.run()
+    assert time.monotonic() - begun < 5 * observing.LOOK_S  # a dead one is not waited for again
     assert (view.state, view.completed, view.failed, view.queued) == (INTERRUPTED, 8, 2, 10)
     assert view.kept and (view.host, view.running) == ("", 0)
     assert [row.state for row in rows(watcher, state="queued")] == ["queued"] * 10
