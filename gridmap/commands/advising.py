@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
+from gridmap._numbers import counted
 from gridmap.backends.native import memory_text
-from gridmap.commands.printing import duration, human, many
+from gridmap.commands.printing import duration, human
 from gridmap.launch import LOCAL
 from gridmap.views import FailureGroup, PoolView, RunView
 
@@ -66,7 +67,7 @@ def advices(view: RunView, failures: Iterable[FailureGroup]) -> list[Advice]:
 
 def _memory(view: RunView, pool: PoolView, died: int) -> Advice:
     asked, peak = pool.memory_bytes, pool.peak_rss_bytes
-    jobs = many(pool.jobs, "job")
+    jobs = counted(pool.jobs, "job")
     if not peak:
         text = f"nobody has measured what the {jobs} used"
         return Advice(pool.pool, "memory", asked, 0, text)
@@ -82,7 +83,7 @@ def _memory(view: RunView, pool: PoolView, died: int) -> Advice:
     if died:
         more = friendly_bytes(max(enough, asked * 1.5))
         line = _memory_line(pool, more)
-        text = f"{line} is worth a try: {many(died, 'job')} died for want of memory, and {told}"
+        text = f"{line} is worth a try: {counted(died, 'job')} died for want of memory, and {told}"
         return Advice(pool.pool, "memory", asked, peak, text, line)
     if wanted <= asked * WORTH:
         line = _memory_line(pool, wanted)
@@ -104,7 +105,7 @@ def _memory_line(pool: PoolView, nbytes: int) -> str:
 
 def _walltime(pool: PoolView, died: int) -> Advice:
     asked, longest = pool.walltime_s, pool.longest_s
-    jobs = many(pool.jobs, "job")
+    jobs = counted(pool.jobs, "job")
     if asked is None:
         text = f"no limit was asked for; the longest of {jobs} took {duration(longest)}"
         return Advice(pool.pool, "walltime", None, longest, text)
@@ -112,7 +113,7 @@ def _walltime(pool: PoolView, died: int) -> Advice:
     word = "h_rt" if "h_rt" in {name for name, _ in pool.asked} else "walltime"
     if died:
         line = _time_line(word, friendly_s(max(asked * 2, longest * JOBS_OF_WORKER)))
-        text = f"{line} is worth a try: {many(died, 'job')} had no time left, and {told}"
+        text = f"{line} is worth a try: {counted(died, 'job')} had no time left, and {told}"
         return Advice(pool.pool, "walltime", asked, longest, text, line)
     wanted = friendly_s(longest * JOBS_OF_WORKER)
     if wanted <= asked * WORTH:
@@ -135,7 +136,9 @@ def _slots(pool: PoolView) -> Iterator[Advice]:
     used = pool.cpu_fraction
     if pool.samples < FEWEST_SAMPLES:
         return
-    told = f"jobs kept {used:.1f} processors busy on average, and have {many(asked, 'slot')} each"
+    told = (
+        f"jobs kept {used:.1f} processors busy on average, and have {counted(asked, 'slot')} each"
+    )
     wanted = max(1, math.ceil(used * MARGIN))
     if wanted <= asked * WORTH:
         line = f"num_slots={wanted}"

@@ -8,9 +8,10 @@ import sys
 from rich.console import Console
 from rich.text import Text
 
+from gridmap._numbers import counted
 from gridmap.commands.live import View
 from gridmap.commands.places import FAILED, OK, path_of, run_dir
-from gridmap.commands.printing import bar, console, many, put_json, put_line, safe
+from gridmap.commands.printing import bar, console, put_json, put_line, safe
 from gridmap.commands.writing import Target
 from gridmap.earlier import attach
 from gridmap.errors import LedgerError
@@ -72,7 +73,7 @@ def _tell(
         })  # fmt: skip
         return
     out = console()
-    put_line(out, f"run {run}: {many(total - len(errors), 'value')} of {many(total, 'job')}")
+    put_line(out, f"run {run}: {counted(total - len(errors), 'value')} of {counted(total, 'job')}")
     for job, error in list(errors.items())[:5]:
         put_line(out, f"job {job} has none: {safe(error)}")
     if len(errors) > 5:

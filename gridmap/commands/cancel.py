@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from gridmap._numbers import counted
 from gridmap.commands.places import OK, agreed, number_of, observed
-from gridmap.commands.printing import console, many, put_json, put_line
+from gridmap.commands.printing import console, put_json, put_line
 from gridmap.errors import GridMapError, LedgerError, LedgerInUse
 from gridmap.views import ENDED, INTERRUPTED, UNDER_WAY, RunView
 from gridmap.watching.observer import NotAlive, Observer
@@ -26,14 +27,14 @@ def main(options: argparse.Namespace) -> int:
         if view.state == ENDED:
             return _say(options, view, jobs, "has ended: there is nothing to cancel")
         left = view.queued + view.running
-        question = f"Cancel run {view.id}, with {many(left, 'job')} that have not ended?"
+        question = f"Cancel run {view.id}, with {counted(left, 'job')} that have not ended?"
         if jobs is None and not agreed(question, options.yes):
             raise GridMapError("nothing was canceled")
         try:
             observer.cancel(jobs, options.reason)
         except NotAlive:
             return _cancel_left(options, observer, jobs)
-    what = "is canceled" if jobs is None else f"{many(len(jobs), 'job')} canceled"
+    what = "is canceled" if jobs is None else f"{counted(len(jobs), 'job')} canceled"
     return _say(options, view, jobs, what)
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from gridmap._numbers import counted
 from gridmap.commands.places import (
     FAILED,
     OK,
@@ -18,7 +19,7 @@ from gridmap.commands.places import (
     run_dir,
     views,
 )
-from gridmap.commands.printing import console, many, moment, put_json, put_line, put_table, safe
+from gridmap.commands.printing import console, moment, put_json, put_line, put_table, safe
 from gridmap.errors import GridMapError, LedgerError
 from gridmap.ledger.removal import remove
 from gridmap.views import ENDED, INTERRUPTED, RunView
@@ -40,7 +41,9 @@ def main(options: argparse.Namespace) -> int:
         _list(found)
     if options.json and not options.yes:
         raise Misused("--json asks nobody; say --yes")
-    if not agreed(f"Remove {many(len(found), 'run')}, and the values that are kept?", options.yes):
+    if not agreed(
+        f"Remove {counted(len(found), 'run')}, and the values that are kept?", options.yes
+    ):
         raise GridMapError("nothing was removed")
     stays = {view.id: why for view in found if (why := _remove(Path(view.path)))}
     removed = [view for view in found if view.id not in stays]
@@ -94,5 +97,5 @@ def _say(
     else:
         for run, why in (stays or {}).items():
             print(f"gridmap clean: {run} stays: {safe(why)}", file=sys.stderr)
-        put_line(console(), f"{many(len(removed), 'run')} removed")
+        put_line(console(), f"{counted(len(removed), 'run')} removed")
     return OK

@@ -19,6 +19,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gridmap import _numbers
+from gridmap._numbers import counted
 from gridmap.core.memory import human
 from gridmap.views import DAMAGED, INTERRUPTED, UNDER_WAY, RunView
 
@@ -79,20 +81,8 @@ def in_short(cause: str, error: str) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Returns a length of time for people."""
-    if seconds is None:
-        return "-"
-    if 1e-6 <= seconds < 0.0995:
-        return f"{seconds * 1000:.2g} ms"
-    if seconds < 59.95:
-        return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02} s"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes:02} min"
-    return f"{hours // 24} d {hours % 24} h"
+    """Returns a length of time; a dash for what nobody knows."""
+    return "-" if seconds is None else _numbers.duration(seconds)
 
 
 def lost(view: RunView) -> str:
@@ -100,7 +90,7 @@ def lost(view: RunView) -> str:
     cost = (
         f"which cost {duration(view.lost_s)}" if view.lost_s else "how long they took is not known"
     )
-    return f"{many(view.resubmitted, 'attempt')} that failed, {cost}"
+    return f"{counted(view.resubmitted, 'attempt')} that failed, {cost}"
 
 
 def moment(at_s: float | None) -> str:
@@ -114,11 +104,6 @@ def moment(at_s: float | None) -> str:
 def memory(nbytes: int) -> str:
     """Returns an amount of memory, "-" where it is not known."""
     return human(nbytes) if nbytes else "-"
-
-
-def many(number: int, what: str) -> str:
-    """Returns "1 job", "2 jobs"."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def sparkline(values: Sequence[float], most: float, width: int = 60) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.text import Text
 
+from gridmap._numbers import counted
 from gridmap.commands.advising import Advice, advices
 from gridmap.commands.places import OK, observed
 from gridmap.commands.printing import (
@@ -15,7 +16,6 @@ from gridmap.commands.printing import (
     duration,
     in_short,
     lost,
-    many,
     put_facts,
     put_json,
     put_line,
@@ -68,7 +68,7 @@ def _times(view: RunView) -> Iterator[tuple[str, str | Text]]:
         longest = duration(max((pool.longest_s for pool in view.pools), default=0.0))
         yield (
             "jobs",
-            f"{many(view.completed, 'job')} completed, {mean} on average, {longest} at most",
+            f"{counted(view.completed, 'job')} completed, {mean} on average, {longest} at most",
         )
         yield "work", f"{duration(view.busy_s)} of all jobs together"
 
@@ -77,8 +77,8 @@ def _losses(view: RunView, failures: list[FailureGroup]) -> Iterator[tuple[str, 
     for group in failures:
         error = safe(in_short(group.cause, group.error))
         told = f"{group.cause}: {error}" if group.cause == "exception" else error
-        yield "failed", text(f"{many(group.count, 'job')}, {told}")
+        yield "failed", text(f"{counted(group.count, 'job')}, {told}")
     if view.canceled:
-        yield "canceled", many(view.canceled, "job")
+        yield "canceled", counted(view.canceled, "job")
     if view.resubmitted:
         yield "tried again", lost(view)

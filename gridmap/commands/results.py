@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gridmap._numbers import counted
 from gridmap.commands.places import FAILED, OK, path_of, run_dir
-from gridmap.commands.printing import console, many, put_json, put_line, safe
+from gridmap.commands.printing import console, put_json, put_line, safe
 from gridmap.commands.writing import Target
 from gridmap.errors import JobException, LedgerError, LedgerInUse
 from gridmap.ledger import book
@@ -109,7 +110,7 @@ def _tell(
         put_line(out, f"written to {safe(path)} ({target.format})")
     sys.stdout.flush()
     have = len(values) - len(errors)
-    print(f"run {run}: {many(have, 'value')} of {many(len(values), 'job')}", file=sys.stderr)
+    print(f"run {run}: {counted(have, 'value')} of {counted(len(values), 'job')}", file=sys.stderr)
     for job, error in list(errors.items())[:FEW]:
         line = safe(error.strip().partition("\n")[0])
         print(f"job {job} has none: {line}", file=sys.stderr)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.text import Text
 
+from gridmap._numbers import counted, rate, time_left
 from gridmap.commands.live import View
 from gridmap.commands.places import observed, status_of
 from gridmap.commands.printing import (
@@ -18,7 +19,6 @@ from gridmap.commands.printing import (
     facts,
     in_short,
     lost,
-    many,
     memory,
     moment,
     put_facts,
@@ -102,11 +102,11 @@ def lines_of(
         return
     yield "jobs", _counts(view)
     ended = view.completed + view.failed + view.canceled
-    pace = f", {view.calls_per_s:.3g} jobs/s" if view.calls_per_s else ""
-    left = f", about {duration(view.left_s)} left" if view.left_s and ended < view.total else ""
+    pace = f", {rate(view.calls_per_s, 'jobs')}" if view.calls_per_s else ""
+    left = f", about {time_left(view.left_s)} left" if view.left_s and ended < view.total else ""
     yield "ended", f"{bar(ended, view.total)}{pace}{left}"
     if view.state == UNDER_WAY:
-        at_once = f" ({many(view.children_up, 'job')} at once)" if view.children_up else ""
+        at_once = f" ({counted(view.children_up, 'job')} at once)" if view.children_up else ""
         yield "workers", f"{view.workers_up} up{at_once}, {view.workers_pending} pending"
     yield "backend", view.backend
     asked = "; ".join(" ".join(f"{n}={v}" for n, v in pool.asked) for pool in view.pools)

@@ -15,13 +15,13 @@ from msgspec.structs import replace
 from rich.console import Console, Group
 from rich.text import Text
 
+from gridmap._numbers import counted, rate, time_left
 from gridmap.commands.live import View
 from gridmap.commands.places import AT_ONCE, OK, run_dir
 from gridmap.commands.printing import (
     bar,
     console,
     duration,
-    many,
     memory,
     put_json,
     put_table,
@@ -153,9 +153,8 @@ def _live(watchers: Watchers, interval_s: float, out: Console) -> None:
 def _screen(views: Sequence[RunView], width: int, height: int) -> Group:
     room = max(1, height - 4)
     running, jobs = sum(v.running for v in views), sum(v.total for v in views)
-    headline = (
-        f"{many(len(views), 'run')}, {jobs} jobs, {running} running   {time.strftime('%H:%M:%S')}"
-    )
+    told = f"{counted(len(views), 'run')}, {counted(jobs, 'job')}, {running:,} running"
+    headline = f"{told}   {time.strftime('%H:%M:%S')}"
     more = len(views) - room
     last = f"... and {more} more; " if more > 0 else ""
     return Group(
@@ -179,8 +178,8 @@ def _cells(view: RunView) -> Sequence[Text | str]:
         f"{view.workers_up}+{view.workers_pending}"
         if view.workers_pending
         else str(view.workers_up),
-        f"{view.calls_per_s:.3g}",
-        duration(view.left_s),
+        rate(view.calls_per_s),
+        "-" if view.left_s is None else time_left(view.left_s),
         memory(view.peak_rss_bytes),
         duration(took(view)),
         view.name,

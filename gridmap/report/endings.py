@@ -91,16 +91,3 @@ def words(error: BaseException | None) -> str:
         text = f"(its text cannot be had: {type(broken).__name__})"
     text = text.partition("\nThe worker's log ends:\n")[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def duration(seconds: float) -> str:
-    """Returns "2 h 5 min", "61 s" or "0.25 s"."""
-    if seconds < 120:
-        return f"{seconds:.3g} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 120:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min"
-    return f"{hours // 24} d {hours % 24} h"

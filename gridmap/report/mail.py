@@ -20,12 +20,13 @@ from dataclasses import dataclass
 from email.message import EmailMessage
 from typing import TYPE_CHECKING, Any
 
+from gridmap._numbers import duration
 from gridmap.core.memory import human
 from gridmap.errors import JobException, signal_name
 from gridmap.report import plots
 from gridmap.report.addresses import guess_server
 from gridmap.report.digest import FEW, Digest, Ration
-from gridmap.report.endings import Endings, duration, ending, words
+from gridmap.report.endings import Endings, ending, words
 from gridmap.report.letter import Letter, Section, line, message_of
 from gridmap.report.logs import end_of
 from gridmap.report.server import MailServerError, deliver

@@ -13,7 +13,7 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from gridmap.report.endings import duration
+from gridmap._numbers import duration
 from gridmap.report.letter import line
 from gridmap.report.story import CANCELED, COMPLETED, FAILED, Story, Usage
 

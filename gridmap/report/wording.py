@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from gridmap._numbers import counted, duration, rate, time_left
 from gridmap.core.memory import human
 
 if TYPE_CHECKING:
@@ -28,37 +29,6 @@ class Field(NamedTuple):
     style: str = ""
 
 
-def duration(seconds: float) -> str:
-    """Returns a time in its two largest units: 42 s, 3 min 05 s, 2 h 10 min, 3 d 4 h."""
-    whole = max(0, math.ceil(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02} s"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 24:
-        return f"{hours} h {minutes:02} min"
-    days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h"
-
-
-def pace(calls_per_s: float) -> str:
-    """Returns how many calls end in a second, a minute or an hour: whatever gives one at least."""
-    number, unit = calls_per_s, "s"
-    if number < 1:
-        number, unit = number * 60, "min"
-    if number < 1:
-        number, unit = number * 60, "h"
-    return f"{number:,.0f} calls/{unit}" if number >= 10 else f"{number:.1f} calls/{unit}"
-
-
-def counted(number: int, noun: str) -> str:
-    """Returns a number with its noun, as in "1 worker" and "1,200 workers"."""
-    plural = "es" if noun.endswith("s") else "s"
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}{plural}"
-
-
 def fraction_done(status: RunStatus, expected: int | None) -> float | None:
     """Returns how much of all jobs has ended, 0 to 1; None where nobody knows how many there are.
 
@@ -78,7 +48,7 @@ def headline(status: RunStatus, expected: int | None) -> list[Field]:
     else:
         fields = [Field(f"{done} of {max(status.total, expected or 0):,} done")]
     if status.left_s is not None and not status.ended:
-        fields.append(Field(f"{duration(status.left_s)} left"))
+        fields.append(Field(f"{time_left(status.left_s)} left"))
     return fields
 
 
@@ -98,7 +68,7 @@ def details(status: RunStatus, local: bool) -> list[Field]:
         fields.append(Field(f"{status.queued:,} queued"))
         fields += [Field(counted(status.children_up, "process"))] if local else workers(status)
     if status.calls_per_s:
-        fields.append(Field(pace(status.calls_per_s)))
+        fields.append(Field(rate(status.calls_per_s, "calls")))
     if status.peak_rss_bytes:
         fields.append(Field(f"peak memory {human(status.peak_rss_bytes)}"))
     if status.resubmitted:

@@ -17,6 +17,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from gridmap._numbers import counted, rate, time_left
 from gridmap._version import __version__
 from gridmap.errors import GridMapError
 from gridmap.views import JOB_STATES
@@ -82,7 +83,7 @@ def _environment() -> jinja2.Environment:
         auto_reload=False,
     )
     for function in (
-        text.count, text.plural, text.size, text.duration, text.rate, text.percent, text.stamp,
+        text.count, counted, text.size, text.duration, time_left, rate, text.percent, text.stamp,
         text.since, charts.bar, charts.stack, is_there,
     ):  # fmt: skip
         environment.globals[function.__name__] = function

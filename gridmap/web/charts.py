@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
+from gridmap._numbers import counted, rate
 from gridmap.views import SampleView, Tick
 from gridmap.web import text
 
@@ -75,7 +76,7 @@ def progress(ticks: Sequence[Tick], total: int, until_s: float) -> Chart | None:
     series = [Series("ended", "ended", done, True)]
     if bad:
         series.append(Series("of these failed", "failed", failed, True))
-    jobs = text.plural(total, "job")
+    jobs = counted(total, "job")
     summary = f"{text.count(ended)} of {jobs} had ended, {text.count(bad)} of them failed."
     return _chart("Jobs ended over time", summary, series, text.count, total or ended)
 
@@ -98,8 +99,8 @@ def throughput(ticks: Sequence[Tick], until_s: float) -> Chart | None:
     mean = jobs / (ends[-1] - ticks[0].at_s)
     points.append((ends[-1], points[-1][1]))
     series = [Series("jobs ended", "rate", points)]
-    summary = f"At most {text.rate(most)}, {text.rate(mean)} on average."
-    return _chart("Throughput", summary, series, text.rate, steps=True)
+    summary = f"At most {rate(most)}, {rate(mean)} on average."
+    return _chart("Throughput", summary, series, rate, steps=True)
 
 
 def memory(samples: Sequence[SampleView], asked_bytes: int | None) -> Chart | None:

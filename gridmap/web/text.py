@@ -8,6 +8,8 @@ import unicodedata
 
 from markupsafe import Markup
 
+from gridmap import _numbers
+
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]{0,4096}(?:\x07|\x1b\\)|[@-Z\\-_])")
 _KEPT = "\n\t"
 
@@ -48,9 +50,9 @@ def count(number: float) -> str:
     return f"{number:,.0f}"
 
 
-def plural(number: int, one: str, many: str = "") -> str:
-    """Returns "1 job" or "2 jobs"."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+def duration(seconds: float | None) -> str:
+    """Returns "39 ms", "42 s", "5 min 03 s" or "2 d 4 h"; a dash for what nobody knows."""
+    return "\u2013" if seconds is None else _numbers.duration(seconds)
 
 
 def size(nbytes: float | None) -> str:
@@ -63,35 +65,6 @@ def size(nbytes: float | None) -> str:
     while value >= 1000 and unit != "TB":
         value, unit = value / 1024, next(units)
     return f"{value:.0f} {unit}" if value >= 100 or unit in ("B", "KB") else f"{value:.1f} {unit}"
-
-
-def duration(seconds: float | None) -> str:
-    """Returns "27 µs", "0.25 s", "42 s", "5 min 03 s", "3 h 12 min" or "2 d 4 h"."""
-    if seconds is None:
-        return "\u2013"
-    if seconds < 0.000995:
-        return f"{max(0.0, seconds) * 1e6:.0f} \u00b5s"
-    if seconds < 0.0995:
-        return f"{seconds * 1000:.{0 if seconds >= 0.00995 else 1}f} ms"
-    if seconds < 9.95:
-        return f"{seconds:.{1 if seconds >= 0.995 else 2}f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
-
-
-def rate(per_s: float) -> str:
-    """Returns "12.5/s", "3/min" or "2/h"."""
-    for factor, unit in ((1, "s"), (60, "min"), (3600, "h")):
-        value = per_s * factor
-        if value >= 1 or unit == "h":
-            break
-    return f"{value:,.0f}/{unit}" if value >= 100 else f"{value:.3g}/{unit}"
 
 
 def percent(part: float, whole: float) -> str:

@@ -1,4 +1,4 @@
-"""Times, and what jobs ended by, in few words."""
+"""What jobs ended by, in few words."""
 
 from __future__ import annotations
 
@@ -7,26 +7,8 @@ from typing import Any
 import pytest
 
 from gridmap.commands import runs, show
-from gridmap.commands.printing import duration, in_short, safe
+from gridmap.commands.printing import in_short, safe
 from gridmap.views import JobRow, JobView, RunView
-
-
-@pytest.mark.parametrize(
-    ("seconds", "told"),
-    [
-        (None, "-"),
-        (0.0, "0.00 s"),
-        (0.000027, "0.027 ms"),
-        (0.00541, "5.4 ms"),
-        (0.0994, "99 ms"),
-        (0.0996, "0.10 s"),
-        (1.5, "1.50 s"),
-        (45.8, "45.8 s"),
-        (83.4, "1 min 23 s"),
-    ],
-)
-def test_times(seconds: float | None, told: str) -> None:
-    assert duration(seconds) == told
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ TOLD = (
     "JobOutOfMemory: job 3",
     "ask for more memory",
     "node7 (worker 4711.2)",
-    "after 2 h 5 min",
+    "after 2 h 05 min",
     "SIGKILL (9)",
     "last seen with 2.0 GB",
     "asked for memory=2G",

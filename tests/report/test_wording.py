@@ -23,38 +23,6 @@ def note(number: int, text: str = "something", level: str = "warning") -> Note:
     return Note(number, 0.0, level, text)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0 s"),
-        (-3, "0 s"),
-        (0.2, "1 s"),
-        (59.0, "59 s"),
-        (59.5, "1 min 00 s"),
-        (185, "3 min 05 s"),
-        (7800, "2 h 10 min"),
-        (3 * 86400 + 4.5 * 3600, "3 d 4 h"),
-    ],
-)
-def test_duration(seconds: float, text: str) -> None:
-    assert wording.duration(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("calls_per_s", "text"),
-    [
-        (123456.7, "123,457 calls/s"),
-        (31.4, "31 calls/s"),
-        (3.14, "3.1 calls/s"),
-        (0.5, "30 calls/min"),
-        (1 / 40, "1.5 calls/min"),
-        (1 / 600, "6.0 calls/h"),
-    ],
-)
-def test_pace(calls_per_s: float, text: str) -> None:
-    assert wording.pace(calls_per_s) == text
-
-
 def words(fields: list[Field]) -> str:
     return wording.plain(fields)
 

@@ -43,7 +43,7 @@ def test_progress_does_not_reach_the_top_before_the_end() -> None:
 def test_throughput_keeps_the_number_of_jobs() -> None:
     chart = charts.throughput([Tick(0.0, 10), Tick(5.0, 0, 20), Tick(10.0)], 15.0)
     assert chart is not None
-    assert chart.summary == "At most 4/s, 2/s on average."
+    assert chart.summary == "At most 4.0/s, 2.0/s on average."
     assert points_of(chart.drawing, "rate")[0] == (0.0, 100.0)
 
 

@@ -11,19 +11,6 @@ from gridmap.web import text
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
-    [
-        (None, "–"), (0, "0 µs"), (2.7e-5, "27 µs"), (0.0021, "2.1 ms"), (0.039, "39 ms"),
-        (0.25, "0.25 s"), (1.04, "1.0 s"), (9.94, "9.9 s"), (9.96, "10 s"), (59.4, "59 s"),
-        (59.6, "1 min 00 s"), (303, "5 min 03 s"), (3599.7, "1 h 00 min"), (11520, "3 h 12 min"),
-        (187200, "2 d 4 h"),
-    ],
-)  # fmt: skip
-def test_durations(seconds: float | None, said: str) -> None:
-    assert text.duration(seconds) == said
-
-
-@pytest.mark.parametrize(
     ("nbytes", "said"),
     [
         (None, "–"), (0, "–"), (512, "512 B"), (2048, "2 KB"), (1_500_000, "1.4 MB"),
@@ -33,14 +20,6 @@ def test_durations(seconds: float | None, said: str) -> None:
 )  # fmt: skip
 def test_sizes(nbytes: int | None, said: str) -> None:
     assert text.size(nbytes) == said
-
-
-@pytest.mark.parametrize(
-    ("per_s", "said"),
-    [(0, "0/h"), (1234.5, "1,234/s"), (12.345, "12.3/s"), (0.05, "3/min"), (0.0005, "1.8/h")],
-)
-def test_rates(per_s: float, said: str) -> None:
-    assert text.rate(per_s) == said
 
 
 @pytest.mark.parametrize(
