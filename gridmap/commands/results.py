@@ -15,7 +15,7 @@ from gridmap.commands.places import FAILED, OK, path_of, run_dir
 from gridmap.commands.printing import console, put_json, put_line, safe
 from gridmap.commands.writing import Target
 from gridmap.errors import JobException, LedgerError, LedgerInUse
-from gridmap.ledger import book
+from gridmap.ledger import reading
 from gridmap.ledger.directory import HISTORY
 from gridmap.ledger.facts import Facts, ValuesFact
 from gridmap.outcomes import unpacked
@@ -34,7 +34,7 @@ def main(options: argparse.Namespace) -> int:
     _check(path)
     target = Target(options) if options.output else None
     try:
-        facts = book.read(path)
+        facts = reading.read(path)
     except LedgerInUse:
         said = "is under way: its values go to its client; gridmap status shows how it is"
         raise LedgerInUse(f"run {path.name} {said}") from None

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import mmap
 import os
 import queue
 import sqlite3
@@ -24,15 +23,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-from msgspec.structs import replace
 
-from gridmap.core.events import KnownCharge
-from gridmap.core.messages import Held
 from gridmap.core.spec import JobSpec, Span
-from gridmap.core.states import JobState
-from gridmap.errors import Cause, LedgerError, LedgerInUse
+from gridmap.errors import LedgerError
 from gridmap.forks import Work
-from gridmap.ledger.directory import LEDGER_NAME
 from gridmap.ledger.facts import (
     EndFact,
     Facts,
@@ -40,44 +34,15 @@ from gridmap.ledger.facts import (
     Header,
     LeaseFact,
     LifeFact,
-    PartFact,
     SampleFact,
     TryFact,
     ValuesFact,
-    WorkerFact,
 )
+from gridmap.ledger.file import DATA_NAME, connect, make, writable
+from gridmap.ledger.reading import facts_of
 from gridmap.pickling import Frame
 
 log = logging.getLogger(__name__)
-
-SqliteError = sqlite3.Error
-
-DATA_NAME = "ledger.data"
-FORMAT = 5
-
-_TABLES = """
-CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL);
-CREATE TABLE blobs (digest TEXT PRIMARY KEY, at INTEGER, sizes BLOB);
-CREATE TABLE parts (first INTEGER PRIMARY KEY, count INTEGER, spec BLOB, at INTEGER, sizes BLOB);
-CREATE TABLE requests (id INTEGER PRIMARY KEY, pool INTEGER, count INTEGER);
-CREATE TABLE answers (request INTEGER PRIMARY KEY);
-CREATE TABLE workers (native_id TEXT PRIMARY KEY, pool INTEGER, request INTEGER);
-CREATE TABLE leases (worker TEXT, incarnation TEXT, first INTEGER, count INTEGER, attempt INTEGER);
-CREATE TABLE vals (first INTEGER, count INTEGER, skip INTEGER, attempts INTEGER, worker TEXT,
-    host TEXT, seconds REAL, peak_rss INTEGER, ended_s REAL, at INTEGER, sizes BLOB);
-CREATE TABLE failures (job INTEGER PRIMARY KEY, cause TEXT, outcome INTEGER, attempts INTEGER,
-    text TEXT, worker TEXT, host TEXT, log_stdout TEXT, log_stderr TEXT, pool INTEGER, seconds REAL,
-    peak_rss INTEGER, ended_s REAL, error TEXT, details TEXT, last BLOB, at INTEGER, sizes BLOB);
-CREATE TABLE ends (first INTEGER, count INTEGER, state INTEGER, cause TEXT, text TEXT,
-    refused INTEGER, ended_s REAL);
-CREATE TABLE charges (job INTEGER PRIMARY KEY, attempts INTEGER, attempt INTEGER, spec BLOB);
-CREATE TABLE tries (job INTEGER, attempt INTEGER, cause TEXT, worker TEXT, text TEXT, at_s REAL,
-    seconds REAL);
-CREATE TABLE lives (worker TEXT PRIMARY KEY, host TEXT, children INTEGER, up_s REAL, heard_s REAL,
-    state TEXT, log_stdout TEXT, log_stderr TEXT);
-CREATE TABLE samples (job INTEGER, worker TEXT, at_s REAL, rss INTEGER, cpu REAL);
-CREATE TABLE notes (at_s REAL, level TEXT, text TEXT);
-"""
 
 _MOST_VIEWS = 1024
 """Of one call. Source: IOV_MAX of Linux"""
@@ -87,8 +52,6 @@ PIECE_BYTES = 8 << 20
 T = TypeVar("T")
 
 _CLOSE_DEADLINE_S = 10.0
-_LOCK_S = 0.2
-"""Others hold the lock for a moment when they look whether somebody holds it."""
 _TAKE_S = 2.0
 """Who wants to write waits so long for those who only look."""
 
@@ -136,8 +99,8 @@ class Book:
         self._size = 0
         self._data = -1
         if header is not None:
-            _make(self._folder, header)
-        self._connection = _connect(self._folder, _TAKE_S)
+            make(self._folder, header)
+        self._connection = connect(self._folder, _TAKE_S)
         try:
             self._open()
         except BaseException:
@@ -257,7 +220,7 @@ class Book:
 
         :raises LedgerError: it is damaged
         """
-        return _facts(self._connection, self._folder)
+        return facts_of(self._connection, self._folder)
 
     # --- writing ----------------------------------------------------------------------------------
 
@@ -358,7 +321,7 @@ class Book:
         try:
             self._connection.execute(statement, values)
         except UnicodeEncodeError:  # a text with a piece of a file name that is no UTF-8
-            self._connection.execute(statement, tuple(map(_writable, values)))
+            self._connection.execute(statement, tuple(map(writable, values)))
 
     def _place(self, row: _Row, payload: deque[memoryview]) -> tuple[Any, ...]:
         """Puts a row's payload behind all other; returns its values and where that will lie."""
@@ -375,11 +338,6 @@ class Book:
         if self._data >= 0:
             os.close(self._data)
             self._data = -1
-
-
-def _writable(value: Any) -> Any:
-    """Returns a text without the halves of characters that cannot be written in UTF-8."""
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def _write_at(file: int, at: int, views: deque[memoryview]) -> None:
@@ -404,168 +362,3 @@ def _write_at(file: int, at: int, views: deque[memoryview]) -> None:
         os.fsync(file)
         os.posix_fadvise(file, at, nbytes, os.POSIX_FADV_DONTNEED)
         at += nbytes
-
-
-def lock(folder: str | os.PathLike[str]) -> contextlib.closing[sqlite3.Connection]:
-    """Takes the ledger of a run, and holds it until what this returns is closed.
-
-    :raises LedgerInUse: its monitor lives
-    :raises LedgerError: it cannot be said whether it does
-    """
-    return contextlib.closing(_connect(Path(folder)))
-
-
-def in_use(folder: str | os.PathLike[str]) -> bool:
-    """Returns whether a living monitor holds the ledger of this run."""
-    try:
-        with lock(folder):
-            return False
-    except LedgerInUse:
-        return True
-    except LedgerError:
-        return False
-
-
-def read(folder: str | os.PathLike[str]) -> Facts:
-    """Returns all that the ledger of a run tells.
-
-    :raises LedgerInUse: its monitor lives
-    :raises LedgerError: there is none, or it cannot be read
-    """
-    path = Path(folder)
-    connection = _connect(path)
-    try:
-        return _facts(connection, path)
-    finally:
-        connection.close()
-
-
-def _facts(connection: sqlite3.Connection, path: Path) -> Facts:
-    try:
-        return _read(connection, _payload(path / DATA_NAME))
-    except Exception as error:  # SQLite has any value in any column
-        raise LedgerError(f"the ledger in {path} is damaged: {error}") from error
-
-
-def _make(folder: Path, header: Header) -> None:
-    """Makes an empty ledger; nobody sees it before it is one.
-
-    :raises LedgerError: it cannot be made, or there is one
-    """
-    path, scratch = folder / LEDGER_NAME, folder / f".{LEDGER_NAME}.new"
-    try:
-        if path.exists():
-            raise FileExistsError("there is one")
-        os.close(os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
-        with contextlib.closing(sqlite3.connect(scratch)) as connection:
-            connection.execute("PRAGMA journal_mode = OFF")  # what is cut short is not the ledger
-            connection.executescript(_TABLES)
-            connection.execute(f"PRAGMA user_version = {FORMAT}")
-            row = "INSERT INTO facts VALUES ('header', ?)"
-            connection.execute(row, (_packed(header),))
-            connection.commit()
-        os.rename(scratch, path)
-    except (sqlite3.Error, OSError) as error:
-        raise LedgerError(f"cannot open the ledger {path}: {error}") from error
-
-
-def _packed(header: Header) -> bytes:
-    try:
-        return msgspec.msgpack.encode(header)
-    except UnicodeEncodeError:  # jobs may be called as files are, and these as anything
-        names = [_writable(name) for name in header.names]
-        options = {name: _writable(value) for name, value in header.options.items()}
-        return msgspec.msgpack.encode(
-            replace(header, name=_writable(header.name), names=names, options=options)
-        )
-
-
-def _connect(folder: Path, wait_s: float = _LOCK_S) -> sqlite3.Connection:
-    """Takes the lock of a ledger, which others may have for a moment."""
-    deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            return _try_to_connect(folder, wait_s)
-        except LedgerInUse:  # at once, where two want it at the same time
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(0.01)
-
-
-def _try_to_connect(folder: Path, wait_s: float) -> sqlite3.Connection:
-    path = folder / LEDGER_NAME
-    if not path.is_file():
-        raise LedgerError(f"there is no ledger in {folder}")
-    try:
-        connection = sqlite3.connect(path, timeout=wait_s, check_same_thread=False)
-    except sqlite3.Error as error:
-        raise LedgerError(f"cannot open the ledger {path}: {error}") from error
-    try:
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("BEGIN EXCLUSIVE")  # taken now
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # and kept until the end
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        connection.commit()
-    except sqlite3.Error as error:
-        connection.close()
-        if "locked" in str(error):
-            raise LedgerInUse(f"the run in {folder} is under way: its client lives") from error
-        raise LedgerError(f"cannot open the ledger {path}: {error}") from error
-    if version != FORMAT:
-        connection.close()
-        raise LedgerError(f"the ledger {path} has format {version}; this gridmap reads {FORMAT}")
-    return connection
-
-
-def _payload(path: Path) -> memoryview:
-    with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            return memoryview(b"")
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-
-
-def _read(connection: sqlite3.Connection, payload: memoryview) -> Facts:
-    def rows(query: str) -> list[tuple[Any, ...]]:
-        return connection.execute(query).fetchall()
-
-    def frames(at: int, sizes: bytes) -> list[Frame]:
-        found: list[Frame] = []
-        for size in msgspec.msgpack.decode(sizes, type=list[int]):
-            if at + size > len(payload):
-                raise ValueError(f"{DATA_NAME} is too short")
-            found.append(payload[at : at + size])
-            at += size
-        return found
-
-    told = dict(rows("SELECT name, value FROM facts"))
-    if "header" not in told:
-        raise ValueError("it does not say which run it is of")
-    facts = Facts(
-        header=msgspec.msgpack.decode(told["header"], type=Header),
-        input_ended="input_ended" in told,
-        ended="ended" in told,
-    )
-    for digest, at, sizes in rows("SELECT * FROM blobs"):
-        facts.blobs[digest] = frames(at, sizes)
-    for first, count, spec, at, sizes in rows("SELECT * FROM parts ORDER BY first"):
-        packed = msgspec.msgpack.decode(spec, type=JobSpec)
-        facts.parts.append(PartFact(Span(first, count), packed, frames(at, sizes)))
-    facts.open_requests = rows(
-        "SELECT id, pool, count FROM requests WHERE id NOT IN (SELECT request FROM answers)"
-    )
-    facts.next_request = rows("SELECT coalesce(max(id) + 1, 0) FROM requests")[0][0]
-    facts.workers = [WorkerFact(*row) for row in rows("SELECT * FROM workers ORDER BY rowid")]
-    for worker, incarnation, first, count, attempt in rows("SELECT * FROM leases ORDER BY rowid"):
-        facts.leases.append(LeaseFact(worker, incarnation, Span(first, count), attempt))
-    for first, count, *rest, at, sizes in rows("SELECT * FROM vals ORDER BY rowid"):
-        facts.values.append(ValuesFact(Span(first, count), *rest, frames(at, sizes)))  # type: ignore[call-arg]
-    for job, cause, *rest, last, at, sizes in rows("SELECT * FROM failures"):
-        held = msgspec.msgpack.decode(last, type=Held | None)
-        facts.failures.append(FailureFact(job, Cause(cause), *rest, held, frames(at, sizes)))  # type: ignore[call-arg]
-    for first, count, state, cause, text, refused, at in rows("SELECT * FROM ends ORDER BY rowid"):
-        span = Span(first, count)
-        facts.ends.append(EndFact(span, JobState(state), Cause(cause), text, bool(refused), at))
-    for job, attempts, attempt, packed in rows("SELECT * FROM charges"):
-        spec = None if packed is None else msgspec.msgpack.decode(packed, type=JobSpec)
-        facts.charged[job] = KnownCharge(job, attempts, attempt, spec)
-    return facts

@@ -8,8 +8,8 @@ import re
 import shutil
 from pathlib import Path
 
-from gridmap.ledger import book
 from gridmap.ledger.directory import LEDGER_NAME
+from gridmap.ledger.file import lock
 
 _GONE = re.compile(r"\.\d{8}-\d{6}-[0-9a-f]{8}\.gone")
 
@@ -24,7 +24,7 @@ def remove(folder: Path) -> None:
     gone = folder.with_name(f".{folder.name}.gone")
     with contextlib.ExitStack() as locked:
         if (folder / LEDGER_NAME).is_file():
-            locked.enter_context(book.lock(folder))
+            locked.enter_context(lock(folder))
         folder.rename(gone)  # from now on nobody takes it over
     shutil.rmtree(gone)
 

@@ -19,8 +19,8 @@ import msgspec
 import zmq
 
 from gridmap.errors import GridMapError, LedgerError, LedgerInUse
-from gridmap.ledger import book
 from gridmap.ledger.directory import HISTORY, LEDGER_NAME
+from gridmap.ledger.file import lock
 from gridmap.views import (
     DAMAGED,
     UNDER_WAY,
@@ -204,7 +204,7 @@ class Observer:
             return self._look(question)
 
     def _look(self, question: Question) -> Any:
-        with _unchanged(self.path), book.lock(self.path) as connection:
+        with _unchanged(self.path), lock(self.path) as connection:
             self.close()  # it can be had: nobody is behind the window any more
             if question.name == "cancel":
                 raise NotAlive(f"run {self.path.name} has no client that lives")

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gridmap.ledger.book import DATA_NAME
 from gridmap.ledger.directory import HISTORY, LEDGER_NAME
+from gridmap.ledger.file import DATA_NAME
 from tests.cluster.client import SLOTS, Program, eventually, processes, queued
 from tests.rows import row
 

@@ -21,11 +21,12 @@ from gridmap.core.messages import Held
 from gridmap.core.spec import JobSpec, PoolSpec, Resources, Span
 from gridmap.core.states import JobState
 from gridmap.errors import Cause, LedgerError, LedgerInUse
-from gridmap.ledger import book
-from gridmap.ledger.book import DATA_NAME, Book
+from gridmap.ledger import reading
+from gridmap.ledger.book import Book
 from gridmap.ledger.directory import LEDGER_NAME
 from gridmap.ledger.facts import EndFact, FailureFact, Header, LeaseFact, PartFact, ValuesFact
 from gridmap.ledger.facts import WorkerFact as Worker
+from gridmap.ledger.file import DATA_NAME, lock
 from tests.doors.clients import until
 
 DEADLINE_S = 10.0
@@ -89,7 +90,7 @@ def test_every_fact_is_read_as_it_was_written(tmp_path: Path) -> None:
     ledger.ended(end)
     assert ledger.close()
 
-    facts = book.read(tmp_path)
+    facts = reading.read(tmp_path)
 
     assert facts.header == HEADER and facts.input_ended and not facts.ended
     assert facts.parts == [PartFact(Span(0, 10), SPEC, [b"one", b"two", b"three"])]
@@ -115,16 +116,16 @@ def test_it_is_private(tmp_path: Path) -> None:
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
     ledger = Book(tmp_path, HEADER)
-    assert book.in_use(tmp_path)
     with pytest.raises(LedgerInUse, match="under way"):
-        book.read(tmp_path)
+        reading.read(tmp_path)
     with pytest.raises(LedgerInUse):
         Book(tmp_path)
-    ask = f"from gridmap.ledger import book; print(book.in_use({str(tmp_path)!r}))"
-    other = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
-    assert other.stdout == "True\n"
+    take = f"from gridmap.ledger.file import lock; lock({str(tmp_path)!r})"
+    other = subprocess.run([sys.executable, "-c", take], capture_output=True, text=True)
+    assert other.returncode == 1 and "LedgerInUse" in other.stderr
     ledger.close()
-    assert not book.in_use(tmp_path)
+    with lock(tmp_path):
+        pass
 
 
 def test_a_second_writer_adds_to_the_first_ones_facts(tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ def test_a_second_writer_adds_to_the_first_ones_facts(tmp_path: Path) -> None:
             ValuesFact(Span(number, 1), 0, 1, "", "", 0.0, 0, 0.0, [b"value %d" % number])
         )
         assert ledger.close()
-    assert [x.frames for x in book.read(tmp_path).values] == [[b"value 0"], [b"value 1"]]
+    assert [x.frames for x in reading.read(tmp_path).values] == [[b"value 0"], [b"value 1"]]
 
 
 KILLED = """
@@ -164,7 +165,7 @@ def test_what_was_written_outlives_a_killed_writer(tmp_path: Path) -> None:
     told = [int(line) for line in writer.stdout.read().split()[:-1]]  # the last may be cut
     writer.wait(DEADLINE_S)
 
-    facts = book.read(tmp_path)
+    facts = reading.read(tmp_path)
 
     kept = {fact.span.first: bytes(fact.frames[0]) for fact in facts.values}
     assert len(kept) > max([500, *told])
@@ -190,7 +191,7 @@ def test_a_full_disk_is_told_once_and_harms_nothing_that_was_written(tmp_path: P
         signal.signal(signal.SIGXFSZ, ignored)
     assert len(reasons) == 1 and "File too large" in reasons[0]
     ledger.close()
-    assert [bytes(x.frames[0]) for x in book.read(tmp_path).values] == [b"kept"]
+    assert [bytes(x.frames[0]) for x in reading.read(tmp_path).values] == [b"kept"]
     assert (tmp_path / DATA_NAME).stat().st_size == 4
 
 
@@ -222,7 +223,7 @@ def test_a_name_that_is_no_utf_8_is_written_without_what_cannot_be(tmp_path: Pat
     ledger.ended(EndFact(Span(0, 1), JobState.FAILED, Cause.CANCELED, name, False, 1.5))
     written(ledger)
     assert ledger.close() and not ledger.error
-    facts = book.read(tmp_path)
+    facts = reading.read(tmp_path)
     assert (facts.header.name, facts.header.names) == ("x?.dat", ["x?.dat"])
     assert facts.ends[0].text == "x?.dat"
 
@@ -231,7 +232,7 @@ def test_a_ledger_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="cannot open the ledger"):
         Book(tmp_path / "nowhere", HEADER)
     with pytest.raises(LedgerError, match="there is no ledger"):
-        book.read(tmp_path)
+        reading.read(tmp_path)
 
 
 @pytest.mark.parametrize("name", [LEDGER_NAME, DATA_NAME])
@@ -242,7 +243,7 @@ def test_a_damaged_ledger_is_an_error(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(LedgerError, match="damaged|cannot open"):
-        book.read(tmp_path)
+        reading.read(tmp_path)
 
 
 # --- those who look -------------------------------------------------------------------------------
@@ -257,7 +258,7 @@ def test_whoever_looks_keeps_nobody_from_writing(tmp_path: Path) -> None:
     def look(who: int) -> None:
         while not over.is_set():
             for folder in looked_at[-1:]:
-                with contextlib.suppress(LedgerError), book.lock(folder):
+                with contextlib.suppress(LedgerError), lock(folder):
                     looks[who] += 1
 
     threads = [threading.Thread(target=look, args=(who,)) for who in range(2)]

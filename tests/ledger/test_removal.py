@@ -12,10 +12,11 @@ import pytest
 
 from gridmap.errors import LedgerInUse
 from gridmap.launch import sweep
-from gridmap.ledger import book, removal
-from gridmap.ledger.book import DATA_NAME, Book
+from gridmap.ledger import removal
+from gridmap.ledger.book import Book
 from gridmap.ledger.directory import HISTORY, LEDGER_NAME, RunDirectory
 from gridmap.ledger.facts import Header
+from gridmap.ledger.file import DATA_NAME, lock
 
 RUN = "20260101-000000-0123abcd"
 HEADER = Header("r1", "job", 1.5, "1", "3", "drmaa", [], {}, ["job"])
@@ -51,7 +52,7 @@ def test_nobody_can_take_over_what_is_being_removed(
 
 
 def test_what_lives_stays(run: Path) -> None:
-    with book.lock(run):
+    with lock(run):
         assert sweep(run.parent, 1) == []
         with pytest.raises(LedgerInUse):
             removal.remove(run)

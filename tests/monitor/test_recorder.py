@@ -24,7 +24,7 @@ from gridmap.core.policy import Limits, Policy
 from gridmap.core.spec import JobSpec, PoolSpec, Span
 from gridmap.core.states import JobState
 from gridmap.errors import Cause
-from gridmap.ledger import book
+from gridmap.ledger import reading
 from gridmap.ledger.book import Book
 from gridmap.ledger.facts import Facts, Header, LeaseFact, WorkerFact
 from gridmap.monitor import recorder
@@ -142,7 +142,7 @@ class Scene:
 
     def facts(self) -> Facts:
         assert self.recorder.close(DEADLINE_S)
-        return book.read(self.folder)
+        return reading.read(self.folder)
 
 
 def kinds(calls: list[Any]) -> list[str]:
@@ -244,7 +244,7 @@ def test_jobs_are_numbered_on_after_those_that_it_has(tmp_path: Path) -> None:
     recorder.added(TWICE, packet, {})
     recorder.added(TWICE, packet, {})
     assert recorder.close(DEADLINE_S)
-    spans = [part.span for part in book.read(tmp_path).parts]
+    spans = [part.span for part in reading.read(tmp_path).parts]
     assert spans == [Span(0, 3), Span(3, 2), Span(5, 2)]
 
 
@@ -261,7 +261,7 @@ def test_the_ledger_knows_of_which_pool_a_worker_is(tmp_path: Path) -> None:
     assert recorder.holds(do.SubmitWorkers(4, 1, 2))
     recorder.heard(ev.WorkersSubmitted(4, ("7.1", "7.2")))
     assert recorder.close(DEADLINE_S)
-    workers = book.read(tmp_path).workers
+    workers = reading.read(tmp_path).workers
     assert workers == [WorkerFact("7.1", 1, 4), WorkerFact("7.2", 1, 4)]
 
 
@@ -346,7 +346,7 @@ def test_without_a_ledger_nothing_waits_for_ever_and_it_is_said_once(
         assert scene.recorder.close(DEADLINE_S)
     assert len(scene.broken) == 1 and str(tmp_path) in scene.broken[0]
     assert kinds(scene.there.calls).count("Work") == 3
-    facts = book.read(tmp_path)
+    facts = reading.read(tmp_path)
     assert facts.values == [] and not facts.ended and len(facts.leases) == 1
 
 

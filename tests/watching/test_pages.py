@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +19,9 @@ from hypothesis import strategies as st
 from gridmap.core.spec import JobSpec, PoolSpec, Resources, Span
 from gridmap.core.states import JobState
 from gridmap.errors import Cause, GridMapError
-from gridmap.ledger import book
 from gridmap.ledger.book import Book
 from gridmap.ledger.facts import EndFact, FailureFact, Header, ValuesFact
+from gridmap.ledger.file import lock
 from gridmap.views import JOB_STATES, SORTS, JobRow, JobsAsked
 from gridmap.watching.pages import UnknownJob, page_of
 from gridmap.watching.questions import Questions
@@ -109,7 +110,7 @@ def written(told: Told, parts: int = 1) -> Iterator[Questions]:
             _write(ledger, one, Span(first, one["count"]))
             first += one["count"]
         assert ledger.close()
-        with book.lock(folder) as connection:
+        with lock(folder) as connection:
             yield Questions(connection)
 
 
@@ -282,7 +283,7 @@ def test_where_there_is_no_room_for_an_index_all_rows_are_read() -> None:
     with written(told) as asked:
         (pages,) = asked._connection.execute("PRAGMA page_count").fetchone()
         asked._connection.execute(f"PRAGMA max_page_count = {pages}")
-        with pytest.raises(book.SqliteError, match="full"):
+        with pytest.raises(sqlite3.Error, match="full"):
             asked._connection.execute("CREATE INDEX some ON vals (first, host)")
         assert asked.jobs(JobsAsked(most=1000)).rows == rows_of(told)
         assert [row.job for row in asked.jobs(JobsAsked(state="failed")).rows] == [500]

@@ -10,9 +10,9 @@ import pytest
 from gridmap.core.spec import JobSpec, PoolSpec, Resources, Span
 from gridmap.core.states import JobState
 from gridmap.errors import Cause
-from gridmap.ledger import book
 from gridmap.ledger.book import Book
 from gridmap.ledger.facts import EndFact, Header, LeaseFact, SampleFact, ValuesFact
+from gridmap.ledger.file import lock
 from gridmap.views import JobsAsked
 from gridmap.watching import gaps
 from gridmap.watching.observer import Observer
@@ -62,7 +62,7 @@ def test_counting_what_is_new_gives_what_counting_all_does(ledger: Book, tmp_pat
         ledger.ask(look)
     growing = ledger.ask(lambda _: (told[0].run(), told[0].timeline(), told[0].workers()))
     assert ledger.close()
-    with book.lock(tmp_path) as connection:
+    with lock(tmp_path) as connection:
         fresh = Questions(connection)
         assert (fresh.run(), fresh.timeline(), fresh.workers()) == growing
         assert fresh.run().completed == JOBS
@@ -79,12 +79,12 @@ def test_the_sums_of_a_run_that_is_over_are_kept(ledger: Book, tmp_path: Path) -
     tmp_path.chmod(0o700)
     with Observer(tmp_path) as observer:
         before = observer.run()
-    with book.lock(tmp_path) as connection:
+    with lock(tmp_path) as connection:
         connection.execute("UPDATE vals SET seconds = 1e9")  # nobody looks at these again
         connection.commit()
     with Observer(tmp_path) as observer:
         assert observer.run() == before
-    with book.lock(tmp_path) as connection:
+    with lock(tmp_path) as connection:
         connection.execute("UPDATE facts SET value = x'00' WHERE name = 'sums'")  # not ours
         connection.commit()
     with Observer(tmp_path) as observer:
@@ -112,7 +112,7 @@ def test_jobs_that_have_not_ended_are_found_past_those_that_have(
         first += count
     ledger.values(ValuesFact(Span(200, JOBS - 200), 0, 1, "w", "h", 1.0, 1, 2000.0, []))
     assert ledger.close()
-    with book.lock(tmp_path) as connection:
+    with lock(tmp_path) as connection:
         told = Questions(connection)
         for descending in (False, True):
             found: list[int] = []

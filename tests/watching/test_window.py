@@ -23,7 +23,7 @@ from gridmap.commands.places import views
 from gridmap.core.dispatcher import Summary
 from gridmap.errors import LedgerError, LedgerInUse
 from gridmap.launch import sweep
-from gridmap.ledger import book
+from gridmap.ledger import reading
 from gridmap.ledger.directory import HISTORY, LEDGER_NAME
 from gridmap.views import DAMAGED, ENDED, INTERRUPTED, UNDER_WAY, JobRow, JobsAsked, WorkerView
 from gridmap.watching import observer as observing
@@ -392,7 +392,7 @@ def test_rows_that_make_no_sense_are_damage(tmp_path: Path, runs: Path) -> None:
             with pytest.raises(LedgerError, match="is damaged"):
                 ask()
     with pytest.raises(LedgerError, match="is damaged"):
-        book.read(path)
+        reading.read(path)
     assert [view.state for view in views([path, whole])] == [DAMAGED, ENDED]
 
 
