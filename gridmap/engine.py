@@ -18,25 +18,24 @@ from gridmap.core.dispatcher import Dispatcher
 from gridmap.core.policy import Limits
 from gridmap.core.spec import Resources
 from gridmap.core.states import JobState
-from gridmap.errors import Cause, GridMapError
-from gridmap.failures import exception_of_end, words_of_failure
-from gridmap.kinds import NO_PROFILE
+from gridmap.errors import GridMapError
+from gridmap.failures import words_of_failure
 from gridmap.launch import (
     LOCAL,
     launch_local,
     launch_on_cluster,
     open_book,
     open_window,
-    sweep,
 )
 from gridmap.monitor.loop import Monitor
-from gridmap.monitor.sink import Delivery, End, Failure, Sink, Values
+from gridmap.monitor.sink import Delivery, Failure, Sink
 from gridmap.monitor.tally import Note
 from gridmap.monitor.transport import Transport
-from gridmap.monitor.watcher import Ended, Watcher
+from gridmap.monitor.watcher import Watcher
 from gridmap.options import KEPT_OPTIONS, Options, policy_of
-from gridmap.outcomes import Batch, Failed, error_of, how_of, values_of
+from gridmap.outcomes import Batch, batch_of
 from gridmap.plan import Part, Plan, new_run_id, parts
+from gridmap.remains import clear_up, sweep
 from gridmap.run_status import RunStatus, status_of
 
 if TYPE_CHECKING:
@@ -145,7 +144,11 @@ class Engine:
         def at_end() -> None:
             if window is not None:
                 window.close()
-            _at_end(monitor, directory, dispatcher, options, read_out)
+            try:
+                if directory is not None:
+                    clear_up(directory, dispatcher, options, read_out)
+            finally:
+                interrupts.unregister(monitor)
 
         monitor.at_end = at_end
         if self._reminder is not None:
@@ -290,32 +293,9 @@ class Engine:
 
     def _read(self, item: Delivery) -> Batch:
         """Unpacks a delivery and tells the watcher."""
-        watcher = self.watcher
-        watcher.told_before = self._old > 0
-        self._old -= watcher.told_before
-        if isinstance(item, Values):
-            batch, how = values_of(item), how_of(item)
-            if batch.failures:
-                for job, value in enumerate(batch.values, batch.first):
-                    if isinstance(value, Failed):
-                        watcher.failed(job, value.error, Cause.UNPICKLABLE, how)
-                        how = replace(how, unread=how.unread + 1)
-            watcher.ended(batch.first, batch.values, how)
-            return batch
-        if isinstance(item, Failure):
-            error = error_of(item, watcher.name(item.job), self._asked(item.pool))
-            watcher.failed(item.job, error, item.cause, how_of(item))
-            return Batch(item.job, [Failed(error)], True)
-        if isinstance(item, End):
-            consequence = item.state is JobState.SKIPPED
-            failed = []
-            for job in range(item.span.first, item.span.stop):
-                ended = exception_of_end(item, job, watcher.name(job))
-                watcher.failed(job, ended, item.cause, Ended(ended_s=item.ended_s))
-                failed.append(Failed(ended, consequence))
-            return Batch(item.span.first, failed, True)
-        watcher.sampled(item)
-        return Batch(item.job, [], False)
+        self.watcher.told_before = self._old > 0
+        self._old -= self.watcher.told_before
+        return batch_of(item, self.watcher, self._asked)
 
     def _describe(self, failure: Failure) -> tuple[str, str]:
         name = self.watcher.name(failure.job)
@@ -362,19 +342,7 @@ class Engine:
     def _status(self, dispatcher: Dispatcher) -> RunStatus:
         ended = self.sink.ended
         now = self.sink.latest_s if ended else time.monotonic()
-        queues = self._waiting(dispatcher.summary().coming)
-        return status_of(dispatcher, self.monitor.tally, now, ended, queues)
-
-    def _waiting(self, coming: list[int]) -> dict[str, int]:
-        """Returns how many workers wait in each queue.
-
-        :param coming: how many of each pool have yet to come
-        """
-        found: dict[str, int] = {}
-        for queue, count in zip(self._queues, coming, strict=False):
-            if count:
-                found[queue] = found.get(queue, 0) + count
-        return found
+        return status_of(dispatcher, self.monitor.tally, now, ended, self._queues)
 
     def cancel(self, reason: str = "canceled") -> None:
         """Ends every job that has not ended; from any thread, twice does no harm."""
@@ -413,43 +381,3 @@ class Engine:
     def monitor(self) -> Monitor:
         assert self._monitor is not None
         return self._monitor
-
-
-def _at_end(
-    monitor: Monitor,
-    directory: RunDirectory | None,
-    dispatcher: Dispatcher,
-    options: Options,
-    read_out: list[RunDirectory],
-) -> None:
-    """Clears up after a run: nothing is left of one that succeeded, when its values have been read;
-    of another its logs and its ledger, by which what has no value can run again."""
-    try:
-        if directory is not None:
-            counts = dispatcher.jobs.counts()
-            total, completed = sum(counts.values()), counts[JobState.COMPLETED]
-            workers = dispatcher.workers.values()
-            logs = [name for w in workers for name in (w.log_stdout, w.log_stderr)]
-            keep_logs = options.keep_logs or counts[JobState.FAILED] > 0
-            if options.durable and completed == total and not keep_logs:
-                read_out.append(directory)
-                directory.end(logs, keep_logs=False, keep_ledger=True)
-                return
-            began = bool(dispatcher.workers)  # else the scheduler refused it, and would again
-            keep_ledger = options.durable and completed < total and (completed > 0 or began)
-            directory.end(logs, keep_logs or keep_ledger, keep_ledger)
-            if keep_ledger:
-                run, profile = directory.path.name, options.profile
-                asked_by = repr(run) if profile == NO_PROFILE else f"{run!r}, {profile=}"
-                if completed:
-                    log.warning(
-                        "run %s: %d of %d values are kept; gridmap.attach(%s) gives them", run,
-                        completed, total, asked_by,
-                    )  # fmt: skip
-                else:
-                    log.warning(
-                        "run %s: none of %d jobs has a value; gridmap.attach(%s, again=True) runs "
-                        "them anew", run, total, asked_by,
-                    )  # fmt: skip
-    finally:
-        interrupts.unregister(monitor)

@@ -19,10 +19,9 @@ from gridmap.conf import Settings
 from gridmap.core.messages import PROTOCOL
 from gridmap.core.policy import Limits
 from gridmap.core.spec import for_worker
-from gridmap.errors import LedgerError
 from gridmap.monitor.transport import Transport
 from gridmap.node.forkserver import Forkserver
-from gridmap.plan import Plan, client_sys_path, is_run_id
+from gridmap.plan import Plan, client_sys_path
 
 if TYPE_CHECKING:
     from gridmap.backends.base import Backend
@@ -234,36 +233,3 @@ def open_window(
     window = Window(run, Room(monitor, book), directory.path, interface, ports, beyond)
     window.start()
     return window
-
-
-def sweep(parent: Path, days: float) -> list[str]:
-    """Removes the folders of runs that ended, or whose client died, so many days ago.
-
-    :returns: the ids of the runs removed
-    """
-    from gridmap.ledger.directory import HISTORY, LEDGER_NAME
-    from gridmap.ledger.removal import remove, remove_rest
-    from gridmap.wire.keys import CONNECTION_NAME
-
-    removed = []
-    before = time.time() - days * 86_400
-    folders = [folder for folder in (parent, parent / HISTORY) if folder.is_dir()]
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            remove_rest(folder)
-    for path in (entry for folder in folders for entry in folder.iterdir()):
-        if not is_run_id(path.name):
-            continue
-        try:
-            if path.stat().st_mtime >= before:
-                continue  # young, whatever is in it
-            newest = max(entry.stat().st_mtime for entry in (path, *path.rglob("*")))
-            if newest >= before or not path.is_dir() or path.stat().st_uid != os.geteuid():
-                continue
-            if not (path / LEDGER_NAME).is_file() and (path / CONNECTION_NAME).is_file():
-                continue  # a stream, perhaps of a client that lives elsewhere
-            remove(path)
-            removed.append(path.name)
-        except (OSError, LedgerError):
-            continue  # somebody else removes it, or we may not
-    return removed

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gridmap import data
 from gridmap.core.spec import Resources
+from gridmap.core.states import JobState
 from gridmap.data import Frame
-from gridmap.errors import JobException, JobUnpicklable
-from gridmap.failures import exception_of_failure
-from gridmap.monitor.sink import Failure, Values
-from gridmap.monitor.watcher import Ended
+from gridmap.errors import Cause, JobException, JobUnpicklable
+from gridmap.failures import exception_of_end, exception_of_failure
+from gridmap.monitor.sink import Delivery, End, Failure, Values
+from gridmap.monitor.watcher import Ended, Watcher
 
 
 class Batch(NamedTuple):
@@ -35,6 +37,36 @@ class Failed(Struct, frozen=True):
 
     error: BaseException
     consequence: bool = False
+
+
+def batch_of(item: Delivery, watcher: Watcher, asked: Callable[[int], Resources]) -> Batch:
+    """Unpacks a delivery and tells the watcher.
+
+    :param asked: returns what the workers of a pool had been asked for
+    """
+    if isinstance(item, Values):
+        batch, how = values_of(item), how_of(item)
+        if batch.failures:
+            for job, value in enumerate(batch.values, batch.first):
+                if isinstance(value, Failed):
+                    watcher.failed(job, value.error, Cause.UNPICKLABLE, how)
+                    how = replace(how, unread=how.unread + 1)
+        watcher.ended(batch.first, batch.values, how)
+        return batch
+    if isinstance(item, Failure):
+        error = error_of(item, watcher.name(item.job), asked(item.pool))
+        watcher.failed(item.job, error, item.cause, how_of(item))
+        return Batch(item.job, [Failed(error)], True)
+    if isinstance(item, End):
+        consequence = item.state is JobState.SKIPPED
+        failed = []
+        for job in range(item.span.first, item.span.stop):
+            ended = exception_of_end(item, job, watcher.name(job))
+            watcher.failed(job, ended, item.cause, Ended(ended_s=item.ended_s))
+            failed.append(Failed(ended, consequence))
+        return Batch(item.span.first, failed, True)
+    watcher.sampled(item)
+    return Batch(item.job, [], False)
 
 
 def how_of(item: Values | Failure) -> Ended:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -79,12 +80,13 @@ def status_of(
     tally: Tally,
     now: float,
     ended: bool = False,
-    queues: dict[str, int] | None = None,
+    queues: Sequence[str] = (),
 ) -> RunStatus:
     """Returns how a run is; the monitor's thread alone may ask, while it serves.
 
     :param now: on the monotonic clock; of a run that has ended, when it did
     :param ended: every job has ended
+    :param queues: the queue that the workers of each pool wait in
     """
     summary = dispatcher.summary()
     jobs, total = summary.jobs, sum(summary.jobs.values())
@@ -111,6 +113,18 @@ def status_of(
         calls_per_s=tally.calls_per_s(now),
         left_s=left_s,
         peak_rss_bytes=tally.peak_rss_bytes,
-        queues=queues or {},
+        queues=waiting(queues, summary.coming),
         input_ended=input_ended,
     )
+
+
+def waiting(queues: Sequence[str], coming: list[int]) -> dict[str, int]:
+    """Returns how many workers wait in each queue.
+
+    :param coming: how many of each pool have yet to come
+    """
+    found: dict[str, int] = {}
+    for queue, count in zip(queues, coming, strict=False):
+        if count:
+            found[queue] = found.get(queue, 0) + count
+    return found

@@ -19,7 +19,7 @@ from gridmap.monitor.loop import Monitor
 from gridmap.monitor.watcher import Watcher
 from gridmap.options import Options
 from gridmap.plan import Plan
-from gridmap.run_status import RunStatus
+from gridmap.run_status import RunStatus, waiting
 from tests.doors.clients import until
 
 
@@ -41,8 +41,7 @@ def test_workers_wait_in_queues(
 ) -> None:
     monkeypatch.setenv("SGE_ROOT", "/somewhere")
     one = engine_of(backend, "all.q", "gpu.q", "all.q", "idle.q")
-    one._queues = one._queues_asked_for()
-    assert one._waiting([2, 4, 3, 0]) == queues
+    assert waiting(one._queues_asked_for(), [2, 4, 3, 0]) == queues
 
 
 def test_a_status_has_what_it_always_had_in_the_same_places() -> None:

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from gridmap.errors import LedgerInUse
-from gridmap.launch import sweep
 from gridmap.ledger import removal
 from gridmap.ledger.book import Book
 from gridmap.ledger.directory import HISTORY, LEDGER_NAME, RunDirectory
 from gridmap.ledger.facts import Header
 from gridmap.ledger.file import DATA_NAME, lock
+from gridmap.remains import sweep
 
 RUN = "20260101-000000-0123abcd"
 HEADER = Header("r1", "job", 1.5, "1", "3", "drmaa", [], {}, ["job"])

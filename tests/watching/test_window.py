@@ -22,9 +22,9 @@ import gridmap
 from gridmap.commands.places import views
 from gridmap.core.dispatcher import Summary
 from gridmap.errors import LedgerError, LedgerInUse
-from gridmap.launch import sweep
 from gridmap.ledger import reading
 from gridmap.ledger.directory import HISTORY, LEDGER_NAME
+from gridmap.remains import sweep
 from gridmap.views import DAMAGED, ENDED, INTERRUPTED, UNDER_WAY, JobRow, JobsAsked, WorkerView
 from gridmap.watching import observer as observing
 from gridmap.watching.alive import Alive, workers_now
