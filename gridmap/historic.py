@@ -12,8 +12,9 @@ from gridmap.run import Run
 def send_error_mail(job: Job) -> None:
     """Sends a mail that tells how a job failed; returns at once, and never raises."""
     from gridmap.report import mail
+    from gridmap.report.failed_job import failure_of
 
-    mail.send_error_mail(mail.failure_of(job), settings())
+    mail.send_error_mail(failure_of(job), settings())
 
 
 def send_completion_mail(name: str) -> None:

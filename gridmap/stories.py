@@ -124,10 +124,11 @@ class MapWatcher(Watcher):
         settings = self._mail_settings
         if settings is not None and not self.told_before:
             from gridmap.report import mail  # takes a while, and is seldom needed
+            from gridmap.report.failed_job import failure_of
 
             job.home_address = self._run
             asked, limit_bytes = _memory_asked(job, settings.use_mem_free)
-            failure = mail.failure_of(job, samples, asked, limit_bytes, self._durable)
+            failure = failure_of(job, samples, asked, limit_bytes, self._durable)
             mail.send_error_mail(failure, settings)
 
 

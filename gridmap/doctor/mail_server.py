@@ -85,7 +85,7 @@ def _refusal(smtp: smtplib.SMTP, sender: str, recipient: str) -> str:
 def send(settings: Settings) -> Finding:
     """Sends a mail, as a run does."""
     from gridmap.report.addresses import guess_server
-    from gridmap.report.mail import completion_message
+    from gridmap.report.messages import completion_message
     from gridmap.report.server import deliver
 
     server = settings.smtp_server or guess_server()

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
+from gridmap.report.failed_job import FailedJob
+
 if TYPE_CHECKING:
     from gridmap.conf import Settings
-    from gridmap.report.mail import Failure
 
 FEW = 5
 """Of the failures of a digest, so many are named."""
@@ -32,7 +33,7 @@ class Digest(Struct):
     since_s: float
     settings: Settings
     count: int = 0
-    first: list[Failure] = field(default_factory=list)
+    first: list[FailedJob] = field(default_factory=list)
     hosts: Counter[str] = field(default_factory=Counter)
     endings: Counter[str] = field(default_factory=Counter)
 
@@ -53,7 +54,7 @@ class Ration:
         self._interval_s = interval_s
         self._keys: dict[tuple[str, str], _Key] = {}
 
-    def take(self, failure: Failure, settings: Settings, now: float) -> bool:
+    def take(self, failure: FailedJob, settings: Settings, now: float) -> bool:
         """Returns whether a failure is to be mailed now; it is counted otherwise."""
         self._forget(now)
         key = (failure.run, failure.cause)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from gridmap.conf import Settings
 from gridmap.report.digest import FEW, LONGEST_FACTOR, Ration
-from gridmap.report.mail import Failure
+from gridmap.report.failed_job import FailedJob
 
 SETTINGS = Settings()
-DIED = Failure("fit", "died", run="one", host="node1")
+DIED = FailedJob("fit", "died", run="one", host="node1")
 
 
 def test_one_a_minute_and_cause_and_run() -> None:
     ration = Ration(60.0)
-    stalled = Failure("fit", "stalled", run="one")
-    other = Failure("fit", "died", run="two")
+    stalled = FailedJob("fit", "stalled", run="one")
+    other = FailedJob("fit", "died", run="two")
     taken = [ration.take(each, SETTINGS, 0.0) for each in (DIED, stalled, other, DIED, other)]
     assert taken == [True, True, True, False, False]
     assert ration.due(59.9) == []
@@ -27,7 +27,7 @@ def test_what_was_counted_is_told_though_nothing_else_fails() -> None:
     ration = Ration(60.0)
     assert ration.next_s() is None
     for number in range(100):
-        ration.take(Failure(f"fit{number}", "died", host=f"node{number % 3}"), SETTINGS, 1.0)
+        ration.take(FailedJob(f"fit{number}", "died", host=f"node{number % 3}"), SETTINGS, 1.0)
     assert ration.next_s() == 61.0
     (digest,) = ration.due(61.0)
     assert (digest.count, digest.since_s, len(digest.first)) == (99, 1.0, FEW)
@@ -61,7 +61,7 @@ def test_the_end_of_a_run_tells_the_rest() -> None:
     ration = Ration(60.0)
     for _ in range(3):
         ration.take(DIED, SETTINGS, 0.0)
-        ration.take(Failure("fit", "died", run="two"), SETTINGS, 0.0)
+        ration.take(FailedJob("fit", "died", run="two"), SETTINGS, 0.0)
     assert [(d.run, d.count) for d in ration.end("one")] == [("one", 2)]
     assert ration.end("one") == []
     assert [(d.run, d.count) for d in ration.end()] == [("two", 2)]

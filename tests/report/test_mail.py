@@ -19,10 +19,12 @@ from gridmap.conf import Settings
 from gridmap.errors import Cause, JobDied, JobOutOfMemory
 from gridmap.report import mail, plots
 from gridmap.report.endings import Endings
+from gridmap.report.failed_job import FailedJob, failure_of
+from gridmap.report.messages import completion_message, error_message
 from gridmap.report.story import Usage
 from tests.report.mailbox import SOON_S, Post, scripted, settings_for, text_of
 
-FAILURE = mail.Failure(
+FAILURE = FailedJob(
     name="fit_3", cause="died", number=3, host="node7", error="JobDied: SIGSEGV (11)"
 )
 
@@ -55,8 +57,9 @@ PROGRAM = """
 import dataclasses, sys
 from gridmap.conf import Settings
 from gridmap.report import mail
+from gridmap.report.failed_job import FailedJob
 settings = Settings(smtp_server=sys.argv[1], error_mail_recipient="ada@example.org")
-failure = mail.Failure(name="fit", cause="died", ending="died")
+failure = FailedJob(name="fit", cause="died", ending="died")
 for number in range(3):
     mail.send_error_mail(dataclasses.replace(failure, number=number), settings)
 mail.send_completion_mail("fit", settings)
@@ -100,7 +103,7 @@ def test_a_fork_does_not_send_what_its_parent_will(post: Post) -> None:
 
 # --- what a mail says -----------------------------------------------------------------------------
 
-DEAD = mail.Failure(
+DEAD = FailedJob(
     name="fit_3",
     cause="memory",
     number=3,
@@ -154,7 +157,7 @@ def test_a_tired_person_learns_all_of_it(post: Post) -> None:
 
 
 def test_what_is_not_known_is_not_said() -> None:
-    message = mail.error_message(mail.Failure(name="fit", cause="died"), settings_for(1))
+    message = error_message(FailedJob(name="fit", cause="died"), settings_for(1))
     text = text_of(message)
     assert "None" not in text and "Memory" not in text and "attach" not in text
 
@@ -162,10 +165,10 @@ def test_what_is_not_known_is_not_said() -> None:
 def test_an_exception_of_the_function_has_its_traceback_and_the_log_of_its_worker(tmp_path) -> None:
     log = tmp_path / "worker.err"
     log.write_text("early\n" * 2000 + "last words\n")
-    failure = mail.Failure(
+    failure = FailedJob(
         "fit", "exception", traceback="Traceback: in f\nKeyError: 1", log_files=(str(log),)
     )
-    text = text_of(mail.error_message(failure, settings_for(1)))
+    text = text_of(error_message(failure, settings_for(1)))
     assert "last words" in text and "in f" in text and len(text) < 6000
 
 
@@ -232,7 +235,7 @@ def test_plots_are_attached(post: Post) -> None:
 
 
 def test_what_was_seen_at_its_death_is_a_plot_too() -> None:
-    assert set(pictures(mail.error_message(DEAD, settings_for(1)))) == {"memory.png", "cpu.png"}
+    assert set(pictures(error_message(DEAD, settings_for(1)))) == {"memory.png", "cpu.png"}
 
 
 def test_a_broken_matplotlib_costs_the_plots_only(
@@ -273,8 +276,8 @@ def test_failure_of_a_job() -> None:
         track_cpu=[(50.0, True), (0.0, False)],
         track_time=[1.0, 2.0],
     )
-    failure = mail.failure_of(job, asked="memory=1G", limit_bytes=9)
-    assert failure == mail.Failure(
+    failure = failure_of(job, asked="memory=1G", limit_bytes=9)
+    assert failure == FailedJob(
         name="fit_3",
         cause="memory",
         number=3,
@@ -293,10 +296,10 @@ def test_failure_of_a_job() -> None:
         log_files=("/logs/3.o",),
         samples=(Usage(1.0, 1e7, 0.5), Usage(2.0, 2e7, 0.0)),
     )
-    assert mail.failure_of(object()).cause == "exception"
+    assert failure_of(object()).cause == "exception"
     job.ret = KeyError("x")
-    assert mail.failure_of(job).ending == "raised KeyError"
-    assert mail.failure_of(job).traceback
+    assert failure_of(job).ending == "raised KeyError"
+    assert failure_of(job).traceback
 
 
 # --- digests and the end of a run -----------------------------------------------------------------
@@ -358,7 +361,7 @@ def test_the_end_of_a_run_in_numbers() -> None:
         tally.fail(f"fit_{number}", JobDied("by SIGSEGV"), Cause.DIED, "node1")
     tally.fail("fit_9", KeyError("nine"), Cause.EXCEPTION)
     tally.fail("fit_10", JobDied("canceled", cause=Cause.CANCELED), Cause.CANCELED)
-    message = mail.completion_message("fit", settings_for(1), tally)
+    message = completion_message("fit", settings_for(1), tally)
     counts = "7 jobs completed, 9 failed, 1 canceled"
     assert message["Subject"] == f"gridmap: fit is over: {counts}"
     text = text_of(message)
@@ -366,7 +369,7 @@ def test_the_end_of_a_run_in_numbers() -> None:
     assert "1 raised KeyError" in text and "KeyError: 'nine'" in text and "Took" in text
     assert "gridmap jobs" not in text, "there is no ledger to ask"
     tally.run, tally.durable = "20261127-164101-2ab63806", True
-    text = text_of(mail.completion_message("fit", settings_for(1), tally))
+    text = text_of(completion_message("fit", settings_for(1), tally))
     assert f"gridmap jobs {tally.run} --failed\n" in text and f"attach('{tally.run}'" in text
 
 
@@ -399,7 +402,7 @@ def test_a_user_whose_text_cannot_be_had() -> None:
         def __str__(self) -> str:
             raise RuntimeError("no")
 
-    assert mail.failure_of(SimpleNamespace(ret=Odd())).error.startswith("Odd: (its text cannot")
+    assert failure_of(SimpleNamespace(ret=Odd())).error.startswith("Odd: (its text cannot")
 
 
 def test_settings_have_no_password() -> None:

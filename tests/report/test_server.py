@@ -15,6 +15,8 @@ import pytest
 
 from gridmap.conf import Settings
 from gridmap.report import mail, server
+from gridmap.report.failed_job import FailedJob
+from gridmap.report.messages import completion_message
 from gridmap.report.server import MailServerError, address, conversation
 from tests.report.mailbox import (
     PASSWORD,
@@ -30,7 +32,7 @@ from tests.report.mailbox import (
 
 
 def send(settings: Settings) -> None:
-    server.deliver(mail.completion_message("fit", settings), settings)
+    server.deliver(completion_message("fit", settings), settings)
 
 
 # --- encryption -----------------------------------------------------------------------------------
@@ -241,7 +243,7 @@ def one_warning(port: int, caplog: pytest.LogCaptureFixture, **settings: object)
     wanted = settings_for(port, **settings)
     began = time.monotonic()
     for cause in ("died", "stalled"):
-        mailer.error(mail.Failure(name="fit_3", cause=cause), wanted)
+        mailer.error(FailedJob(name="fit_3", cause=cause), wanted)
     assert time.monotonic() - began < 0.5  # what the run waits
     assert mailer.flush(SOON_S)
     deadline = time.monotonic() + SOON_S
