@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from gridmap.conf import settings
 from gridmap.errors import LedgerError
-from gridmap.report import plots
+from gridmap.report import plots, run_plot
 from gridmap.report.story import JobStory, Story, Usage, WorkerStory
 from gridmap.run import Run
 from gridmap.stories import story_of
@@ -49,7 +49,7 @@ def plot(
         run = _story_of(find(run, parent))
     if not isinstance(run, Story):
         raise TypeError(f"plot takes a Run or the id of one, not {run!r:.100}")
-    return plots.plot(run, width)
+    return run_plot.plot(run, width)
 
 
 def _story_of(path: Path) -> Story:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import gridmap
-from gridmap.report import plots
+from gridmap.report import plots, run_plot, run_table
 from gridmap.report.story import (
     CANCELED,
     COMPLETED,
@@ -106,7 +106,7 @@ def test_any_number_of_measurements(count: int) -> None:
     ("count", "workers"), [(0, 1), (1, 1), (60, 4), (300, 60), (3000, 3), (10_000, 300)]
 )
 def test_runs_of_all_sizes(count: int, workers: int) -> None:
-    figure = plots.plot(story(count, workers))
+    figure = run_plot.plot(story(count, workers))
     assert len(figure.axes) == 4
     height, width, _ = drawn(figure).shape
     assert (width, height) == (540, 516)
@@ -114,14 +114,14 @@ def test_runs_of_all_sizes(count: int, workers: int) -> None:
 
 @pytest.mark.slow
 def test_a_million_jobs() -> None:
-    figure = plots.plot(story(1_000_000, 1000))
+    figure = run_plot.plot(story(1_000_000, 1000))
     assert "909,091 completed, 90,909 failed on 1,000 workers" in figure.get_suptitle()
     artists = figure.findobj()
     assert len(artists) < 3000
 
 
 def test_what_it_shows() -> None:
-    figure = plots.plot(story(60, 4, samples=used(1, 2)))
+    figure = run_plot.plot(story(60, 4, samples=used(1, 2)))
     top, cpu, memory, hist = figure.axes
     assert figure.get_suptitle().startswith("fit: 54 completed, 6 failed on 4 workers in ")
     assert [label.get_text() for label in top.get_yticklabels()] == [f"node{n}" for n in range(4)]
@@ -138,7 +138,7 @@ def test_jobs_that_ran_at_once_lie_below_each_other() -> None:
     jobs = [
         JobStory(n, f"fit{n}", COMPLETED, "", "node", "1", 1, 100.0 + n, 10.0) for n in range(3)
     ]
-    figure = plots.plot(Story("run", "fit", jobs))
+    figure = run_plot.plot(Story("run", "fit", jobs))
     bars = [c for c in figure.axes[0].collections if type(c).__name__ == "PolyCollection"]
     rows = {round(path.get_extents().y0, 3) for c in bars for path in c.get_paths()}
     assert len(rows) == 3
@@ -150,7 +150,7 @@ def test_what_was_not_measured_is_not_drawn_as_nothing() -> None:
         JobStory(1, "b", COMPLETED, "", "n", "1", 1, 120.0, 10.0, 5 << 20),
         JobStory(2, "c", COMPLETED, "", "n", "1", 1, 140.0, 10.0, 5 << 20, used(4, at_s=130.0)),
     ]
-    figure = plots.plot(Story("run", "fit", jobs))
+    figure = run_plot.plot(Story("run", "fit", jobs))
     for title, most in (("Processors", 0.9), ("Memory [MB]", 4.0)):
         (axes,) = (a for a in figure.axes if a.get_title(loc="left") == title)
         times, values = map(list, axes.lines[0].get_data())
@@ -163,8 +163,8 @@ def test_what_was_not_measured_is_not_drawn_as_nothing() -> None:
 
 def test_busy_time_is_kept_when_it_is_added_up() -> None:
     told = story(5000, 50)
-    table = plots._Table(told)
-    step = (table.last - table.first) / plots.BINS
+    table = run_table.RunTable(told)
+    step = (table.last - table.first) / run_table.BINS
     busy = table.busy(table.begin, table.end, table.lane, 50)
     assert busy.sum() * step == pytest.approx(table.seconds.sum(), rel=0.02)
     assert busy.max() < 1.2
@@ -172,14 +172,15 @@ def test_busy_time_is_kept_when_it_is_added_up() -> None:
 
 def test_little_is_known() -> None:
     jobs = [JobStory(0), JobStory(1, state=CANCELED), JobStory(2, state=FAILED, host="a")]
-    figure = plots.plot(Story("run", "x" * 100, jobs, [WorkerStory("1"), WorkerStory("2", "b", 5)]))
+    workers = [WorkerStory("1"), WorkerStory("2", "b", 5)]
+    figure = run_plot.plot(Story("run", "x" * 100, jobs, workers))
     assert drawn(figure).shape
 
 
 def test_hostile_names_are_only_text() -> None:
     evil = r"$\frac{1}{$" + "\n%_^ <b> \x1b[2J" + "y" * 500
     job = JobStory(0, evil, FAILED, "died", evil, evil, 1, 100.0, 10.0, 5, used(1, 2, at_s=91))
-    assert drawn(plots.plot(Story(evil, evil, [job]))).shape
+    assert drawn(run_plot.plot(Story(evil, evil, [job]))).shape
 
 
 def test_the_users_own_figures_and_settings_are_left_alone() -> None:
@@ -188,7 +189,7 @@ def test_the_users_own_figures_and_settings_are_left_alone() -> None:
 
     before = pyplot.get_fignums(), dict(matplotlib.rcParams), matplotlib.get_backend()
     plots.cpu_png(used(1, 2))
-    plots.plot(story(60, 4))
+    run_plot.plot(story(60, 4))
     assert (pyplot.get_fignums(), dict(matplotlib.rcParams), matplotlib.get_backend()) == before
 
 
@@ -222,7 +223,7 @@ def test_beside_the_users_own_plots() -> None:
 def test_a_notebook_shows_it_and_it_can_be_pickled() -> None:
     import pickle
 
-    figure = plots.plot(story(3, 1))
+    figure = run_plot.plot(story(3, 1))
     assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
     assert pickle.loads(pickle.dumps(figure)).get_suptitle() == figure.get_suptitle()
 
