@@ -189,7 +189,7 @@ def _say(command: str, error: BaseException, as_json: bool) -> int:
     """Tells of an error; returns the exit status for it."""
     from gridmap.watching.logs import harmless
 
-    status: int = load("gridmap.commands.places").exit_status(error)
+    status: int = load("gridmap.commands.common").exit_status(error)
     if as_json:
         print(json.dumps({"error": str(error), "status": status}), file=sys.stderr)
     else:

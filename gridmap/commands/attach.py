@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.text import Text
 
 from gridmap._numbers import counted
+from gridmap.commands.common import FAILED, OK, path_of, run_dir
 from gridmap.commands.live import View
-from gridmap.commands.places import FAILED, OK, path_of, run_dir
 from gridmap.commands.printing import bar, console, put_json, put_line, safe
 from gridmap.commands.writing import Target
 from gridmap.earlier import attach

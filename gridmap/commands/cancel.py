@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from gridmap._numbers import counted
-from gridmap.commands.places import OK, agreed, number_of, observed
+from gridmap.commands.common import OK, agreed, number_of, observed
 from gridmap.commands.printing import console, put_json, put_line
 from gridmap.errors import GridMapError, LedgerError, LedgerInUse
 from gridmap.views import ENDED, INTERRUPTED, UNDER_WAY, RunView

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from gridmap._numbers import counted
-from gridmap.commands.places import (
+from gridmap.commands.common import (
     FAILED,
     OK,
     Misused,

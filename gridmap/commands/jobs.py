@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 from rich.text import Text
 
-from gridmap.commands.places import OK, observed
+from gridmap.commands.common import OK, observed
 from gridmap.commands.printing import (
     STYLES,
     console,

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from gridmap.commands.places import OK, number_of, observed
+from gridmap.commands.common import OK, number_of, observed
 from gridmap.commands.printing import console, put_json, put_line, safe
 from gridmap.errors import GridMapError
 from gridmap.launch import LOCAL

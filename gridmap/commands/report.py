@@ -10,7 +10,7 @@ from rich.text import Text
 
 from gridmap._numbers import counted
 from gridmap.commands.advising import Advice, advices
-from gridmap.commands.places import OK, observed
+from gridmap.commands.common import OK, observed
 from gridmap.commands.printing import (
     console,
     duration,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gridmap._numbers import counted
-from gridmap.commands.places import FAILED, OK, path_of, run_dir
+from gridmap.commands.common import FAILED, OK, path_of, run_dir
 from gridmap.commands.printing import console, put_json, put_line, safe
 from gridmap.commands.writing import Target
 from gridmap.errors import JobException, LedgerError, LedgerInUse

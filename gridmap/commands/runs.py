@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from gridmap.commands.places import OK, run_dir, views
+from gridmap.commands.common import OK, run_dir, views
 from gridmap.commands.printing import (
     console,
     duration,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.text import Text
 
-from gridmap.commands.places import OK, number_of, observed
+from gridmap.commands.common import OK, number_of, observed
 from gridmap.commands.printing import (
     STYLES,
     console,

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.text import Text
 
 from gridmap._numbers import counted, rate, time_left
+from gridmap.commands.common import observed, status_of
 from gridmap.commands.live import View
-from gridmap.commands.places import observed, status_of
 from gridmap.commands.printing import (
     bar,
     console,

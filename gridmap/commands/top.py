@@ -16,8 +16,8 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from gridmap._numbers import counted, rate, time_left
+from gridmap.commands.common import AT_ONCE, OK, run_dir
 from gridmap.commands.live import View
-from gridmap.commands.places import AT_ONCE, OK, run_dir
 from gridmap.commands.printing import (
     bar,
     console,

@@ -19,7 +19,7 @@ from gridmap.core.states import JobState
 from gridmap.errors import GridMapError
 from gridmap.views import JOB_STATES, SORTS, JobPage, JobRow, JobsAsked
 from gridmap.watching.gaps import waiting
-from gridmap.watching.places import condition, like, places
+from gridmap.watching.search import condition, like, places
 from gridmap.watching.told import Told
 
 MOST_ROWS = 1000

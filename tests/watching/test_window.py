@@ -19,7 +19,7 @@ import pytest
 import zmq
 
 import gridmap
-from gridmap.commands.places import views
+from gridmap.commands.common import views
 from gridmap.core.dispatcher import Summary
 from gridmap.errors import LedgerError, LedgerInUse
 from gridmap.ledger import reading

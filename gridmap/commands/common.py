@@ -1,4 +1,4 @@
-"""Which run, and which job of it, the words of a command mean."""
+"""What commands share: the run and the job that their words mean, questions, exit statuses."""
 
 from __future__ import annotations
 
