@@ -39,8 +39,9 @@ def clear_up(
         read_out.append(directory)
         directory.end(logs, keep_logs=False, keep_ledger=True)
         return
-    began = bool(dispatcher.workers)  # else the scheduler refused it, and would again
-    keep_ledger = options.durable and completed < total and (completed > 0 or began)
+    # a scheduler that refused it would do so again, and who canceled it wants it no more
+    failed = counts[JobState.FAILED] > 0 and bool(dispatcher.workers)
+    keep_ledger = options.durable and completed < total and (completed > 0 or failed)
     directory.end(logs, keep_logs or keep_ledger, keep_ledger)
     if keep_ledger:
         run, profile = directory.path.name, options.profile

@@ -12,8 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gridmap.ledger.directory import HISTORY, LEDGER_NAME
-from gridmap.ledger.file import DATA_NAME
+from gridmap.ledger.directory import HISTORY
 from tests.cluster.client import SLOTS, Program, eventually, processes, queued
 from tests.rows import row
 
@@ -121,15 +120,15 @@ class Interrupted:
         assert not set(processes()).intersection(self.sleepers())
         return gone
 
-    def no_key_left(self) -> bool:
-        """Returns whether the run directory is gone, or holds logs and the ledger and no key."""
+    def only_logs_left(self) -> bool:
+        """Returns whether the run directory is gone, or holds logs and no key."""
         left = {
             path.name
             for run in self.runs.iterdir()
             if run.name != HISTORY
             for path in run.iterdir()
         }
-        return left <= {"logs", LEDGER_NAME, DATA_NAME}
+        return left <= {"logs"}
 
 
 @row(
@@ -159,7 +158,7 @@ def test_signals(tmp_path, before, signals, statuses) -> None:
     assert run.program.wait(5) in statuses, run.program.printed()
     print(f"{[s.name for s in signals]}: canceled after {seconds:.2f} s")
     assert "could not" not in run.program.printed()
-    eventually(run.no_key_left, 2.0)
+    eventually(run.only_logs_left, 2.0)
 
 
 @pytest.mark.parametrize("how", ["with", "exit"])
@@ -169,7 +168,7 @@ def test_ends_of_a_program(tmp_path, before, how) -> None:
     seconds = run.all_gone(time.monotonic(), 2.0)
     print(f"{how}: canceled after {seconds:.2f} s")
     assert run.program.wait(5) == 0, run.program.printed()
-    eventually(run.no_key_left, 2.0)
+    eventually(run.only_logs_left, 2.0)
 
 
 def test_a_half_read_imap_that_is_dropped(tmp_path, before) -> None:
@@ -179,7 +178,7 @@ def test_a_half_read_imap_that_is_dropped(tmp_path, before) -> None:
     print(f"imap: canceled after {seconds:.2f} s")
     run.program.until_printed("left")
     assert not psutil.Process(run.program.process.pid).children()
-    eventually(run.no_key_left, 2.0)
+    eventually(run.only_logs_left, 2.0)
     run.program.process.kill()
     run.program.process.wait(10)
 
