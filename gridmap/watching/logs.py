@@ -11,7 +11,8 @@ from typing import NamedTuple
 MOST_BYTES = 65_536
 
 _HARMFUL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-_PROGRESS = re.compile(r"[^\n]*\r(?=[^\n])")
+# From the beginning of a line: or each character of a long line would be one to begin at.
+_PROGRESS = re.compile(r"^[^\n]*\r(?=[^\n])", re.MULTILINE)
 
 
 class Piece(NamedTuple):
