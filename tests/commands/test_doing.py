@@ -13,7 +13,7 @@ import pytest
 
 from gridmap.views import ENDED, INTERRUPTED, UNDER_WAY
 from gridmap.watching.observer import Observer, folders
-from tests.commands.conftest import gridmap
+from tests.commands.conftest import apart, gridmap
 from tests.doors.clients import Client, client, until
 from tests.watching.conftest import ENDS, calls, in_history, only, opened
 
@@ -38,7 +38,7 @@ def state(path: Path) -> str:
 
 def test_jobs_and_the_run_are_canceled(settled: Client, runs: Path) -> None:
     path = only(runs)
-    done = gridmap("cancel", path.name, "18", "gridmap_job19", "--reason", "not needed")
+    done = apart("cancel", path.name, "18", "gridmap_job19", "--reason", "not needed")
     assert (done.status, done.out) == (0, f"run {path.name}: 2 jobs canceled\n")
     with Observer(path) as one:
         until(lambda: one.run().canceled == 2, "both are canceled")
@@ -159,7 +159,7 @@ def test_runs_are_removed_but_those_that_live(settled: Client, runs: Path, tmp_p
     with client(tmp_path / "two", program) as two:
         assert two.ended(40) == 0
     (ended,) = (p for p in folders(runs) if p != path)
-    done = gridmap("clean", "--dry-run")
+    done = apart("clean", "--dry-run")
     assert [row["RUN"] for row in done.rows] == [ended.name] and ended.is_dir()
     assert gridmap("clean", "--older-than", "1", "--dry-run", "--json").json["found"] == []
     done = gridmap("clean")

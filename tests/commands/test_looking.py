@@ -14,7 +14,7 @@ import pytest
 
 from gridmap.commands.printing import moment
 from gridmap.watching.observer import ANSWER_S, folders
-from tests.commands.conftest import gridmap
+from tests.commands.conftest import apart, gridmap
 from tests.doors.clients import Client, client, until
 from tests.watching.conftest import ENDS, MAP, PROGRAM, only, opened
 
@@ -25,14 +25,14 @@ HOSTILE = "ValueError: [red]7[/] \\x1b[31mred\\x1b[0m"
 
 def test_a_run_that_is_under_way(settled: Client, runs: Path) -> None:
     run = only(runs).name
-    done = gridmap("runs")
+    done = apart("runs")
     (row,) = done.rows
     assert (done.status, done.err) == (0, "")
     assert (row["RUN"], row["STATE"], row["JOBS"], row["DONE"]) == (run, "under way", "20", "8")
     assert (row["FAILED"], row["NAME"]) == ("2", "gridmap_job")
     assert gridmap("runs", "--live").rows[0]["RUN"] == run
 
-    done = gridmap("status", "last")
+    done = apart("status", "last")
     assert done.status == 4
     assert done.facts["jobs"].startswith("20: 8 completed, 2 failed, 0 canceled, ")
     assert f"process {settled.process.pid}" in done.facts["state"]
@@ -42,7 +42,7 @@ def test_a_run_that_is_under_way(settled: Client, runs: Path) -> None:
     assert (told["run"]["completed"], told["run"]["pid"]) == (8, settled.process.pid)
     assert told["failures"][0]["count"] == 2
 
-    jobs = gridmap("jobs", ".", "--failed").rows
+    jobs = apart("jobs", ".", "--failed").rows
     assert [(row["JOB"], row["STATE"]) for row in jobs] == [("7", "failed"), ("8", "failed")]
     assert jobs[0]["ERROR"] == HOSTILE
     states = [row["STATE"] for row in gridmap("jobs", run).rows]
@@ -52,7 +52,7 @@ def test_a_run_that_is_under_way(settled: Client, runs: Path) -> None:
     page = gridmap("jobs", run, "-n", "3", "--json", "--after", page["next"]).json
     assert [row["job"] for row in page["rows"]] == [3, 4, 5]
 
-    done = gridmap("show", run, "gridmap_job7")
+    done = apart("show", run, "gridmap_job7")
     assert (done.status, done.facts["cause"]) == (0, "exception")
     assert "traceback on the node" in done.out and 'client.py", line' in done.out
     assert "second line" in done.out and "\x1b" not in done.out
@@ -61,12 +61,12 @@ def test_a_run_that_is_under_way(settled: Client, runs: Path) -> None:
                   or "memory\t█" in o and o, "it was measured", 40)  # fmt: skip
     assert shown
     assert gridmap("logs", run).status == 1 and "has no logs" in gridmap("logs", run).err
-    assert gridmap("top").rows[0]["RUN"] == run
+    assert apart("top").rows[0]["RUN"] == run
     assert gridmap("top", "--json").json["runs"][0]["total"] == 20
     done = gridmap("results", run)
     assert done.status == 4 and "is under way" in done.err
     assert gridmap("attach", run, cwd=runs).status == 4
-    assert gridmap("report", run).facts["jobs"].startswith("8 jobs completed")
+    assert apart("report", run).facts["jobs"].startswith("8 jobs completed")
 
 
 def test_a_client_that_is_stopped_does_not_hold_up_the_others(settled: Client, runs: Path) -> None:

@@ -14,7 +14,7 @@ from gridmap import Job, submit
 from gridmap.run import Run
 from gridmap.views import JobsAsked
 from gridmap.watching.observer import Observer
-from tests.commands.conftest import COMMAND, gridmap
+from tests.commands.conftest import COMMAND, apart, gridmap
 from tests.doors.clients import until
 from tests.watching.conftest import only
 from tests.wire.scheduler import ProcessBackend, cluster
@@ -80,7 +80,7 @@ def test_logs_and_what_jobs_used(run: Run, runs: Path, tmp_path: Path) -> None:
     assert row[5] == "died" and "exit" in row[6]
     assert gridmap("show", run.id, "1").facts["error"] == "KeyError: '[bold]x[/bold]'"
 
-    logs = gridmap("logs", run.id)
+    logs = apart("logs", run.id)
     assert logs.status == 0 and logs.out.count("==> ") >= 2 and "\x1b" not in logs.out
     assert all(f"said \\x1b[31m{x}" in logs.out for x in (0, 2, 3))
     told = gridmap("jobs", run.id, "--json").json["rows"]

@@ -121,7 +121,9 @@ def test_an_old_python_on_the_node(tmp_path: Path) -> None:
 
 
 def test_no_python_on_the_node(tmp_path: Path) -> None:
-    visit = Visit(tmp_path, "--json", prefix=instead('shift; exec /nosuch/python "$@"'))
+    visit = Visit(
+        tmp_path, "--json", prefix=instead('shift; exec /nosuch/python "$@"'), proof=False
+    )
     told = finding(visit.found(1), "submit", "start")
     assert "cannot start" in told["found"] and "virtual environment" in told["change"]
     gone(visit.runs)
@@ -130,7 +132,7 @@ def test_no_python_on_the_node(tmp_path: Path) -> None:
 @root_only
 def test_a_node_without_gridmap(tmp_path: Path) -> None:
     away = f'mount -t tmpfs none {Path(on_node.__file__).parent} && exec "$@"'
-    visit = Visit(tmp_path, "--json", prefix=f"unshare --mount {instead(away)}")
+    visit = Visit(tmp_path, "--json", prefix=f"unshare --mount {instead(away)}", proof=False)
     assert "not gridmap at the same path" in finding(visit.found(1), "submit", "start")["found"]
     gone(visit.runs)
 
@@ -139,7 +141,7 @@ def test_a_package_that_is_missing_there(tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "cloudpickle.py").write_text("raise ImportError('not for this node')")
     path = f"{tmp_path / 'broken'}:{ROOT}"
-    visit = Visit(tmp_path, "--json", prefix=instead(f'PYTHONPATH={path} exec "$@"'))
+    visit = Visit(tmp_path, "--json", prefix=instead(f'PYTHONPATH={path} exec "$@"'), proof=False)
     told = finding(visit.found(1), "node", "dependencies")
     assert "cloudpickle cannot be imported: ImportError: not for this node" in told["found"]
     gone(visit.runs)
@@ -151,7 +153,7 @@ def test_a_clock_that_is_wrong(tmp_path: Path) -> None:
         "import time\nreal = time.time\ntime.time = lambda: real() - 100\n"
     )
     path = f"{tmp_path / 'clock'}:{ROOT}"
-    visit = Visit(tmp_path, "--json", prefix=instead(f'PYTHONPATH={path} exec "$@"'))
+    visit = Visit(tmp_path, "--json", prefix=instead(f'PYTHONPATH={path} exec "$@"'), proof=False)
     told = finding(visit.found(0), "node", "clock")
     assert told["status"] == "warning" and "100 s behind this host's" in told["found"]
     gone(visit.runs)
@@ -163,7 +165,7 @@ def test_a_clock_that_is_wrong(tmp_path: Path) -> None:
 @root_only
 def test_a_run_directory_that_the_node_does_not_share(tmp_path: Path) -> None:
     hide = f'mount -t tmpfs none "{tmp_path / "runs"}" && exec "$@"'
-    visit = Visit(tmp_path, "--json", prefix=f"unshare --mount {instead(hide)}")
+    visit = Visit(tmp_path, "--json", prefix=f"unshare --mount {instead(hide)}", proof=False)
     told = finding(visit.found(1), "submit", "start")
     assert "the node does not see" in told["found"] and "GRIDMAP_RUN_DIR" in told["change"]
     gone(visit.runs)
@@ -175,7 +177,9 @@ def test_a_working_directory_that_is_another_one_there(tmp_path: Path) -> None:
     work.mkdir()
     (work / "data").write_text("1")
     hide = f'mount -t tmpfs none "{work}" && exec "$@"'
-    visit = Visit(tmp_path, "--json", prefix=f"unshare --mount {instead(hide)}", cwd=work)
+    visit = Visit(
+        tmp_path, "--json", prefix=f"unshare --mount {instead(hide)}", cwd=work, proof=False
+    )
     told = finding(visit.found(0), "node", "working_directory")
     assert told["status"] == "warning" and "another folder" in told["found"]
     gone(visit.runs)
@@ -187,14 +191,14 @@ def test_a_temp_dir_that_cannot_be_written_there(tmp_path: Path) -> None:
     temp.mkdir()
     bind = f'mount --bind "{temp}" "{temp}" && mount -o remount,bind,ro "{temp}" && exec "$@"'
     words = ("--json", "--temp-dir", str(temp))
-    visit = Visit(tmp_path, *words, prefix=f"unshare --mount {instead(bind)}")
+    visit = Visit(tmp_path, *words, prefix=f"unshare --mount {instead(bind)}", proof=False)
     told = finding(visit.found(1), "node", "temp_dir")
     assert "Read-only file system" in told["found"] and "DEFAULT_TEMP_DIR" in told["change"]
     gone(visit.runs)
 
 
 def test_few_open_files_on_the_node(tmp_path: Path) -> None:
-    visit = Visit(tmp_path, "--json", prefix=instead('ulimit -n 200; exec "$@"'))
+    visit = Visit(tmp_path, "--json", prefix=instead('ulimit -n 200; exec "$@"'), proof=False)
     told = finding(visit.found(0), "node", "limits")
     assert told["status"] == "warning" and "open files 200" in told["found"]
     gone(visit.runs)
@@ -204,7 +208,7 @@ def test_few_open_files_on_the_node(tmp_path: Path) -> None:
 
 
 def test_a_name_that_nobody_knows(tmp_path: Path) -> None:
-    visit = Visit(tmp_path, "--json", GRIDMAP_ANNOUNCE="nosuch.invalid:50000")
+    visit = Visit(tmp_path, "--json", GRIDMAP_ANNOUNCE="nosuch.invalid:50000", proof=False)
     told = finding(visit.found(1), "connection", "connect")
     assert "the node does not know that name" in told["found"]
     assert "GRIDMAP_ANNOUNCE" in told["change"]
@@ -216,7 +220,7 @@ def test_ports_that_are_taken(tmp_path: Path) -> None:
 
     with socket.create_server(("0.0.0.0", 0)) as listener:
         port = str(listener.getsockname()[1])
-        visit = Visit(tmp_path, "--json", GRIDMAP_PORTS=port)
+        visit = Visit(tmp_path, "--json", GRIDMAP_PORTS=port, proof=False)
         told = finding(visit.found(1), "connection", "listen")
     assert f"TCP port {port} is taken" in told["found"] and "GRIDMAP_PORTS" in told["change"]
     gone(visit.runs)
@@ -224,7 +228,7 @@ def test_ports_that_are_taken(tmp_path: Path) -> None:
 
 @root_only
 def test_a_node_without_a_network(tmp_path: Path) -> None:
-    visit = Visit(tmp_path, "--json", prefix="unshare --net")
+    visit = Visit(tmp_path, "--json", prefix="unshare --net", proof=False)
     told = finding(visit.found(1), "connection", "connect")
     assert "no route to that network" in told["found"]
     gone(visit.runs)
@@ -247,15 +251,10 @@ def two(tmp_path: Path) -> Iterator[Networks]:
             host.remove()
 
 
-def between(two: Networks, folder: Path, **environment: str) -> Visit:
+def between(two: Networks, folder: Path, proof: bool = False) -> Visit:
     """Returns a visit on the client, whose tasks are on the node."""
-    return Visit(
-        folder,
-        "--json",
-        prefix=shlex.join(two.node.prefix),
-        through=tuple(two.client.prefix),
-        **environment,
-    )
+    node, client = shlex.join(two.node.prefix), tuple(two.client.prefix)
+    return Visit(folder, "--json", prefix=node, through=client, proof=proof)
 
 
 def test_the_address_that_works_is_named(two: Networks, tmp_path: Path) -> None:
@@ -288,9 +287,10 @@ def test_a_firewall_that_rejects(two: Networks, tmp_path: Path) -> None:
 
 def test_one_network_of_two_is_cut_and_the_other_serves(two: Networks, tmp_path: Path) -> None:
     two.client.ip("route", "add", "blackhole", "10.213.1.2/32")
-    visit = between(two, tmp_path)
-    told = finding(visit.found(0), "connection", "connect")
-    assert f"{B}:" in told["facts"]["address"]
+    visit = between(two, tmp_path, proof=True)
+    told = visit.found(0)
+    assert f"{B}:" in finding(told, "connection", "connect")["facts"]["address"]
+    assert finding(told, "grid_map", "grid_map")["status"] == "ok"
     gone(visit.runs)
 
 
@@ -321,7 +321,7 @@ def test_a_grid_map_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_tasks_that_say_nothing_are_told_after_the_timeout(tmp_path: Path) -> None:
-    visit = Visit(tmp_path, "--json", "--timeout", "3", prefix=WAITS)
+    visit = Visit(tmp_path, "--json", "--timeout", "3", prefix=WAITS, proof=False)
     told = visit.found(1)
     found = finding(told, "submit", "start")
     assert "nothing is heard of it in 3 s" in found["found"]

@@ -28,6 +28,14 @@ ROOT = Path(__file__).resolve().parents[2]
 PREFIX = "PROCESSES_PREFIX"
 END_S = 60.0
 
+WITHOUT_PROOF = """
+import runpy
+from gridmap import doctor
+
+doctor.PROBES = tuple(probe for probe in doctor.PROBES if probe.name != "grid_map")
+runpy.run_module("gridmap.doctor", run_name="__main__")
+"""
+
 
 def make_backend() -> ProcessBackend:
     """The plug-in: starts workers by the command PROCESSES_PREFIX."""
@@ -66,6 +74,7 @@ class Visit:
     """The doctor as a program of its own, on a machine whose scheduler starts processes.
 
     :param prefix: the command that starts a task's command, and may break what the task meets
+    :param proof: there is a real grid_map at the end, which costs as much as all before it
     :param runs: the folder of runs
     """
 
@@ -76,8 +85,10 @@ class Visit:
         prefix: str = "",
         through: tuple[str, ...] = (),
         cwd: Path | None = None,
+        proof: bool = True,
         **environment: str,
     ) -> None:
+        program = ["-m", "gridmap.doctor"] if proof else ["-c", WITHOUT_PROOF]
         self.runs = folder / "runs"
         self.output = folder / "output"
         plugged = folder / "plugged"
@@ -96,7 +107,7 @@ class Visit:
         inherited = {k: v for k, v in os.environ.items() if k != "GRIDMAP_CONFIG"}
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [*through, sys.executable, "-m", "gridmap.doctor", "--backend=processes", *words],
+                [*through, sys.executable, *program, "--backend=processes", *words],
                 cwd=folder if cwd is None else cwd,
                 env={**inherited, **settings},
                 stdin=subprocess.DEVNULL,

@@ -35,10 +35,11 @@ sys.addaudithook(_note)
 
 def until(condition: Callable[[], Any], what: str, deadline_s: float = 10.0) -> Any:
     """Waits until a condition holds; returns what it returned."""
-    end = time.monotonic() + deadline_s
+    begun = time.monotonic()
     while not (answer := condition()):
-        assert time.monotonic() < end, f"after {deadline_s} s still not: {what}"
-        time.sleep(0.005)
+        waited_s = time.monotonic() - begun
+        assert waited_s < deadline_s, f"after {deadline_s} s still not: {what}"
+        time.sleep(min(max(0.005, waited_s / 20), 0.03))  # many conditions cost as much as jobs
     return answer
 
 
@@ -111,12 +112,12 @@ class Client:
     def family(self) -> list[psutil.Process]:
         """Returns all processes that carry the mark."""
         found = []
-        for process in psutil.process_iter():
+        mark = f"{MARK}={self._mark}\0".encode()
+        for folder in Path("/proc").iterdir():  # psutil takes a hundred times as long
             with contextlib.suppress(psutil.Error, OSError):
-                if process.status() == psutil.STATUS_ZOMBIE:
-                    continue
-                if process.environ().get(MARK) == self._mark:
-                    found.append(process)
+                # that of a zombie is empty
+                if folder.name.isdecimal() and mark in (folder / "environ").read_bytes():
+                    found.append(psutil.Process(int(folder.name)))
         return found
 
     def left_nothing(self, deadline_s: float = 2.0) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +84,16 @@ def axe_script() -> str:
     return (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 
 
-def violations(page: Any, script: str) -> list[str]:
-    """Returns what axe finds on a page; its script runs by the debugger, past the page's policy."""
+def violations(page: Any, script: str, rules: Sequence[str] = ()) -> list[str]:
+    """Returns what axe finds on a page; its script runs by the debugger, past the page's policy.
+
+    :param rules: only these are looked at
+    """
+    tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
     page.evaluate(script)
     found = page.evaluate(
-        "() => axe.run(document, {resultTypes: ['violations'], runOnly: {type: 'tag', values: "
-        "['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']}})"
+        "only => axe.run(document, {resultTypes: ['violations'], runOnly: only})",
+        {"type": "rule", "values": list(rules)} if rules else {"type": "tag", "values": tags},
     )
     return [
         f"{one['id']}: {one['help']}: {node['target']} {node['html'][:200]}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import sqlite3
 import threading
 import time
 from collections.abc import Sequence
@@ -78,6 +80,33 @@ def make(
     finally:
         assert book.close(WRITE_S)
     return folder
+
+
+def multiply(folder: Path, jobs: int, times: int) -> None:
+    """Has a ledger of so many jobs hold so many times as many: each row again, of later jobs.
+
+    A row costs a twentieth of one that is written as a fact.  The copies differ in how long they
+    took, in memory, and in when they ended.
+    """
+    with contextlib.closing(sqlite3.connect(folder / "ledger.sqlite")) as connection, connection:
+        connection.execute("CREATE TEMP TABLE copies (n INTEGER)")
+        connection.executemany("INSERT INTO copies VALUES (?)", [(n,) for n in range(1, times)])
+        later = {
+            "first": f"first + {jobs} * n",
+            "job": f"job + {jobs} * n",
+            "seconds": "seconds * (1 + n / 1000.0)",
+            "peak_rss": "peak_rss + 4096 * n",
+            "ended_s": "ended_s + 3600.0 * n",
+            "at_s": "at_s + 3600.0 * n",
+        }
+        for table in ("vals", "failures", "tries", "leases"):
+            found = connection.execute(f"SELECT name FROM pragma_table_info('{table}')")
+            names = [name for (name,) in found]
+            values = ", ".join(later.get(name, name) for name in names)
+            connection.execute(
+                f"INSERT INTO {table} SELECT {values} FROM copies CROSS JOIN {table}"
+            )
+        connection.execute("UPDATE parts SET count = count * ?", (times,))
 
 
 def _fill(

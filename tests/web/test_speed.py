@@ -16,10 +16,11 @@ import psutil
 import pytest
 
 from tests.web.conftest import Dashboard, dashboard_of
-from tests.web.ledgers import make
+from tests.web.ledgers import make, multiply
 from tests.web.test_pages import link
 
 LIMIT_S = 0.3
+SMALL = 20_000
 SORTS = ("job", "seconds", "memory", "ended")
 RUN = "/runs/large"
 
@@ -35,7 +36,7 @@ def large(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Dashboard, int, Path]]:
     folder: Path = tmp_path_factory.mktemp("large")
-    make(folder, "large", request.param)
+    multiply(make(folder, "large", SMALL), SMALL, request.param // SMALL)
     with dashboard_of(folder) as found:
         yield found, request.param, folder / "large/ledger.sqlite"
 
@@ -67,6 +68,8 @@ def test_each_page_comes_quickly(large: tuple[Dashboard, int, Path]) -> None:
             began = _spent_s(dashboard)
             assert dashboard.ask(path).status == 200
             taken.append(_spent_s(dashboard) - began)
+            if taken[-1] <= LIMIT_S:
+                break
         told.append((min(taken), path))
     print("\n".join(f"{1000 * taken:7.1f} ms  {path}" for taken, path in sorted(told)[::-1][:12]))
     print(f"{jobs:,} jobs: median {1000 * statistics.median(t for t, _ in told):.1f} ms")
