@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,11 @@ class Words(Struct, frozen=True):
     :param name: what people call it
     :param options: templates, in the order in which it is told them
     :param ignored: topics that it cannot be asked for and that jobs can do without: a warning
-    :param reserved: options that GridMap says itself; "-o*" stands for all that begin with -o
+    :param reserved: options that GridMap says itself; "-o*" stands for all that begin with -o,
+        "-W block" for `block` in the list of names and values that -W takes
+    :param flags: letters of options without a value.  Where there are some, letters are read as by
+        getopt(3): several may share a word, and a value may follow in the same word
+    :param longer: options that begin as a reserved letter does, and are others
     :param otherwise: topics that its backend sees to in another way
     :param values: what names and amounts may be made of, a regular expression
     :param requests: the same for each of the historic `resources=[...]`
@@ -52,6 +56,8 @@ class Words(Struct, frozen=True):
     options: tuple[str, ...]
     ignored: tuple[str, ...] = ()
     reserved: tuple[str, ...] = ()
+    flags: str = ""
+    longer: tuple[str, ...] = ()
     otherwise: tuple[str, ...] = ("interpreting_shell", "validation_level")
     values: str = PLAIN
     requests: str = PLAIN
@@ -80,8 +86,8 @@ GRID_ENGINE = Words(
         "{native}",
     ),
     reserved=(
-        *("-@", "-b", "-cwd", "-e", "-help", "-i", "-j", "-N", "-now", "-o", "-shell", "-sync"),
-        *("-t", "-terse", "-verify", "-wd"),
+        *("-@", "-b", "-clear", "-cwd", "-e", "-help", "-i", "-j", "-N", "-now", "-o", "-shell"),
+        *("-sync", "-t", "-terse", "-verify", "-wd"),
     ),
     otherwise=(),
     has_all_q=True,
@@ -102,7 +108,7 @@ SLURM = Words(
         "{native}",
     ),
     reserved=(
-        *("-a*", "-D*", "-e*", "-h", "-J*", "-M*", "-N*", "-o*", "-Q", "-V", "-W", "-x*"),
+        *("-a", "-D", "-e", "-h", "-J", "-M", "-N", "-o", "-Q", "-V", "-W", "-x", ":"),
         *("--array", "--chdir", "--clusters", "--error", "--exclude", "--export", "--export-file"),
         *(
             "--help",
@@ -116,6 +122,7 @@ SLURM = Words(
         *("--quiet", "--requeue", "--signal", "--test-only", "--usage", "--version", "--wait"),
         "--wrap",
     ),
+    flags="hHOQsvVW",
     # hosts: it can leave out all others
     otherwise=("interpreting_shell", "validation_level", "hosts"),
     requests=r"--[a-z][a-z-]*(=[^\n\0]*)?",
@@ -154,7 +161,7 @@ def words_from(table: Mapping[str, Any], where: str) -> Words:
     given: dict[str, Any] = {}
     for name in (name for name in Words.__struct_fields__ if name in table):
         value = table[name]
-        if name in ("options", "ignored", "reserved", "otherwise"):
+        if name in ("options", "ignored", "reserved", "longer", "otherwise"):
             if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
                 raise ValueError(f"{where}: {name} is {value!r}; it must be a list of texts")
             given[name] = tuple(value)
@@ -306,23 +313,73 @@ def _native(words: Words, native: Sequence[str]) -> list[str]:
         except ValueError as error:
             raise ValueError(f"native has {option!r}: {error}") from error
         # a word that belongs to no option would be taken for the program to run
-        if cut and (not cut[0].startswith("-") or {"-", "--"} & {*cut}):
+        if cut and (not cut[0].startswith("-") or {"-", "--"} & {*cut} or _program(words, cut)):
             raise ValueError(f"native has {option!r}; each begins with the name of an option")
         found += cut
-    for word in found:
+    for at, word in enumerate(found):
         if re.search(r"[\n\0]|\\\s*$", word):
             raise ValueError(f"native has {word!r}; an option is one line")
-        _refuse_reserved(words, "native", word)
+        _refuse_reserved(words, "native", word, "".join(found[at + 1 : at + 2]))
     return found
 
 
-def _refuse_reserved(words: Words, what: str, given: str) -> None:
-    word = given
-    if words.by_line:  # a name in any spelling, and what follows it
-        word = re.sub(r"^\s*(\w*).*", lambda found: found[1].lower(), word)
-    name = word.partition("=")[0].strip()
+def _program(words: Words, cut: Sequence[str]) -> bool:
+    """Returns whether a word follows an option that has its value already, or takes none."""
+    if not words.flags or words.longer:  # names of several letters look like letters and values
+        return False
+    for before, word in zip(cut, cut[1:], strict=False):
+        last = [*_letters(words, before), ""][-2:][0]
+        done = len(last) > 2 or last[1:] in words.flags if last else "=" in before
+        if done and before.startswith("-") and not word.startswith("-"):
+            return True
+    return False
+
+
+def _letters(words: Words, word: str) -> Iterator[str]:
+    """Yields the options in one word, as getopt(3) reads it: -Hn4 are -Hn4 and -n4."""
+    if not re.match("-[^-]", word):
+        return
+    for at, letter in enumerate(word[1:], 1):
+        yield f"-{word[at:]}"
+        if letter not in words.flags:
+            return
+
+
+def _refuse_reserved(words: Words, what: str, given: str, following: str = "") -> None:
+    """Refuses a word, or line, that says what GridMap says itself, however it is spelt.
+
+    :param following: the next word, which may be its value
+    """
+    found = [given]
+    if words.by_line:  # a name in any spelling, also as the attribute of a job, and what follows it
+        found = [re.sub(r"^\s*(\+|MY\.)?\s*(\w*).*", _name, given, flags=re.I | re.S)]
+    elif given in words.longer:
+        return
+    elif words.flags:
+        found = [*_letters(words, given)] or found
     for option in map(str.lower, words.reserved) if words.by_line else words.reserved:
-        same = word.startswith(option[:-1]) if option.endswith("*") else name == option
-        shortened = len(name) > 2 and name.startswith("--") and option.startswith(name)
-        if same or shortened:
+        if any(_same(words, option, word, following) for word in found):
             raise ValueError(f"{what} has {given!r}, which GridMap says to {words.name} itself")
+    if words.flags and re.match("-[^-]=", found[-1]):
+        right = f"{found[-1][:2]} {found[-1][3:]}"
+        raise ValueError(f"{what} has {given!r}; a letter's value has no '=': say {right!r}")
+
+
+def _name(found: re.Match[str]) -> str:
+    return found[2].lower()
+
+
+def _same(words: Words, option: str, word: str, following: str) -> bool:
+    """Returns whether a word says a reserved option: by its name, or shortened."""
+    option, _, of_list = option.partition(" ")
+    name = word.partition("=")[0].strip()
+    if option.endswith("*"):
+        return word.startswith(option[:-1])
+    if option.startswith("--"):
+        return len(name) > 2 and option.startswith(name.lower())
+    letter = bool(words.flags) and len(option) == 2 and word.startswith(option)
+    if of_list:
+        value = (word[len(option) :] if letter else "") or following
+        pairs = (pair.partition("=")[0].strip() for pair in value.split(","))
+        return (letter or name == option) and of_list in pairs
+    return letter or name == option

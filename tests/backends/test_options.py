@@ -345,3 +345,58 @@ def test_a_line_does_not_swallow_the_next_one() -> None:
     for asked in (Resources(native=("x=y \\",)), Resources(extra=("x=y\\ ",))):
         with pytest.raises(ValueError, match="one line"):
             render(words_of("htcondor"), asked)
+
+
+# --- what GridMap says itself, in other spellings -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "native"),
+    [
+        *(("slurm", x) for x in ("-HJx", "-abc", "-Oo /tmp/x", "-vQ", "-Whatever", "-sN2")),
+        *(("slurm", x) for x in ("--arr=1-4", "--out x", "--job x", "--wa", "--ch /", "--par")),
+        *(("slurm", x) for x in ("-n 1 : -n 2", "--dependency=afterok:7 --wra=x")),
+        *(("slurm_commands", x) for x in ("-HJx", "--arr=1-4", "-vo/x")),
+        *(("openpbs", x) for x in ("-fJ0-3", "-J0-3", "-zq x", "-Wblock=true", "-So", "-fNx")),
+        *(("openpbs", x) for x in ("-W umask=2,block=true", "-W block=1", "--version")),
+        *(("lsf", x) for x in ("-Jx[1-3]", "-oo x", "-eo x", "-BJ x", "-Is", "-KN", "-rn")),
+        *(("oar", x) for x in ("-l/nodes=2", "-nx", "-kI", "--arr 3", "--ARRAY=3", "--check 5")),
+        *(("oar", x) for x in ("--sig=9", "-J", "--resub 3", "--reso /nodes=3")),
+        *(("htcondor", x) for x in ("+JobBatchName=x", "MY.Cmd = x", "my.out=x", "Stdout=x")),
+        *(("htcondor", x) for x in ("+ Iwd = /", "include : x", "if true", "initial_dir=/")),
+        *(("grid_engine", x) for x in ("-clear", "-tc 3 -t 1-3")),
+    ],
+)
+def test_reserved_options_are_found_in_every_spelling(name: str, native: str) -> None:
+    words = words_of(name)
+    with pytest.raises(ValueError, match=f"which GridMap says to {words.name} itself"):
+        render(words, Resources(native=(native,)))
+
+
+@pytest.mark.parametrize(
+    ("name", "native"),
+    [
+        *(("slurm", x) for x in ("-n4", "-Hn4", "-k", "-d afterok:7", "-Cfast")),
+        *(("slurm", x) for x in ("--exclusive", "--qos=long", "-kJx", "-t5 -pmain")),
+        *(("openpbs", x) for x in ("-W depend=afterok:1", "-Wumask=2", "-l x=1", "-p -5", "-PX")),
+        *(("lsf", x) for x in ("-Jd text", "-ep x", "-env none", "-n4", "-hostfile x", "-B")),
+        *(("oar", x) for x in ("-t besteffort", "-tJ", "-k", "--notify=x", "-a 17")),
+        *(("htcondor", x) for x in ("+Wanted = true", "rank = Cmd", "MY.Outer=1")),
+        *(("grid_engine", x) for x in ("-tc 5", "-l h=a,b=1", "-js 5", "-hold_jid 7")),
+    ],
+)  # fmt: skip
+def test_options_that_only_look_alike_are_passed_on(name: str, native: str) -> None:
+    told = render(words_of(name), Resources(native=(native,)))
+    assert told[-1:] == [native if words_of(name).by_line else shlex.split(native)[-1]]
+
+
+@pytest.mark.parametrize("name", ["slurm", "openpbs", "lsf", "oar"])
+def test_a_letters_value_has_no_equals_sign(name: str) -> None:
+    with pytest.raises(ValueError, match="'-q=main'; a letter's value has no '=': say '-q main'"):
+        render(words_of(name), Resources(native=("-q=main",)))
+
+
+@pytest.mark.parametrize("native", ["-n4 x.sh", "--qos=long x.sh", "-H x.sh", "-Hn4 x.sh"])
+def test_a_word_behind_a_whole_option_is_a_program(native: str) -> None:
+    with pytest.raises(ValueError, match="each begins with the name of an option"):
+        render(SLURM, Resources(native=(native,)))
