@@ -22,7 +22,15 @@ from gridmap.core.spec import Resources
 # Blanks, quotes and shell characters would end or change a word for who reads it word by word.
 PLAIN = r"[A-Za-z0-9_.+@*?!|&()\[\]:=,/%^~][A-Za-z0-9_.+@*?!|&()\[\]:=,/%^~-]*"
 
+HOST = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+"""One host.  "n[1-9]", "a,b", "!a" or "a+2" are several, others, or a wish to some scheduler."""
+
 _PLAIN_MEANS = "options cannot hold blanks, quotes or shell characters, nor start with '-'"
+
+_ONE_RESOURCE = ("h_vmem", "mem_free", "os_distribution", "os_minor")
+"""Values that follow `-l NAME=`, where a comma begins another resource."""
+
+_CLOSE = {"(": ")", "[": "]", "{": "}"}
 
 _REPEATED = {"request": "requests", "feature": "features"}
 
@@ -46,6 +54,8 @@ class Words(Struct, frozen=True):
     :param longer: options that begin as a reserved letter does, and are others
     :param otherwise: topics that its backend sees to in another way
     :param values: what names and amounts may be made of, a regular expression
+    :param host_names, queue_names, each_feature: the same for these; "": as `values`
+    :param features_are: what a feature is, for the error
     :param requests: the same for each of the historic `resources=[...]`
     :param requests_are: what each of these is, for the error
     :param has_all_q: "all.q", the queue by default, is the name of a queue
@@ -60,6 +70,10 @@ class Words(Struct, frozen=True):
     longer: tuple[str, ...] = ()
     otherwise: tuple[str, ...] = ("interpreting_shell", "validation_level")
     values: str = PLAIN
+    host_names: str = HOST
+    queue_names: str = ""
+    each_feature: str = ""
+    features_are: str = ""
     requests: str = PLAIN
     requests_are: str = ""
     has_all_q: bool = False
@@ -90,6 +104,9 @@ GRID_ENGINE = Words(
         *("-sync", "-t", "-terse", "-verify", "-wd"),
     ),
     otherwise=(),
+    host_names=r"[A-Za-z0-9_@*?\[][A-Za-z0-9_.@*?\[\]-]*",  # it has patterns for them
+    each_feature=f"(?!.*,){PLAIN}",
+    features_are='one resource, such as "arch=lx-amd64"',
     has_all_q=True,
 )
 """Source: qsub(1), sge_types(1)"""
@@ -198,7 +215,8 @@ def check(words: Words) -> None:
     for topic in (*words.ignored, *words.otherwise):
         if topic not in TOPICS:
             raise ValueError(f"{topic!r} is nothing to ask for; there are: {', '.join(TOPICS)}")
-    for pattern in (words.values, words.requests):
+    patterns = (words.values, words.host_names, words.queue_names, words.each_feature)
+    for pattern in (*patterns, words.requests):
         try:
             re.compile(pattern)
         except re.error as error:
@@ -257,6 +275,7 @@ def _options(words: Words, resources: Resources, use_mem_free: bool) -> tuple[li
     options: list[str] = []
     said: set[str] = set()
     for template in words.options:
+        _refuse_mixed(template, resources.features)
         if template == "{native}":
             options += _native(words, resources.native)
             said.add("native")
@@ -299,9 +318,50 @@ def _checked(words: Words, what: str, value: str) -> str:
         if words.by_line and value.rstrip().endswith("\\"):
             raise ValueError(f"{what} has {value!r}; it is one line")
         _refuse_reserved(words, what, value)
-    elif not re.fullmatch(words.values, value):
-        raise ValueError(f"{what} is {value!r}; {words.name}'s {_PLAIN_MEANS}")
+        if any("{requests:" in option for option in words.options):
+            _refuse_open(what, value)
+        return value
+    own, means = {
+        "hosts (white_list)": (words.host_names, "each is the name of one host"),
+        "queue": (words.queue_names, "it is the name of a queue"),
+        "features": (words.each_feature, words.features_are and f"each is {words.features_are}"),
+    }.get(what, ("", ""))
+    if not re.fullmatch(words.values if what != "features" or not own else own, value):
+        told = means if own and what == "features" else f"{words.name}'s {_PLAIN_MEANS}"
+        raise ValueError(f"{what} is {value!r}; {told or _PLAIN_MEANS}")
+    if own and not re.fullmatch(own, value):
+        raise ValueError(f"{what} is {value!r}; on {words.name} {means}")
+    if what in _ONE_RESOURCE and re.search("[,=]", value):
+        raise ValueError(f"{what} is {value!r}; ',' and '=' would make it something else")
+    if what == "features":
+        _refuse_open(what, value)
     return value
+
+
+def _refuse_open(what: str, value: str) -> None:
+    """Refuses an expression that would end, or swallow, the one that it is put into."""
+    open_now: list[str] = []
+    for sign in value:
+        quoted = open_now[-1:] in (["'"], ['"'])
+        if open_now and sign == open_now[-1]:
+            open_now.pop()
+        elif not quoted and sign in "([{'\"":
+            open_now.append(_CLOSE.get(sign, sign))
+        elif not quoted and sign in ")]}":
+            open_now.append("nothing")
+            break
+    if open_now:
+        raise ValueError(f"{what} has {value!r}; a bracket or quote in it is not closed, or opened")
+
+
+def _refuse_mixed(template: str, features: Sequence[str]) -> None:
+    """Refuses "a|b" beside another feature where the two are joined by "and", which binds more."""
+    if len(features) < 2 or not re.search(r"\{features:&+\}", template):
+        return
+    for feature in features:
+        outside = re.sub(r"\([^()]*\)|\[[^\[\]]*\]", "", feature)
+        if re.search("[|,]", outside):
+            raise ValueError(f'features has {feature!r} and others; say "({feature})"')
 
 
 def _native(words: Words, native: Sequence[str]) -> list[str]:
