@@ -364,6 +364,11 @@ def _refuse_mixed(template: str, features: Sequence[str]) -> None:
             raise ValueError(f'features has {feature!r} and others; say "({feature})"')
 
 
+def native_words(resources: Resources) -> list[str]:
+    """Returns native options, and each of the historic list, that a command takes as words."""
+    return [*resources.extra, *(one for text in resources.native for one in shlex.split(text))]
+
+
 def _native(words: Words, native: Sequence[str]) -> list[str]:
     """Returns native options, each cut into words as a shell does, where words are meant."""
     found = list(native) if words.by_line else []
