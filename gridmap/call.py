@@ -11,7 +11,14 @@ from typing import Any
 from msgspec.structs import replace
 
 from gridmap import data
-from gridmap.conf import LATELY_S, Settings, backend_file, backend_files, settings
+from gridmap.conf import (
+    LATELY_S,
+    Settings,
+    backend_file,
+    backend_files,
+    settings,
+    tell_of_variables,
+)
 from gridmap.core.spec import Resources, for_worker
 from gridmap.engine import Engine
 from gridmap.errors import DRMAANotPresentException
@@ -64,6 +71,7 @@ class Call:
     ) -> Call:
         """Returns a Call; these are all options of the doors that are not those of a Job."""
         config = settings(profile, LATELY_S)  # whoever applied the profile has just looked
+        tell_of_variables()
         if isinstance(white_list, str) or not isinstance(white_list, Iterable | None):
             raise TypeError(f"white_list is a list of host names, not {white_list!r}")
         if on_error not in ON_ERROR:

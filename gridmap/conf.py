@@ -96,6 +96,37 @@ LATELY_S = 0.05
 """Where jobs are made one after the other, files are looked for so often."""
 
 
+OTHER_VARIABLES = frozenset({
+    "GRIDMAP_CONFIG", "GRIDMAP_NATIVE_ID", "GRIDMAP_SITE_CONFIG", "GRIDMAP_WORKER",
+})  # fmt: skip
+"""Variables of GridMap's that are no settings of the table."""
+
+
+def meant(variable: str) -> str:
+    """Returns the setting that a variable of the environment probably stands for; "": none."""
+    import difflib  # takes a while, and is seldom needed
+
+    names = [*_BY_NAME, *OTHER_VARIABLES]
+    return next(iter(difflib.get_close_matches(variable, names, n=1, cutoff=0.75)), "")
+
+
+def tell_of_variables() -> None:
+    """Warns, once, of variables that look like settings and are none: they change nothing."""
+    for name in sorted(os.environ):
+        known = not name.startswith("GRIDMAP_") or name in _BY_NAME or name in OTHER_VARIABLES
+        if known or (name, "") in _told:
+            continue
+        _told.add((name, ""))
+        like = meant(name)
+        if like:
+            import logging
+
+            logging.getLogger(__name__).warning(
+                "the environment variable %s is no setting of GridMap, and changes nothing; "
+                "is %s meant?", name, like,
+            )  # fmt: skip
+
+
 def settings(profile: str | None = None, within_s: float = 0.0) -> Settings:
     """Returns what every setting is worth now.
 

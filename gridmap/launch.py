@@ -18,7 +18,8 @@ from gridmap.backends.base import SubmitRequest
 from gridmap.conf import Settings
 from gridmap.core.messages import PROTOCOL
 from gridmap.core.policy import Limits
-from gridmap.core.spec import for_worker
+from gridmap.core.spec import Resources, for_worker
+from gridmap.errors import BackendError
 from gridmap.monitor.transport import Transport
 from gridmap.node.forkserver import Forkserver
 from gridmap.plan import Plan, client_sys_path
@@ -106,7 +107,7 @@ def launch_on_cluster(
         Limits(
             max_workers,
             pool.children(children),
-            walltime_s=pool.resources.walltime_s or 0.0,
+            walltime_s=pool.resources.walltime_s or _usual_s(backend, pool.resources),
             more_memory=pool.more_memory,
             more_time=pool.more_time,
         )
@@ -129,6 +130,15 @@ def launch_on_cluster(
     # Whoever is started anew in the place of a dead worker has to get the name in time.
     lively_s = settings.startup_deadline_s / 4
     return limits, ClusterTransport(run, backend, link, request, lively_s)
+
+
+def _usual_s(backend: Backend, resources: Resources) -> float:
+    """Returns the scheduler's own time limit for workers that ask for none; 0: not known."""
+    ask: Callable[[Resources], float] | None = getattr(backend, "walltime_s", None)
+    try:
+        return ask(resources) if ask is not None else 0.0
+    except BackendError:
+        return 0.0  # whoever submits says so
 
 
 def listen(settings: Settings) -> tuple[RunKeys, MonitorLink]:

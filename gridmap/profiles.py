@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from gridmap import conf
 from gridmap.errors import ConfigError
-from gridmap.resources import Resources
+from gridmap.resources import Resources, WithList
 from gridmap.retry import Retry
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ SAME = (
     ("white_list", "hosts"),
 )
 """Arguments, and the fields of Resources that say the same."""
+
+SILENT_WHEN_EMPTY = ("h_vmem", "mem_free", "h_rt", "white_list")
+"""Of these, arguments that say nothing of the field when they are empty: "" and []."""
 
 INSTEAD = {
     "local": ("backend", "require_cluster"),
@@ -117,6 +120,7 @@ def _filled(
     """
     said = {name: value for name, value in given.items() if value is not None}
     entries = {keys: entry for keys, entry in profile.items() if keys[0] in takes}
+    listed = entries.get(("resources",))
     for name, value in said.items():
         entries.pop((name,), None)
         for other in INSTEAD.get(name, ()) if value else ():
@@ -126,7 +130,7 @@ def _filled(
         del entries[("backend",)]
     of_resources = _said_fields(said.get("resources"))
     for name, field in SAME:
-        if name in said:
+        if name in said and not (name in SILENT_WHEN_EMPTY and _empty(said[name])):
             entries.pop(("resources", field), None)
         if field in of_resources:
             entries.pop((name,), None)
@@ -142,7 +146,13 @@ def _filled(
         table = {keys: entry for keys, entry in entries.items() if keys[0] == name and keys[1:]}
         if table:
             filled[name] = _made(make, table, said.get(name))
+    if listed is not None and isinstance(said.get("resources"), Resources):
+        filled["resources"] = WithList(**of_resources, extra=tuple(listed.value))
     return filled
+
+
+def _empty(value: Any) -> bool:
+    return isinstance(value, (str, list, tuple, set, frozenset)) and not value
 
 
 def _made(make: Callable[[dict[str, Any], Any], Any], table: Entries, said: Any) -> Any:
@@ -170,10 +180,15 @@ def _retry(values: dict[str, Any], said: Any) -> Any:
 
 
 def _resources(values: dict[str, Any], said: Any) -> Any:
-    """Returns Resources; where the call has some, too, each field of theirs wins."""
-    if said is not None and not isinstance(said, Resources):
-        return said  # the historic list
-    return Resources(**{**values, **_said_fields(said)})
+    """Returns Resources; where the call has some, too, each field of theirs wins.
+
+    A historic list of the call is something else than the fields, and stands beside them.
+    """
+    if isinstance(said, str | Mapping) or not isinstance(said, Resources | Iterable | None):
+        return said  # whoever takes it says what is wrong with it
+    if said is None or isinstance(said, Resources):
+        return Resources(**{**values, **_said_fields(said)})
+    return WithList(**values, extra=tuple(said))
 
 
 def _said_fields(resources: Any) -> dict[str, Any]:

@@ -103,6 +103,15 @@ class Resources(Struct, frozen=True, kw_only=True):
         return None if self.walltime is None else walltime_s("Resources: walltime", self.walltime)
 
 
+class WithList(Resources, frozen=True, kw_only=True):
+    """Resources of which a part was said by the historic `resources=[...]`.
+
+    :param extra: that list
+    """
+
+    extra: tuple[str, ...] = ()
+
+
 def memory_bytes(what: str, given: Any) -> int:
     """Returns an amount of memory in bytes.
 

@@ -6,7 +6,7 @@ import operator
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -141,15 +141,17 @@ class Job:
         self.gpu = whole_number("gpu", gpu or 0, 0)
         self.h_vmem = h_vmem
         self.h_rt = h_rt
-        historic = () if isinstance(resources, Resources) else resources or ()
-        self.resources: list[str] = list(historic)
+        historic = (
+            getattr(resources, "extra", ()) if isinstance(resources, Resources) else resources
+        )
+        self.resources: list[str] = list(historic or ())
         self.memory_bytes = 0
         self.walltime_s: float | None = None
         self.hosts: tuple[str, ...] = ()
         self.features: tuple[str, ...] = ()
         self.native: tuple[str, ...] = ()
         if isinstance(resources, Resources):
-            self._take(resources, queue)
+            self._take(resources, queue, getattr(profile, "given", ()))
         self.retry = as_retry(retry)
         self.retry_on = as_exceptions(retry_on)
         self.max_rss_bytes = 0 if max_rss is None else amount_bytes("max_rss", max_rss)
@@ -164,14 +166,19 @@ class Job:
         self.start_anew()
         self.resources_wanted()  # for its errors
 
-    def _take(self, new: Resources, queue: str | None) -> None:
+    def _take(self, new: Resources, queue: str | None, given: Collection[str]) -> None:
         """Takes over what was said by `Resources`.
 
         :param queue: the queue that was given
+        :param given: arguments that somebody gave, also those that he gave as the default is
         :raises ValueError: the same thing was also said by a historic argument, and differently
         """
-        self.num_slots = _one_of("num_slots", self.num_slots, "slots", new.slots, 1)
-        self.gpu = _one_of("gpu", self.gpu, "gpus", new.gpus, 0)
+        said = new.said()
+        for old, name, least in (("num_slots", "slots", 1), ("gpu", "gpus", 0)):
+            value: int = getattr(self, old)
+            mine = value if old in given or value != least else None
+            one = _one_of(old, mine, name, said.get(name), None)
+            setattr(self, old, least if one is None else one)
         self.project = _one_of("project", self.project, "project", new.project, None)
         self.queue = _one_of("queue", queue, "queue", new.queue, None) or self.queue
         self.hosts, self.features = tuple(new.hosts), tuple(new.features)
@@ -184,7 +191,7 @@ class Job:
             return
         for name, usual in (("h_vmem", None), ("mem_free", USUAL_MEM_FREE)):
             text = getattr(self, name)
-            if text and text != usual:
+            if text and (text != usual or name in given):
                 slots = f" for each of {self.num_slots} slots" if self.num_slots > 1 else ""
                 nbytes = memory_bytes(name, text) * self.num_slots
                 _one_of(name, nbytes, "memory", new.memory_bytes, 0, f"{text}{slots}", new.memory)

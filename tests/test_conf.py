@@ -187,3 +187,20 @@ def test_an_unknown_name() -> None:
     with pytest.raises(AttributeError, match="NO_SUCH_SETTING"):
         conf.NO_SUCH_SETTING  # noqa: B018
     assert "NUM_RESUBMITS" in dir(conf)
+
+
+def test_a_misspelt_variable_is_told_once_and_with_what_is_meant(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(conf, "_told", set())
+    for name in ("GRIDMAP_RUNDIR", "GRIDMAP_CONFG", "GRIDMAP_OF_OUR_SITE", "GRIDMAP_CONFIG"):
+        monkeypatch.setenv(name, "")
+    for _ in range(2):
+        assert gridmap.grid_map(abs, [-1], local=True) == [1]
+    told = [one.getMessage() for one in caplog.records if one.name == "gridmap.conf"]
+    assert told == [
+        "the environment variable GRIDMAP_CONFG is no setting of GridMap, and changes nothing; "
+        "is GRIDMAP_CONFIG meant?",
+        "the environment variable GRIDMAP_RUNDIR is no setting of GridMap, and changes nothing; "
+        "is GRIDMAP_RUN_DIR meant?",
+    ]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import selectors
 import signal
 import subprocess
+import time
 from collections.abc import Iterable, Mapping
 
 LOG_TAIL_BYTES = 4_000
@@ -15,6 +17,14 @@ END_S = 5.0
 
 MISSING, LATE = 127, 124
 """Exit statuses of a command that does not exist, and of one that did not answer in time."""
+
+LONG = -signal.SIGKILL
+"""Exit status of a command that was ended for what it printed; what it did by then is not known."""
+
+MOST_OUTPUT_BYTES = 64 << 20
+"""More is no answer.  A list of 100,000 workers has 20 MB."""
+
+_AT_ONCE_BYTES = 1 << 16
 
 
 def run(
@@ -25,6 +35,7 @@ def run(
     :param text: what it reads from its standard input
     :param environment: None: this program's
     """
+    began = time.monotonic()
     try:
         process = subprocess.Popen(
             command,
@@ -37,14 +48,64 @@ def run(
     except OSError as error:
         return MISSING, str(error)
     try:
-        output, _ = process.communicate(text.encode(), deadline_s)
-    except subprocess.TimeoutExpired as late:
-        if process.poll() is None:
+        output, complete = _talk(process, text.encode(), began + deadline_s)
+        if len(output) > MOST_OUTPUT_BYTES:
+            most = f"{MOST_OUTPUT_BYTES >> 20} MiB"
+            return LONG, f"{command[0]} printed more than {most}, and was ended: is it in a loop?"
+        # when it has ended, what it left running still has its pipe
+        if process.poll() is None and (not complete or not _ends(process, began + deadline_s)):
             return LATE, f"no answer within {deadline_s:g} s"
-        output = late.output or b""  # what it left running still has its pipe
     finally:
         _end(process)
     return process.returncode, output.decode(errors="replace")
+
+
+def _talk(process: subprocess.Popen[bytes], text: bytes, until: float) -> tuple[bytes, bool]:
+    """Writes and reads; returns what was read, and whether that is all.
+
+    It stops when there is too much, since nobody else would: a command may print without end.
+    """
+    assert process.stdin is not None and process.stdout is not None
+    output = bytearray()
+    left = memoryview(text)
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        if left:
+            os.set_blocking(process.stdin.fileno(), False)
+            selector.register(process.stdin, selectors.EVENT_WRITE)
+        else:
+            process.stdin.close()
+        while len(output) <= MOST_OUTPUT_BYTES:
+            ready = selector.select(max(0.0, until - time.monotonic()))
+            if not ready:
+                return bytes(output), False
+            for key, _ in ready:
+                if key.fileobj is process.stdout:
+                    new = os.read(key.fd, _AT_ONCE_BYTES)
+                    if not new:
+                        return bytes(output), True
+                    output += new
+                    continue
+                try:
+                    left = left[os.write(key.fd, left[:_AT_ONCE_BYTES]) :]
+                except BlockingIOError:
+                    continue
+                except BrokenPipeError:
+                    left = left[:0]  # it reads no more
+                if not left:
+                    selector.unregister(process.stdin)
+                    with contextlib.suppress(BrokenPipeError):
+                        process.stdin.close()
+    return bytes(output), False
+
+
+def _ends(process: subprocess.Popen[bytes], until: float) -> bool:
+    """Returns whether a command that has closed its output ends in time."""
+    try:
+        process.wait(max(0.0, until - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

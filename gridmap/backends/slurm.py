@@ -8,6 +8,7 @@ import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 
+from gridmap.backends.asked import HISTORIC_QUEUE
 from gridmap.backends.base import SubmitRequest
 from gridmap.backends.bookkeeping import MOST_IDS, BackendByCommands, InDoubt, job_of
 from gridmap.backends.commands import (
@@ -18,7 +19,7 @@ from gridmap.backends.commands import (
     worker_logs,
 )
 from gridmap.backends.native import is_of_run, job_name
-from gridmap.backends.options import SLURM, render
+from gridmap.backends.options import SLURM, native_words, render
 from gridmap.backends.slurm_words import (
     FIELDS,
     SEPARATOR,
@@ -28,8 +29,10 @@ from gridmap.backends.slurm_words import (
     parse_sacct,
     parse_squeue,
     submitted,
+    usual_time_s,
 )
 from gridmap.core.events import NativeStatus
+from gridmap.core.spec import Resources
 from gridmap.errors import BackendError
 
 COMMANDS = ("sbatch", "squeue", "scancel", "scontrol")
@@ -76,6 +79,7 @@ class SlurmBackend(BackendByCommands):
         super().__init__()
         self._use_mem_free = use_mem_free
         self._clusters: set[str] = set()
+        self._partitions: str | None = None
         if shutil.which("sacct") is None:
             self._history_s = 0.0
         reason = why_not()
@@ -157,6 +161,21 @@ class SlurmBackend(BackendByCommands):
                 "or does not show to you: sinfo lists the nodes"
             )
         return sorted(known - set(hosts))
+
+    def walltime_s(self, resources: Resources) -> float:
+        """Returns the time limit of workers that ask for none: the partition's; 0: not known.
+
+        It is DefaultTime, and MaxTime only where there is no such default.
+        """
+        words = native_words(resources)
+        said = ("-t", "--ti", "-q", "--qos", "-p", "--pa")
+        if "SBATCH_TIMELIMIT" in os.environ or any(word.startswith(said) for word in words):
+            return 0.0
+        queue = "" if resources.queue == HISTORIC_QUEUE else resources.queue
+        if self._partitions is None:
+            code, output = self._ask("sinfo", "-h", "-a", "-o", "%P|%L|%l")
+            self._partitions = output if code == 0 else ""
+        return usual_time_s(queue or os.environ.get("SBATCH_PARTITION", ""), self._partitions)
 
     # --- asking -----------------------------------------------------------------------------------
 

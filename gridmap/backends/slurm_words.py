@@ -173,3 +173,31 @@ def fold_ids(ids: Iterable[str]) -> list[str]:
         parts = [f"{a}" if a == b else f"{a}-{b}" for a, b in fold(numbers)]
         folded.append(f"{job}_[{','.join(parts)}]" if parts else job)
     return folded
+
+
+def usual_time_s(queue: str, text: str) -> float:
+    """Returns how long a job may run that asks for no time; 0: for ever, or it is not known.
+
+    :param queue: partitions, with commas between; "": the default one
+    :param text: rows of sinfo's %P|%L|%l: partition, DefaultTime, MaxTime
+    """
+    rows = [line.strip().split("|") for line in text.splitlines() if line.count("|") == 2]
+    chosen = queue.split(",") if queue else [row[0].rstrip("*") for row in rows if "*" in row[0]]
+    limits = [
+        time_s(row[1]) if row[1] not in ("n/a", "") else time_s(row[2])
+        for row in rows
+        if row[0].rstrip("*") in chosen
+    ]
+    return min(filter(None, limits), default=0.0)
+
+
+def time_s(text: str) -> float:
+    """Returns a time in seconds as sinfo writes it: 1-12:00:00, 2:00:00, 30:00; 0: infinite.
+
+    Source: sinfo(1), "%l"
+    """
+    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)
+    if found is None:
+        return 0.0
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)

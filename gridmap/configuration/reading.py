@@ -62,7 +62,7 @@ def lines_of(text: str, path: str) -> dict[tuple[str, ...], int]:
     says, the first two lines, and so on, until these are TOML; then it goes on behind them, for a
     statement means the same alone.
     """
-    lines = [line + "\n" for line in text.split("\n")]
+    lines = [line + "\n" for line in text.removeprefix("\ufeff").split("\n")]
     found: dict[tuple[str, ...], int] = {}
     if len(lines) > MOST_LINES:
         return found

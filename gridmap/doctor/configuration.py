@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterator
 
 from gridmap import conf
+from gridmap.conf import OTHER_VARIABLES
 from gridmap.configuration.current import NOT_THERE
 from gridmap.doctor.exam import Exam
 from gridmap.doctor.findings import Finding, failed, ok, warning
-
-OTHER_VARIABLES = frozenset({
-    "GRIDMAP_CONFIG", "GRIDMAP_NATIVE_ID", "GRIDMAP_SITE_CONFIG", "GRIDMAP_WORKER",
-})  # fmt: skip
-"""Variables of GridMap's that are no settings of the table."""
 
 
 def examine(exam: Exam) -> Iterator[Finding]:
@@ -75,6 +70,6 @@ def _unknown_variables() -> Iterator[Finding]:
     for name in sorted(os.environ):
         if not name.startswith("GRIDMAP_") or name in known | OTHER_VARIABLES:
             continue
-        like = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-        change = f"if {like[0]} is meant, call it so" if like else "unset it; docs/api.rst has all"
+        like = conf.meant(name)
+        change = f"if {like} is meant, call it so" if like else "unset it; docs/api.rst has all"
         yield warning("settings", f"{name} is no setting of GridMap", change, setting=name)

@@ -289,8 +289,8 @@ def _slurm() -> Iterator[Finding]:
 
 
 def sinfo() -> tuple[int, str]:
-    """Returns what sinfo says of partitions: name, whether it is up, time limit, nodes, state."""
-    return command("sinfo", "-h", "-o", "%P|%a|%l|%D|%T")
+    """Returns what sinfo says of partitions: name, up or not, time limits, nodes, state."""
+    return command("sinfo", "-h", "-o", "%P|%a|%l|%D|%T|%L")
 
 
 def partitions(queue: str, code: int, output: str) -> Iterator[Finding]:
@@ -301,7 +301,7 @@ def partitions(queue: str, code: int, output: str) -> Iterator[Finding]:
     if code != 0:
         yield warning("queue", f"sinfo: {output.strip()}", "see whether sinfo works here")
         return
-    rows = [line.strip().split("|") for line in output.splitlines() if line.count("|") == 4]
+    rows = [line.strip().split("|") for line in output.splitlines() if line.count("|") in (4, 5)]
     names = list(dict.fromkeys(row[0].rstrip("*") for row in rows))
     default = next((row[0].rstrip("*") for row in rows if row[0].endswith("*")), "")
     chosen = queue or default
@@ -326,6 +326,9 @@ def partitions(queue: str, code: int, output: str) -> Iterator[Finding]:
     nodes = ", ".join(f"{row[3]} {row[4]}" for row in of_it)
     limit = of_it[0][2]
     told = f"partition {chosen}: nodes {nodes}; time limit {limit}"
+    usual = of_it[0][5] if len(of_it[0]) > 5 else ""
+    if usual not in ("", "n/a", limit):
+        told += f", and {usual} (DefaultTime) where walltime is not said"
     if not any(row[1] == "up" and _works(row[4]) for row in of_it):
         yield warning(
             "queue",

@@ -35,10 +35,38 @@ def user_file() -> Path | None:
 
 
 def write_needed(exam: Exam, screen: Screen) -> str:
-    """Writes what is needed, shows what changes, and keeps the old file as .bak.
+    """Writes what is needed, shows what changes and what is left out; keeps the old file as .bak.
 
     :returns: the file's path; "" when it said all that already, or could not be written
     """
+    path = _write_needed(exam, screen)
+    for line in left_out(exam):
+        screen.text(line)
+    return path
+
+
+def left_out(exam: Exam) -> list[str]:
+    """Returns what this visit went by and what no file gets, each with what to do about it."""
+    from gridmap import conf
+
+    lines = []
+    for name, value in exam.resources().items():
+        if name == "queue" and exam.needed.get(("settings", "DEFAULT_QUEUE"), value) == value:
+            continue  # it is written, or the usual one
+        lines.append(
+            f"not written: --{name} {value}, which is for the jobs: say it in the call, or in a "
+            "profile's table resources"
+        )
+    for name in sorted(setting.name for setting in conf.TABLE if setting.name in os.environ):
+        if ("settings", name) not in exam.needed:
+            lines.append(
+                f"not written: {name} of the environment, which this visit has not proved to be "
+                "needed: write it yourself if it is"
+            )
+    return lines
+
+
+def _write_needed(exam: Exam, screen: Screen) -> str:
     path = user_file()
     if path is None:
         screen.text("nothing is written: GRIDMAP_CONFIG says that no configuration file is read")

@@ -345,3 +345,134 @@ def test_a_line_does_not_swallow_the_next_one() -> None:
     for asked in (Resources(native=("x=y \\",)), Resources(extra=("x=y\\ ",))):
         with pytest.raises(ValueError, match="one line"):
             render(words_of("htcondor"), asked)
+
+
+# --- what GridMap says itself, in other spellings -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "native"),
+    [
+        *(("slurm", x) for x in ("-HJx", "-abc", "-Oo /tmp/x", "-vQ", "-Whatever", "-sN2")),
+        *(("slurm", x) for x in ("--arr=1-4", "--out x", "--job x", "--wa", "--ch /", "--par")),
+        *(("slurm", x) for x in ("-n 1 : -n 2", "--dependency=afterok:7 --wra=x")),
+        *(("slurm_commands", x) for x in ("-HJx", "--arr=1-4", "-vo/x")),
+        *(("openpbs", x) for x in ("-fJ0-3", "-J0-3", "-zq x", "-Wblock=true", "-So", "-fNx")),
+        *(("openpbs", x) for x in ("-W umask=2,block=true", "-W block=1", "--version")),
+        *(("lsf", x) for x in ("-Jx[1-3]", "-oo x", "-eo x", "-BJ x", "-Is", "-KN", "-rn")),
+        *(("oar", x) for x in ("-l/nodes=2", "-nx", "-kI", "--arr 3", "--ARRAY=3", "--check 5")),
+        *(("oar", x) for x in ("--sig=9", "-J", "--resub 3", "--reso /nodes=3")),
+        *(("htcondor", x) for x in ("+JobBatchName=x", "MY.Cmd = x", "my.out=x", "Stdout=x")),
+        *(("htcondor", x) for x in ("+ Iwd = /", "include : x", "if true", "initial_dir=/")),
+        *(("grid_engine", x) for x in ("-clear", "-tc 3 -t 1-3")),
+    ],
+)
+def test_reserved_options_are_found_in_every_spelling(name: str, native: str) -> None:
+    words = words_of(name)
+    with pytest.raises(ValueError, match=f"which GridMap says to {words.name} itself"):
+        render(words, Resources(native=(native,)))
+
+
+@pytest.mark.parametrize(
+    ("name", "native"),
+    [
+        *(("slurm", x) for x in ("-n4", "-Hn4", "-k", "-d afterok:7", "-Cfast")),
+        *(("slurm", x) for x in ("--exclusive", "--qos=long", "-kJx", "-t5 -pmain")),
+        *(("openpbs", x) for x in ("-W depend=afterok:1", "-Wumask=2", "-l x=1", "-p -5", "-PX")),
+        *(("lsf", x) for x in ("-Jd text", "-ep x", "-env none", "-n4", "-hostfile x", "-B")),
+        *(("oar", x) for x in ("-t besteffort", "-tJ", "-k", "--notify=x", "-a 17")),
+        *(("htcondor", x) for x in ("+Wanted = true", "rank = Cmd", "MY.Outer=1")),
+        *(("grid_engine", x) for x in ("-tc 5", "-l h=a,b=1", "-js 5", "-hold_jid 7")),
+    ],
+)  # fmt: skip
+def test_options_that_only_look_alike_are_passed_on(name: str, native: str) -> None:
+    told = render(words_of(name), Resources(native=(native,)))
+    assert told[-1:] == [native if words_of(name).by_line else shlex.split(native)[-1]]
+
+
+@pytest.mark.parametrize("name", ["slurm", "openpbs", "lsf", "oar"])
+def test_a_letters_value_has_no_equals_sign(name: str) -> None:
+    with pytest.raises(ValueError, match="'-q=main'; a letter's value has no '=': say '-q main'"):
+        render(words_of(name), Resources(native=("-q=main",)))
+
+
+@pytest.mark.parametrize("native", ["-n4 x.sh", "--qos=long x.sh", "-H x.sh", "-Hn4 x.sh"])
+def test_a_word_behind_a_whole_option_is_a_program(native: str) -> None:
+    with pytest.raises(ValueError, match="each begins with the name of an option"):
+        render(SLURM, Resources(native=(native,)))
+
+
+# --- values that would be something else ----------------------------------------------------------
+
+OTHER_HOSTS = ("n[1-3]", "a,b", "!a", "~a", "a+2", "a b", 'a"', "a')", "a:b", "a=b", "a;b", "a\nb")
+
+
+@pytest.mark.parametrize("name", ["slurm_commands", "openpbs", "lsf", "htcondor", "oar"])
+@pytest.mark.parametrize("host", OTHER_HOSTS)
+def test_a_host_is_one_host(name: str, host: str) -> None:
+    with pytest.raises(ValueError, match="hosts.*is|asked for hosts"):
+        render(words_of(name), Resources(hosts=(host,)))
+
+
+@pytest.mark.parametrize("host", ["a,gpu=1", "!a", "a|b", "a&b", "a=b", "(a", "a b"])
+def test_grid_engine_has_patterns_of_hosts_and_nothing_more(host: str) -> None:
+    for name in ("grid_engine", "grid_engine_commands"):
+        assert "h=n*-[1-3]" in render(words_of(name), Resources(hosts=("n*-[1-3]",)))
+        with pytest.raises(ValueError, match="hosts"):
+            render(words_of(name), Resources(hosts=(host,)))
+
+
+@pytest.mark.parametrize("name", [*SCHEDULERS, "slurm_commands", "grid_engine_commands"])
+@pytest.mark.parametrize("field", ["queue", "project"])
+@pytest.mark.parametrize("value", ["a b", "a'", 'a"', "a;b", "a\nb", "-x", "$x", "a\\", "a#b`"])
+def test_no_name_is_more_than_a_name(name: str, field: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"{field} is|cannot be asked for queue"):
+        render(words_of(name), Resources(**{field: value}))
+
+
+@pytest.mark.parametrize(
+    ("name", "feature"),
+    [
+        *(
+            ("openpbs", x)
+            for x in ("a:b", "a+2:b", "a,walltime=9", "ncpus=8", "a='b'", "a=", "a b")
+        ),
+        *(("htcondor", x) for x in ("HasX)||(Y", 'A=="x', "(A", "A]", "A;B", "A\nqueue")),
+        *(("oar", x) for x in ("a='x", "a) or (b", "a -- b", "a /* b", "a;b", 'a"b')),
+        *(("lsf", x) for x in ("fast]rusage[mem=1", "a[", "(a", "a b", "a\nb")),
+        *(("slurm", x) for x in ("[a", "(a|b", "a b", "a;b", "a\nb")),
+        *(("grid_engine", x) for x in ("a,h_rt=5", "a b", "a;b")),
+        *(("grid_engine_commands", x) for x in ("a,h_rt=5", "a b", "a;b")),
+    ],
+)
+def test_a_feature_stays_one(name: str, feature: str) -> None:
+    with pytest.raises(ValueError, match="features (is|has)"):
+        render(words_of(name), Resources(features=(feature,)))
+
+
+@pytest.mark.parametrize(
+    ("name", "feature"),
+    [("openpbs", "avx=true"), ("htcondor", '(Arch=="X)")'), ("oar", "cputype='a)b'"),
+     ("lsf", "a||b"), ("slurm", "[a|b]"), ("slurm", "a|b"), ("grid_engine", "arch=lx-amd64")],
+)  # fmt: skip
+def test_what_a_feature_may_be(name: str, feature: str) -> None:
+    assert feature in " ".join(render(words_of(name), Resources(features=(feature,))))
+
+
+@pytest.mark.parametrize("name", ["slurm", "slurm_commands", "lsf"])
+def test_either_of_two_features_beside_another_one_needs_brackets(name: str) -> None:
+    with pytest.raises(ValueError, match=r"features has 'a\|\|b' and others; say \"\(a\|\|b\)\""):
+        render(words_of(name), Resources(features=("a||b", "c")))
+    assert "(a||b)&" in " ".join(render(words_of(name), Resources(features=("(a||b)", "c"))))
+
+
+@pytest.mark.parametrize("field", ["h_vmem", "mem_free", "os_distribution", "os_minor"])
+def test_a_historic_amount_is_one_resource(field: str) -> None:
+    with pytest.raises(ValueError, match=f"{field} is '1G,gpu=4'"):
+        render(GRID_ENGINE, Resources(**{field: "1G,gpu=4"}), True)
+
+
+def test_a_condition_of_oar_stays_one() -> None:
+    for request in ("a) or (b", "a -- b", "a='x"):
+        with pytest.raises(ValueError, match="resources has"):
+            render(words_of("oar"), Resources(extra=(request,)))

@@ -168,3 +168,14 @@ def test_who_was_sent_back_to_the_queue_is_deleted_and_not_blamed(fake: Fake) ->
     assert seen["7_0"].text.startswith("was sent back to the queue: squeue says PENDING")
     assert seen["7_1"].state is S.RUNNING, "it has begun again before anybody looked"
     assert fake.called("scancel") == ["7_[0]"]
+
+
+def test_workers_that_ask_for_no_time_get_that_of_their_partition(fake: Fake) -> None:
+    fake.answers("sinfo", 'printf "main*|1:00:00|infinite\\nlong|n/a|2-00:00:00\\n"')
+    backend = SlurmBackend()
+    assert backend.walltime_s(Resources(queue="all.q")) == 3600
+    assert backend.walltime_s(Resources(queue="long")) == 172800
+    assert backend.walltime_s(Resources(native=("-t 5",))) == 0
+    assert backend.walltime_s(Resources(extra=("--time=5",))) == 0
+    fake.answers("sinfo", "exit 1")
+    assert SlurmBackend().walltime_s(Resources()) == 0

@@ -106,3 +106,17 @@ def test_which_troubles_may_pass() -> None:
 def test_elements_are_folded() -> None:
     ids = ["12_3", "12_1", "12_2", "12_7", "13", "14_0"]
     assert words.fold_ids(ids) == ["12_[1-3,7]", "13", "14_[0]"]
+
+
+SINFO_TIMES = (
+    "main*|1:00:00|infinite\nlong|n/a|2-00:00:00\nfree|n/a|infinite\nshort|30:00|1:00:00\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("queue", "seconds"),
+    [("", 3600), ("long", 172800), ("free", 0), ("short", 1800), ("long,short", 1800), ("no", 0)],
+)
+def test_how_long_a_job_may_run_that_asks_for_no_time(queue: str, seconds: float) -> None:
+    assert words.usual_time_s(queue, SINFO_TIMES) == seconds
+    assert words.usual_time_s(queue, "") == 0

@@ -260,7 +260,9 @@ def asked_for(**said: Any) -> tuple[Any, ...]:
         ({"h_vmem": "8G"}, (1, "8G", 7200, "gpu")),
         ({"gpu": 3, "h_rt": 60}, (3, 16, 60, "gpu")),
         ({"queue": "my.q"}, (1, 16, 7200, "my.q")),
-        ({"resources": ["fast=1"]}, (0, 0, None, "all.q")),
+        ({"resources": ["fast=1"]}, (1, 16, 7200, "gpu")),
+        ({"resources": []}, (1, 16, 7200, "gpu")),
+        ({"mem_free": "", "h_vmem": "", "h_rt": ""}, (1, 16, 7200, "gpu")),
     ],
 )
 def test_resources_of_a_profile(files: Files, said: dict[str, Any], expected: Any) -> None:
@@ -277,7 +279,17 @@ def test_historic_arguments_of_a_profile_and_resources_of_the_call(files: Files)
     )  # fmt: skip
     assert Job(abs, [1], profile="list").resources == ["fast=1"]
     job = Job(abs, [1], profile="list", resources=Resources(gpus=1))
-    assert (job.resources, job.gpu) == ([], 1)
+    assert (job.resources, job.gpu) == (["fast=1"], 1)
+
+
+def test_a_historic_list_and_a_table_stand_side_by_side(files: Files) -> None:
+    write(files.user, GPU)
+    job = Job(abs, [1], profile="gpu", resources=["fast=1"])
+    assert (job.resources, job.hosts, job.gpu) == (["fast=1"], ("a",), 1)
+    assert Job(abs, [1], profile="gpu", resources=[]).resources == []
+    assert Job(abs, [1], profile="list", resources=["slow=1"]).resources == ["slow=1"]
+    with pytest.raises(TypeError, match="resources are a gridmap.Resources or a list"):
+        Job(abs, [1], profile="gpu", resources="fast=1")  # type: ignore[arg-type]
 
 
 def test_hosts_of_a_profile_and_of_the_call(files: Files) -> None:
