@@ -73,7 +73,7 @@ def test_a_run_on_a_terminal(tmp_path: Path) -> None:
     assert re.match(r" \d+%  ━*─* \d+ of 12 done", last[0])
     assert "1 failed" in last[1] and "2 processes" in last[1]
     assert re.search(
-        r"run \S+: 12 jobs in [\d.]+ s · 10 completed\s(· )?2 failed \(1 died\)", there.text
+        r"run \S+: 12 jobs in [\d.]+ s · 10 completed\s+(· )?2 failed \(1 died\)", there.text
     )
     assert re.search(r"peak memory [\d.]+ MB", there.text)
     assert "2 resubmitted" in there.text

@@ -84,6 +84,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Dashboard,
     with client_of(folder, 400, 2.0) as client, dashboard_of(folder) as one:
         wait_for_run(one, client)
         yield one, client
+        assert one.process.poll() is None, one.process.stderr and one.process.stderr.read()
 
 
 @pytest.mark.parametrize(("name", "path", "scheme", "size"), PICTURES)
