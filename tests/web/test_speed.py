@@ -15,7 +15,7 @@ from urllib.parse import quote
 import psutil
 import pytest
 
-from tests.web.conftest import Dashboard, dashboard_of
+from tests.web.conftest import DEADLINE_S, Dashboard, dashboard_of
 from tests.web.ledgers import make, multiply
 from tests.web.test_pages import link
 
@@ -94,10 +94,15 @@ def test_a_deep_page_of_each_order(large: tuple[Dashboard, int, Path]) -> None:
     dashboard, _, _ = large
     for sort in SORTS[1:]:
         path = f"?sort={sort}&desc=1"
-        taken = []
-        for _ in range(20):
+        taken: list[float] = []
+        deadline = time.monotonic() + DEADLINE_S
+        while len(taken) < 20:
             began = time.perf_counter()
             page = dashboard.ask(f"{RUN}/jobs{path}").text
-            taken.append(time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            if "Next page" not in page and not taken:  # it is being sorted for the first time
+                assert time.monotonic() < deadline, page
+                continue
+            taken.append(seconds)
             path = link(page, "Next page")
         assert statistics.median(taken) < LIMIT_S, sort
