@@ -19,7 +19,6 @@ from gridmap._toml import load, load_trusted
 from gridmap.backends.filling import variables
 from gridmap.backends.listing import GROUPS, MARKS, STATES
 from gridmap.backends.options import Words, words_from
-from gridmap.backends.slow_patterns import is_slow
 from gridmap.errors import ConfigError
 
 SHIPPED = Path(__file__).with_name("schedulers")
@@ -290,14 +289,7 @@ class _Reader:
 
     def _pattern(self, key: str, pattern: str) -> set[str]:
         try:
-            groups = set(re.compile(pattern, re.MULTILINE).groupindex)
-            if is_slow(pattern):
-                raise self._error(
-                    key,
-                    f"{pattern!r} may take for ever: what is repeated can be split in several "
-                    "ways, as in '(a+)+'; say it without one of the two repetitions",
-                )
-            return groups
+            return set(re.compile(pattern, re.MULTILINE).groupindex)
         except re.error as error:
             raise self._error(key, f"no regular expression: {error}") from None
 
