@@ -66,6 +66,11 @@ class SlurmLab(Workshop):
     hosts = {"here": Here()}
     variables = {"SLURM_CONF": str(CONFIGURATION)}
 
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.before: frozenset[Path] = frozenset()  # other programs of this user have files, too
+        self.before = frozenset(self.files())
+
     # --- the scheduler ----------------------------------------------------------------------------
 
     def slurm(self, *command: str, check: bool = True) -> str:
@@ -237,7 +242,7 @@ class SlurmLab(Workshop):
             time.sleep(1)
 
     def files(self) -> list[Path]:
-        """Returns the temporary files of jobs."""
+        """Returns the temporary files that this user's jobs have made during the test."""
         found, uid = [], pwd.getpwnam(USER).pw_uid
         for path in (path for place in PLACES for path in Path(place).iterdir()):
             with contextlib.suppress(OSError):
