@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
 
 _LEFT = "text-align:left;vertical-align:top;padding:2px 12px 2px 0;white-space:pre-wrap"
 
@@ -23,6 +22,8 @@ def table(title: str, rows: Iterable[Sequence[object]], head: Sequence[str] = ()
 
 def text(value: object) -> str:
     """Returns text that means nothing to a browser but itself."""
+    from html import escape  # with the names of all characters, which each worker would load
+
     return escape(str(value).encode("utf-8", "replace").decode())
 
 

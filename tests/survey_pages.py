@@ -51,17 +51,20 @@ class Pages:
             (up,) = re.findall(r"Workers (\d+)", figures)
             hosts = _flat(page.locator("section[aria-labelledby=hosts-title]").inner_text())
             assert sum(map(int, re.findall(r"(\d+) up", hosts))) == int(up), (up, hosts)
-        groups = [_flat(one) for one in page.locator(".failures > li").all_inner_texts()]
-        assert len(groups) == 3, groups
+        failures = page.locator(".failures > li")
         for jobs, kind, words in (
             (VALUE_ERRORS, "ValueError", f"no data of station {VALUE_ERRORS[0]}"),
             (KEY_ERRORS, "KeyError", f"KeyError: {KEY_ERRORS[0]}"),
             (tuple(sorted(DIED)), "died", "died on"),
         ):
-            (group,) = [one for one in groups if re.match(rf"\W*{len(jobs)} {kind}\b", one)]
+            # each part of the page is brought up to date by itself
+            counted = failures.filter(has_text=re.compile(rf"^\W*{len(jobs)}\W+{kind}\b"))
+            counted.wait_for()
+            group = _flat(counted.inner_text())
             assert words in group, group
             linked = re.findall(r"job (\d+)\b(?! \()", group)
             assert tuple(map(int, linked)) == jobs, group
+        assert failures.count() == 3, failures.all_inner_texts()
         notes = page.locator(".notes li", has_text="(exception)").count()
         assert notes == len(AGAIN), page.locator(".notes").inner_text()
 

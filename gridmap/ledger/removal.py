@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 from pathlib import Path
 
 from gridmap.ledger.directory import LEDGER_NAME
@@ -26,6 +25,8 @@ def remove(folder: Path) -> None:
         if (folder / LEDGER_NAME).is_file():
             locked.enter_context(lock(folder))
         folder.rename(gone)  # from now on nobody takes it over
+    import shutil  # most programs remove nothing
+
     shutil.rmtree(gone)
 
 
@@ -34,6 +35,8 @@ def remove_rest(parent: Path) -> None:
 
     :param parent: where runs are kept
     """
+    import shutil
+
     for path in parent.iterdir():
         if _GONE.fullmatch(path.name) and path.lstat().st_uid == os.geteuid():
             shutil.rmtree(path, ignore_errors=True)

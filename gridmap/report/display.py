@@ -12,7 +12,6 @@ import contextlib
 import io
 import logging
 import os
-import shutil
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -242,6 +241,8 @@ class _Terminal:
             columns, rows = os.get_terminal_size(self._stream.fileno())
             if columns and rows:  # some terminals do not say
                 return columns, rows
+        import shutil  # with its compressors it takes milliseconds, and most terminals do say
+
         return shutil.get_terminal_size()
 
     def _write(self, signs: str) -> None:
