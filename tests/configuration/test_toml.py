@@ -29,7 +29,7 @@ def test_an_error_names_file_and_line(text: str, line: int | None, reason: str) 
 
 @pytest.mark.parametrize("text", [".".join("a" * 2000) + " = 1", f"[{'.'.join('a' * 2000)}]"])
 def test_tables_without_end(text: str) -> None:
-    with pytest.raises(ConfigError, match="x.toml has tables nested more than 32 deep"):
+    with pytest.raises(ConfigError, match="nested (more than 32 deep|too deeply)"):
         Document("x.toml", text)
 
 
