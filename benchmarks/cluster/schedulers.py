@@ -110,6 +110,10 @@ class Slurm(Scheduler):
         told = {name.strip(): value.strip() for name, _, value in (x.partition("=") for x in lines)}
         return f"{told['SchedulerType']}, {told['SchedulerParameters'].replace(',', ', ')}"
 
+    def processors(self) -> int:
+        """Returns how many each node has at least."""
+        return min(map(int, run("sinfo", "-h", "-N", "-o", "%c").split()))
+
     def busy(self) -> bool:
         states = set(run("sinfo", "-h", "-N", "-o", "%T").split())
         return bool(run("squeue", "-h")) or states != {"idle"}

@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.cluster.schedulers import Slurm
 from benchmarks.isolation import run_alone
+from benchmarks.slurm.systems import PER_NODE
 
 TIMEOUT_S = 150.0
 
@@ -39,7 +40,9 @@ def measure(system: str, count: int) -> Measurement:
     ) as name:
         folder = Path(name)
         try:
-            status = run_alone(folder, TIMEOUT_S, "benchmarks.slurm.child", system, str(count))
+            module = ("benchmarks.slurm.child", system, str(count))
+            told_of = {PER_NODE: str(slurm.processors())}
+            status = run_alone(folder, TIMEOUT_S, *module, **told_of)
         finally:
             slurm.delete_all()
         answer = folder / "answer.json"

@@ -4,10 +4,12 @@ A system is a function that imports it and returns how it calls a function with 
 arguments: an iterator of the results, in any order, each as soon as its user can have it.
 
 The cluster has two nodes with four processors each, and each system is told to use them all where
-it has to be told.
+it has to be told: as whole nodes, where its documentation has a way to do that.
 """
 
 from __future__ import annotations
+
+import os
 
 TYPE_CHECKING = False  # nothing is imported before the clock starts that does not have to be
 if TYPE_CHECKING:
@@ -17,7 +19,10 @@ if TYPE_CHECKING:
     Function = Callable[[Any], Any]
     Map = Callable[[Function, list[Any]], Iterator[Any]]
 
-NODES, PROCESSORS = 2, 4
+PER_NODE = "BENCH_PROCESSORS"
+"""The variable that says how many processors a node has."""
+
+NODES, PROCESSORS = 2, int(os.environ.get(PER_NODE, "4"))
 SLOTS = NODES * PROCESSORS
 PARTITION = "main"
 """The cluster's default; two systems have to be told."""
@@ -29,7 +34,9 @@ def gridmap() -> Map:
     from gridmap import grid_imap_unordered
 
     def run(function: Function, arguments: list[Any]) -> Iterator[Any]:
-        yield from grid_imap_unordered(function, arguments, max_workers=SLOTS, require_cluster=True)
+        yield from grid_imap_unordered(
+            function, arguments, max_workers=NODES, children=PROCESSORS, require_cluster=True
+        )
 
     return run
 
