@@ -248,4 +248,4 @@ class SlurmLab(Workshop):
             with contextlib.suppress(OSError):
                 if path.lstat().st_uid == uid and not path.name.startswith("pytest-of-"):
                     found.append(path)
-        return found
+        return [path for path in found if path not in self.before]
